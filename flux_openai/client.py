@@ -1,0 +1,182 @@
+"""The clients: the SDK's own, with our images resource our eyes on what it sends. Async mirrors sync."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any, Self, cast
+
+import openai
+
+from flux_openai.params import Unsupported, given
+from flux_openai.resources import AsyncFluxImages, FluxImages
+from flux_openai.retries import RetryPolicy
+from flux_openai.sdk import httpx
+from flux_openai.settings import Settings, checked_base_url, checked_key, default_timeout, shield
+from flux_openai.wire import areceive, current_exchange, receive
+
+__all__ = ["AsyncFluxOpenAI", "FluxOpenAI"]
+
+
+class FluxOpenAI(openai.OpenAI):
+    """An `openai.OpenAI` whose `images.generate` speaks FLUX; everything else about it is the SDK's.
+
+    `api_key`: or MODELVERSE_API_KEY. `base_url`: or MODELVERSE_BASE_URL, or https://api.umodelverse.ai/v1. `retry`: a
+    RetryPolicy; `max_retries=N` is the short form for N retries. `unsupported`: what becomes of options that FLUX does
+    not take, "error", "warn", "drop" or "send". `defaults`: parameters for every call that does not give them. All
+    else as in the SDK. OPENAI_* variables are not used. Raises ConfigurationError.
+    """
+
+    _settings: Settings
+
+    def __init__(
+        self,
+        *,
+        api_key: str | Callable[[], str] | None = None,
+        base_url: str | httpx.URL | None = None,
+        retry: RetryPolicy | None = None,
+        unsupported: Unsupported = "error",
+        defaults: Mapping[str, object] | None = None,
+        max_retries: int | openai.NotGiven = openai.NOT_GIVEN,
+        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
+        organization: str | None = None,
+        project: str | None = None,
+        admin_api_key: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        http_client: httpx.Client | None = None,
+        **options: Any,  # noqa: ANN401  # the SDK's further options, which differ between its versions
+    ) -> None:
+        """Set up the client; nothing is sent."""
+        retries = None if isinstance(max_retries, openai.NotGiven) else max_retries
+        self._settings = Settings.of(retry=retry, unsupported=unsupported, defaults=defaults, max_retries=retries)
+        super().__init__(
+            api_key=checked_key(api_key),
+            base_url=checked_base_url(base_url),
+            max_retries=openai.DEFAULT_MAX_RETRIES if retries is None else retries,
+            timeout=default_timeout(http_client) if isinstance(timeout, openai.NotGiven) else timeout,
+            organization=organization,
+            project=project,
+            admin_api_key=admin_api_key,
+            default_headers=default_headers,
+            http_client=http_client,
+            **options,
+        )
+        shield(self, organization=organization, project=project, admin_api_key=admin_api_key, headers=default_headers)
+
+    @cached_property
+    def images(self) -> FluxImages:
+        """The images resource, with FLUX."""
+        return FluxImages(self, self._settings)
+
+    def copy(
+        self,
+        *,
+        retry: RetryPolicy | None = None,
+        unsupported: Unsupported | None = None,
+        defaults: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401  # the SDK's own options, which differ between its versions
+    ) -> Self:
+        """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
+        retries = given(options).get("max_retries")
+        settings = self._settings.changed(
+            retry=retry, unsupported=unsupported, defaults=defaults, max_retries=cast("int | None", retries)
+        )
+        client = super().copy(**options)
+        client._settings = settings  # noqa: SLF001  # a client of this very class
+        return client
+
+    with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
+
+    def _send_request(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        exchange = current_exchange(request)
+        if exchange is None:
+            return super()._send_request(request, stream=stream, **arguments)
+        exchange.watch(request)
+        return receive(super()._send_request(request, stream=True, **arguments), exchange)
+
+
+class AsyncFluxOpenAI(openai.AsyncOpenAI):
+    """An `openai.AsyncOpenAI` whose `images.generate` speaks FLUX; everything else about it is the SDK's.
+
+    `api_key`: or MODELVERSE_API_KEY. `base_url`: or MODELVERSE_BASE_URL, or https://api.umodelverse.ai/v1. `retry`: a
+    RetryPolicy; `max_retries=N` is the short form for N retries. `unsupported`: what becomes of options that FLUX does
+    not take, "error", "warn", "drop" or "send". `defaults`: parameters for every call that does not give them. All
+    else as in the SDK. OPENAI_* variables are not used. Raises ConfigurationError.
+    """
+
+    _settings: Settings
+
+    def __init__(
+        self,
+        *,
+        api_key: str | Callable[[], Awaitable[str]] | None = None,
+        base_url: str | httpx.URL | None = None,
+        retry: RetryPolicy | None = None,
+        unsupported: Unsupported = "error",
+        defaults: Mapping[str, object] | None = None,
+        max_retries: int | openai.NotGiven = openai.NOT_GIVEN,
+        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
+        organization: str | None = None,
+        project: str | None = None,
+        admin_api_key: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        **options: Any,  # noqa: ANN401  # the SDK's further options, which differ between its versions
+    ) -> None:
+        """Set up the client; nothing is sent."""
+        retries = None if isinstance(max_retries, openai.NotGiven) else max_retries
+        self._settings = Settings.of(retry=retry, unsupported=unsupported, defaults=defaults, max_retries=retries)
+        super().__init__(
+            api_key=checked_key(api_key),
+            base_url=checked_base_url(base_url),
+            max_retries=openai.DEFAULT_MAX_RETRIES if retries is None else retries,
+            timeout=default_timeout(http_client) if isinstance(timeout, openai.NotGiven) else timeout,
+            organization=organization,
+            project=project,
+            admin_api_key=admin_api_key,
+            default_headers=default_headers,
+            http_client=http_client,
+            **options,
+        )
+        shield(self, organization=organization, project=project, admin_api_key=admin_api_key, headers=default_headers)
+
+    @cached_property
+    def images(self) -> AsyncFluxImages:
+        """The images resource, with FLUX."""
+        return AsyncFluxImages(self, self._settings)
+
+    def copy(
+        self,
+        *,
+        retry: RetryPolicy | None = None,
+        unsupported: Unsupported | None = None,
+        defaults: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401  # the SDK's own options, which differ between its versions
+    ) -> Self:
+        """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
+        retries = given(options).get("max_retries")
+        settings = self._settings.changed(
+            retry=retry, unsupported=unsupported, defaults=defaults, max_retries=cast("int | None", retries)
+        )
+        client = super().copy(**options)
+        client._settings = settings  # noqa: SLF001  # a client of this very class
+        return client
+
+    with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
+
+    async def _send_request(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        exchange = current_exchange(request)
+        if exchange is None:
+            return await super()._send_request(request, stream=stream, **arguments)
+        exchange.watch_async(request)
+        return await areceive(await super()._send_request(request, stream=True, **arguments), exchange)

@@ -1,0 +1,179 @@
+"""The service's own view of a request: who may ask, what may be asked, and what exactly was ordered.
+
+Nothing is shared with the checks in front of the client: two readings of one contract find each other's mistakes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from flux_openai.emulator.replies import Refusal
+from flux_openai.models import FluxField, FluxModel
+
+__all__ = ["Order", "is_whole", "read_json", "read_order", "refuse_key"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be drawn: `n` pictures of `ratio` (width, height), sent inside the answer if `inline`."""
+
+    prompt: str
+    seed: int
+    n: int
+    ratio: tuple[int, int]
+    inline: bool
+
+
+def refuse_key(authorization: str | None, *, api_key: str | None) -> Refusal | None:
+    """Why the Authorization header is not good enough, or None; without an `api_key`, any bearer token is."""
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        return Refusal(status=401, code="missing_api_key", message="An API key is needed: Authorization: Bearer <key>.")
+    if api_key is not None and token.strip() != api_key:
+        return Refusal(status=401, code="invalid_api_key", message="This API key is not known.")
+    return None
+
+
+def read_json(content: bytes) -> dict[str, object] | Refusal:
+    """The JSON object in a body. NaN and Infinity are refused: they are Python's, not JSON's."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return Refusal(status=400, code="invalid_json", message="The body is not valid JSON.")
+    if not isinstance(value, dict):
+        return Refusal(status=400, code="invalid_json", message="The body must be a JSON object.")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def read_order(body: Mapping[str, object], *, models: Mapping[str, FluxModel]) -> Order | Refusal:
+    """The order in a body, or the refusal that names everything wrong with it."""
+    name = body.get("model")
+    if not isinstance(name, str):
+        return Refusal(status=400, code="invalid_parameter", message="model must be given, as a string.")
+    if name not in models:
+        return Refusal(status=404, code="model_not_found", message=f"The model {name:.200} does not exist.")
+    objections = list(_objections(body, fields=models[name].fields))
+    if objections:
+        return Refusal(status=400, code="invalid_parameter", message="; ".join(objections) + ".")
+    return _order(body, fields=models[name].fields)
+
+
+def _objections(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Iterator[str]:
+    for field in fields.values():
+        objection = _objection(body[field.name], field=field) if field.name in body else _absence(field)
+        if objection is not None:
+            yield f"{field.name} {objection}"
+    for name in body:
+        if name not in fields and name != "model":
+            yield f"{name:.80} is not a field of this model"
+
+
+def _absence(field: FluxField) -> str | None:
+    return "must be given" if field.required and field.enforced == "error" else None
+
+
+def _objection(value: object, *, field: FluxField) -> str | None:
+    kind, fits = _TYPES[field.type]
+    if not fits(value):
+        return f"must be {kind}"
+    if field.enforced == "warn":
+        return None
+    if field.choices and value not in field.choices:
+        return f"must be one of {', '.join(field.choices)}"
+    if isinstance(value, int | float) and not _within(value, field=field):
+        return f"must be {_limits(field)}"
+    if field.required and isinstance(value, str) and not value.strip():
+        return "must not be blank"
+    return _FORMS[field.name](value, field) if field.name in _FORMS else None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is an int and no bool, which Python counts among them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_TYPES: Mapping[type, tuple[str, Callable[[object], bool]]] = {
+    str: ("a string", _is_text),
+    int: ("an integer", is_whole),
+    float: ("a number", _is_number),
+    list: ("a list of strings", _is_texts),
+}
+
+
+def _within(value: float, *, field: FluxField) -> bool:
+    above = field.minimum is None or value >= field.minimum
+    return above and (field.maximum is None or value <= field.maximum)
+
+
+def _limits(field: FluxField) -> str:
+    ends = (("at least", field.minimum), ("at most", field.maximum))
+    return " and ".join(f"{word} {limit}" for word, limit in ends if limit is not None)
+
+
+_PICTURE = re.compile(r"https?://\S+|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]+={0,2}")
+_SHAPE = re.compile(r"([1-9]\d{0,3})([:x])([1-9]\d{0,3})", re.ASCII)
+
+
+def _refuse_size(value: object, field: FluxField) -> str | None:
+    shape = _SHAPE.fullmatch(str(value))
+    if shape is None or shape[2] != "x":
+        return 'must be "<width>x<height>" in pixels'
+    if not all(_within(int(side), field=field) for side in (shape[1], shape[3])):
+        return f"must have sides of {_limits(field)}"
+    return None
+
+
+def _refuse_pictures(value: object, _field: FluxField) -> str | None:
+    pictures: list[object] = value if isinstance(value, list) else [value]
+    if pictures and all(_PICTURE.fullmatch(str(picture)) for picture in pictures):
+        return None
+    return "must be an http(s) link or data:image/<format>;base64,<data>"
+
+
+# These three have a form that type, limits and choices of a row cannot express.
+_FORMS: Mapping[str, Callable[[object, FluxField], str | None]] = {
+    "image": _refuse_pictures,
+    "images": _refuse_pictures,
+    "size": _refuse_size,
+}
+
+
+def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Order:
+    values = {name: body.get(name, field.default) for name, field in fields.items()}
+    prompt, seed, n = values.get("prompt"), values.get("seed"), values.get("n")
+    return Order(
+        prompt=prompt if isinstance(prompt, str) else "",
+        seed=seed if isinstance(seed, int) else -1,
+        n=n if isinstance(n, int) else 1,
+        ratio=_ratio(values.get("aspect_ratio")) or _ratio(values.get("size")) or (1, 1),
+        inline=values.get("response_format") == "b64_json",
+    )
+
+
+def _ratio(value: object) -> tuple[int, int] | None:
+    shape = _SHAPE.fullmatch(str(value))
+    if shape is None:
+        return None
+    width, height = int(shape[1]), int(shape[3])
+    # A ratio keeps its documented terms (21:9); a size is not the size drawn, so only its proportion counts.
+    common = math.gcd(width, height) if shape[2] == "x" else 1
+    return width // common, height // common

@@ -1,0 +1,232 @@
+"""The emulator itself: routes, and the little state that lies behind them."""
+
+import base64
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Literal, TypedDict, Unpack
+
+from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
+from flux_openai.emulator.draw import Sketch, area_to_size, draw
+from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
+from flux_openai.emulator.journal import Bill, Journal, SeenRequest
+from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
+from flux_openai.emulator.replies import Breakage, Refusal, Reply, deliver, envelope, json_reply, xml_error
+from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.models import FLUX_MODELS
+from flux_openai.sdk import httpx
+
+__all__ = ["ClientOptions", "Emulator"]
+
+Route = Literal["generate", "models", "download"]
+
+_ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
+    (re.compile(r"/images/generations$"), "POST", "generate"),
+    (re.compile(r"/models$"), "GET", "models"),
+    (re.compile(r"/files/[^/]+$"), "GET", "download"),
+)
+
+# The time stamp of the documented example; the list of models has to carry one, and it must not move.
+_MODELS_CREATED = 1_750_667_997
+
+
+class ClientOptions(TypedDict, total=False):
+    """The options of an httpx client that mean something when no network lies behind it."""
+
+    auth: tuple[str, str] | httpx.Auth
+    base_url: str | httpx.URL
+    cookies: dict[str, str]
+    event_hooks: Mapping[str, list[Callable[..., object]]]
+    follow_redirects: bool
+    headers: Mapping[str, str]
+    max_redirects: int
+    params: Mapping[str, str]
+    timeout: float | httpx.Timeout | None
+    trust_env: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A request on its way through; `verdict` is what to draw, why not, or None where nothing is drawn."""
+
+    request: httpx.Request
+    id: str
+    now: float
+    route: Route | Refusal
+    verdict: Order | Refusal | None
+    plan: Plan | None
+
+
+class Emulator:
+    """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
+
+    `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1;
+    `clock` gives the Unix time in seconds. Raises ConfigurationError for other values.
+    """
+
+    base_url: str = "https://api.umodelverse.ai/v1"
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        pixels: int = 2**20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not is_whole(pixels) or pixels < 1:
+            raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
+        if api_key is not None and not api_key.strip():
+            raise ConfigurationError(
+                str(Fault(param="api_key", value=api_key, rule="must not be blank; None takes any"))
+            )
+        self.api_key = api_key
+        self._pixels = pixels
+        self._clock = clock
+        self._lock = Lock()
+        self._journal = Journal()
+        self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in _ROUTES}
+        self._hosted: dict[str, Sketch] = {}
+
+    @property
+    def requests(self) -> list[SeenRequest]:
+        """Every request so far, oldest first, those that failed included; a copy."""
+        with self._lock:
+            return list(self._journal.requests)
+
+    @property
+    def bill(self) -> Bill:
+        """What the calls so far would have cost; it does not change after it was taken."""
+        with self._lock:
+            return self._journal.bill
+
+    def http_client(self, **options: Unpack[ClientOptions]) -> httpx.Client:
+        """A client of httpx whose requests end here, whatever their host."""
+        return httpx.Client(transport=httpx.MockTransport(self.handle), **options)
+
+    def async_http_client(self, **options: Unpack[ClientOptions]) -> httpx.AsyncClient:
+        """An async client of httpx whose requests end here, whatever their host."""
+        return httpx.AsyncClient(transport=httpx.MockTransport(self.handle), **options)
+
+    def fail(
+        self,
+        times: int = 1,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: object | bytes | str | None = None,
+        error: Breakage | None = None,
+        billed: bool | None = None,
+        on: Target = "generate",
+    ) -> None:
+        """Make the next `times` calls of one kind go wrong, after those already lined up.
+
+        Either `status`, from 200 to 599, answers in place of the service: with `body`, or with the documented error
+        if there is none. Or `error` breaks the exchange: "connect", "timeout", "reset", or "truncate" half way through
+        a good answer. `billed` says whether an order counts on the bill all the same; left out, it does for a 200 and
+        for what breaks after sending. Raises ConfigurationError for anything else.
+        """
+        plan = make_plan(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
+        with self._lock:
+            self._faults[on].add(plan, times=times)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        """Answer one request of httpx; for `httpx.MockTransport`, sync and async. Raises what `fail` asked for."""
+        return deliver(self.answer(request), request=request)
+
+    def answer(self, request: httpx.Request) -> Reply:
+        """Answer one request in plain values, for any way of delivery."""
+        call = self._admit(request)
+        reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
+        return replace(reply, headers={"x-request-id": call.id, **reply.headers})
+
+    def _admit(self, request: httpx.Request) -> _Call:
+        content = read_json(request.read())
+        route, now = _find_route(request.method, path=request.url.path), self._clock()
+        verdict = self._judge(request, content=content, route=route, now=now)
+        seen = SeenRequest(
+            method=request.method,
+            path=request.url.path,
+            headers=httpx.Headers(request.headers),
+            body=None if isinstance(content, Refusal) else content,
+        )
+        with self._lock:
+            number = self._journal.add(seen)
+            plan = None if isinstance(route, Refusal) else self._faults[route].take()
+            if isinstance(verdict, Order) and (plan is None or plan.billed):
+                self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
+        return _Call(request=request, id=f"emu-{number:06d}", now=now, route=route, verdict=verdict, plan=plan)
+
+    def _judge(
+        self, request: httpx.Request, *, content: dict[str, object] | Refusal, route: Route | Refusal, now: float
+    ) -> Order | Refusal | None:
+        if isinstance(route, Refusal):
+            return route
+        if route == "download":
+            return refuse_link(request.url, now=now)
+        refusal = refuse_key(request.headers.get("authorization"), api_key=self.api_key)
+        if refusal is not None or route == "models":
+            return refusal
+        return content if isinstance(content, Refusal) else read_order(content, models=FLUX_MODELS)
+
+    def _spoil(self, call: _Call, *, plan: Plan) -> Reply:
+        if plan.error == "truncate":
+            return replace(self._serve(call), error=plan.error)
+        return planned_reply(plan, hosted=call.route == "download", request_id=call.id)
+
+    def _serve(self, call: _Call) -> Reply:
+        match call.verdict:
+            case Refusal() as refusal:
+                return (xml_error if call.route == "download" else envelope)(refusal, request_id=call.id)
+            case Order() as order:
+                return self._generate(order, call=call)
+            case None:
+                return self._download(call) if call.route == "download" else _list_models()
+
+    def _generate(self, order: Order, *, call: _Call) -> Reply:
+        width, height = area_to_size(self._pixels, ratio=order.ratio)
+        sketches = [
+            Sketch(prompt=order.prompt, seed=order.seed, index=index, width=width, height=height)
+            for index in range(order.n)
+        ]
+        data = [self._host(sketch, call=call) | (_inline(sketch) if order.inline else {}) for sketch in sketches]
+        return json_reply({"created": int(call.now), "data": data, "usage": {"input_tokens_details": {}}})
+
+    def _host(self, sketch: Sketch, *, call: _Call) -> dict[str, str]:
+        name = file_name(sketch, call_id=call.id)
+        with self._lock:
+            self._hosted[name] = sketch
+        return {"url": link_to(name, expires=int(call.now) + LIFETIME, origin=call.request.url)}
+
+    def _download(self, call: _Call) -> Reply:
+        with self._lock:
+            sketch = self._hosted.get(name_in(call.request.url))
+        if sketch is None:
+            missing = Refusal(status=404, code="NoSuchKey", message="There is no such picture here.")
+            return xml_error(missing, request_id=call.id)
+        return Reply(status=200, headers={"content-type": "image/png"}, body=draw(sketch))
+
+
+def _find_route(method: str, *, path: str) -> Route | Refusal:
+    for pattern, allowed, route in _ROUTES:
+        if pattern.search(path):
+            return route if method == allowed else _wrong_method(method, allowed=allowed)
+    return Refusal(status=404, code="not_found", message=f"There is nothing at {path:.200}.")
+
+
+def _wrong_method(method: str, *, allowed: str) -> Refusal:
+    message = f"{method} is not possible here; {allowed} is."
+    return Refusal(status=405, code="method_not_allowed", message=message, headers={"allow": allowed})
+
+
+def _list_models() -> Reply:
+    models = [
+        {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": name.partition("/")[0]}
+        for name in FLUX_MODELS
+    ]
+    return json_reply({"object": "list", "data": models})
+
+
+def _inline(sketch: Sketch) -> dict[str, str]:
+    return {"b64_json": f"data:image/png;base64,{base64.b64encode(draw(sketch)).decode('ascii')}"}

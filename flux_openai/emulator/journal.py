@@ -1,0 +1,59 @@
+"""What came in and what it would have cost. Not thread safe by itself: the emulator holds its lock around it."""
+
+from dataclasses import dataclass, field, replace
+
+from flux_openai.sdk import httpx
+
+__all__ = ["Bill", "Journal", "SeenRequest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenRequest:
+    """One request as it arrived.
+
+    `headers` can be looked up in any case and stays out of the repr, since it holds the key; `path` has no query, since
+    a link's query is its signature; `body` is the parsed JSON object, or None if the body was anything else.
+    """
+
+    method: str
+    path: str
+    headers: httpx.Headers = field(repr=False)
+    body: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What the calls so far would have cost.
+
+    `images` counts billed images, `calls` billed calls, and `duplicates` those of the images that were billed under an
+    Idempotency-Key that had been billed before.
+    """
+
+    images: int = 0
+    calls: int = 0
+    duplicates: int = 0
+
+
+class Journal:
+    """All requests and the bill."""
+
+    def __init__(self) -> None:
+        self.requests: list[SeenRequest] = []
+        self.bill = Bill()
+        self._billed_keys: set[str] = set()
+
+    def add(self, seen: SeenRequest) -> int:
+        """Note a request; returns its number, from 1."""
+        self.requests.append(seen)
+        return len(self.requests)
+
+    def charge(self, images: int, *, idempotency_key: str | None) -> None:
+        """Bill one call."""
+        self.bill = replace(
+            self.bill,
+            images=self.bill.images + images,
+            calls=self.bill.calls + 1,
+            duplicates=self.bill.duplicates + (images if idempotency_key in self._billed_keys else 0),
+        )
+        if idempotency_key:
+            self._billed_keys.add(idempotency_key)

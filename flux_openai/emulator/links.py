@@ -1,0 +1,47 @@
+"""Links to hosted pictures: signed, and dead after seven days."""
+
+from hashlib import blake2b
+
+from flux_openai.emulator.draw import Sketch
+from flux_openai.emulator.replies import Refusal
+from flux_openai.sdk import httpx
+
+__all__ = ["LIFETIME", "file_name", "link_to", "name_in", "refuse_link"]
+
+LIFETIME = 7 * 24 * 60 * 60
+"""Seconds from the order to the death of its links."""
+
+# The same in every emulator, so that what it answers can be repeated to the byte; it protects nothing.
+_SIGNING_KEY = b"flux_openai.emulator"
+
+
+def file_name(sketch: Sketch, *, call_id: str) -> str:
+    """The name of a hosted picture, different for each order."""
+    told = f"{call_id}:{sketch.index}:{sketch.width}x{sketch.height}:{sketch.seed}:{sketch.prompt}"
+    return f"{blake2b(told.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.png"
+
+
+def name_in(url: httpx.URL) -> str:
+    """The name of the picture that a link leads to."""
+    return url.path.rpartition("/")[2]
+
+
+def _signature(name: str, *, expires: str) -> str:
+    told = f"{name}:{expires}".encode()
+    return blake2b(told, key=_SIGNING_KEY, digest_size=16).hexdigest()
+
+
+def link_to(name: str, *, expires: int, origin: httpx.URL) -> str:
+    """The signed link on the scheme, host and port of `origin`; `expires` is a Unix time in seconds."""
+    host = f"{origin.scheme}://{origin.netloc.decode('ascii')}"
+    return f"{host}/files/{name}?expires={expires}&signature={_signature(name, expires=str(expires))}"
+
+
+def refuse_link(url: httpx.URL, *, now: float) -> Refusal | None:
+    """Why a link does not open, or None; `now` is a Unix time in seconds."""
+    expires = url.params.get("expires", "")
+    if url.params.get("signature") != _signature(name_in(url), expires=expires):
+        return Refusal(status=403, code="SignatureDoesNotMatch", message="The signature does not fit this link.")
+    if now >= int(expires):
+        return Refusal(status=410, code="ExpiredToken", message="The link has expired.")
+    return None

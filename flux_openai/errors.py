@@ -1,0 +1,212 @@
+"""Everything this package raises. Each is an `openai.OpenAIError`, so existing `except` clauses keep working.
+
+    openai.OpenAIError
+    └── FluxError                          .billing .attempts .retry_after .request_id
+        ├── ConfigurationError             the client was set up wrongly; also a ValueError
+        ├── InvalidParamsError             the call is wrong, nothing was sent; also a ValueError
+        ├── DownloadError                  the image was made, but its link could not be read
+        │   └── UnsafeURLError             the link is one we refuse to open
+        ├── SaveError                      the image was made, but the file could not be written; also an OSError
+        └── FluxAPIError                   the service's side; also an openai.APIError
+            ├── BadResponseError           also an openai.APIResponseValidationError
+            ├── FluxConnectionError        also an openai.APIConnectionError
+            │   └── FluxTimeoutError       also an openai.APITimeoutError
+            └── FluxStatusError            also an openai.APIStatusError
+                ├── FluxBadRequestError            400, also an openai.BadRequestError
+                ├── FluxAuthenticationError        401, also an openai.AuthenticationError
+                ├── FluxPermissionDeniedError      403, also an openai.PermissionDeniedError
+                ├── FluxNotFoundError              404, also an openai.NotFoundError
+                ├── FluxConflictError              409, also an openai.ConflictError
+                ├── FluxUnprocessableEntityError   422, also an openai.UnprocessableEntityError
+                ├── FluxRateLimitError             429, also an openai.RateLimitError
+                └── FluxInternalServerError        5xx, also an openai.InternalServerError
+
+An SDK error is not raised as it is: it cannot be unpickled, and it carries the request with the key in it. `twin` makes
+the class above from it, with the request and the response reduced to what may be shown.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import openai
+
+from flux_openai.redaction import shown_value
+
+__all__ = [
+    "BadResponseError",
+    "Billing",
+    "ConfigurationError",
+    "DownloadError",
+    "Fault",
+    "FluxAPIError",
+    "FluxAuthenticationError",
+    "FluxBadRequestError",
+    "FluxConflictError",
+    "FluxConnectionError",
+    "FluxError",
+    "FluxInternalServerError",
+    "FluxNotFoundError",
+    "FluxPermissionDeniedError",
+    "FluxRateLimitError",
+    "FluxStatusError",
+    "FluxTimeoutError",
+    "FluxUnprocessableEntityError",
+    "FluxWarning",
+    "InvalidParamsError",
+    "SaveError",
+    "UnsafeURLError",
+]
+
+Billing = Literal["none", "unknown", "paid"]
+"""What the failed call cost: nothing, nobody here can know, or the full price."""
+
+
+class FluxWarning(UserWarning):
+    """Something was sent, or came back, in another way than asked; the same text is in `response.notices`."""
+
+
+class FluxError(openai.OpenAIError):
+    """Base of every error this package raises.
+
+    `billing` is "none", "unknown" or "paid"; `attempts` counts the requests that were sent or tried; `retry_after` is
+    what the server asked for, in seconds; `request_id` comes from the body's `error.param`, else from the header.
+    """
+
+    billing: Billing = "none"
+    attempts: int = 0
+    retry_after: float | None = None
+    request_id: str | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by state: the constructors of the SDK's errors take arguments that pickle would not pass."""
+        return (_revive, (type(self), self.args, self.__dict__))
+
+
+def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, object]) -> FluxError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(FluxError, ValueError):
+    """The client cannot be set up as asked: no key, a key that no header can hold, an unsafe base_url."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing wrong with a call: the parameter, the value given, the rule, and the nearest value that would do."""
+
+    param: str
+    value: object
+    rule: str
+    nearest: object | None = None
+
+    def __str__(self) -> str:
+        hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"
+        return f"{self.param}={shown_value(self.value)}: {self.rule}{hint}"
+
+
+class InvalidParamsError(FluxError, ValueError):
+    """The call breaks the model's rules; nothing was sent. `faults` has every fault, in the order of the fields."""
+
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault]) -> Self:
+        """The error that reports all the given faults."""
+        found = tuple(faults)
+        heading = "1 invalid parameter" if len(found) == 1 else f"{len(found)} invalid parameters"
+        error = cls("\n".join([f"{heading}, nothing was sent:", *(f"  {fault}" for fault in found)]))
+        error.faults = found
+        return error
+
+
+class DownloadError(FluxError):
+    """The image was made and paid for, but its link could not be read; `status_code` is the answer's, if one came."""
+
+    billing: Billing = "paid"
+    status_code: int | None = None
+
+
+class UnsafeURLError(DownloadError):
+    """The link of an image points to where no image may come from; it was not opened."""
+
+
+class SaveError(FluxError, OSError):
+    """The image was made and paid for, but the file could not be written; the image object still holds it."""
+
+    billing: Billing = "paid"
+
+
+class FluxAPIError(FluxError, openai.APIError):
+    """The call reached for the service and failed there, or on the way.
+
+    `raw` is what came of the answer's body, 64 KiB at most, without keys and without the signatures of links.
+    """
+
+    raw: bytes = b""
+
+
+class BadResponseError(FluxAPIError, openai.APIResponseValidationError):
+    """The service answered with success, and nothing in the answer can be used."""
+
+
+class FluxConnectionError(FluxAPIError, openai.APIConnectionError):
+    """No whole answer came back; `billing` says whether the request can have been carried out."""
+
+
+class FluxTimeoutError(FluxConnectionError, openai.APITimeoutError):
+    """A time limit ran out; `billing` says whether the request can have been carried out."""
+
+
+class FluxStatusError(FluxAPIError, openai.APIStatusError):
+    """The service answered with an error status, or with an error inside a 200."""
+
+
+class FluxBadRequestError(FluxStatusError, openai.BadRequestError):
+    """400: the service refuses the parameters or the content."""
+
+
+class FluxAuthenticationError(FluxStatusError, openai.AuthenticationError):
+    """401: the key is missing or wrong."""
+
+
+class FluxPermissionDeniedError(FluxStatusError, openai.PermissionDeniedError):
+    """403: the key may not use this model."""
+
+
+class FluxNotFoundError(FluxStatusError, openai.NotFoundError):
+    """404: no such model or path."""
+
+
+class FluxConflictError(FluxStatusError, openai.ConflictError):
+    """409: the service says the request clashes with another."""
+
+
+class FluxUnprocessableEntityError(FluxStatusError, openai.UnprocessableEntityError):
+    """422: the service cannot work with the parameters."""
+
+
+class FluxRateLimitError(FluxStatusError, openai.RateLimitError):
+    """429: too many requests, or no credit left."""
+
+
+class FluxInternalServerError(FluxStatusError, openai.InternalServerError):
+    """5xx: the service failed."""
+
+
+_BY_STATUS: Mapping[int, type[FluxStatusError]] = {
+    400: FluxBadRequestError,
+    401: FluxAuthenticationError,
+    403: FluxPermissionDeniedError,
+    404: FluxNotFoundError,
+    409: FluxConflictError,
+    422: FluxUnprocessableEntityError,
+    429: FluxRateLimitError,
+}
+
+
+def status_error_class(status: int) -> type[FluxStatusError]:
+    """The class for an HTTP status, chosen as the SDK chooses its own."""
+    return FluxInternalServerError if status >= 500 else _BY_STATUS.get(status, FluxStatusError)

@@ -1,0 +1,77 @@
+"""Every promise of the README that can be executed is executed."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(block.strip().splitlines()[-1])[:40])
+def test_every_python_block_runs_as_it_stands(
+    block: str, service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reader who copies a block gets what the README says, given a key and an address."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
+    monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # that is the point
+
+
+def test_the_readme_has_the_blocks_that_this_file_is_about() -> None:
+    """A change of the README's layout must not silently leave this file with nothing to run."""
+    assert len(BLOCKS) >= 7
+
+
+def test_the_error_shown_is_the_error_raised(
+    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message in the README is the one that its own example prints, and nothing is sent."""
+    monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
+    monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
+    [example] = [block for block in BLOCKS if "steps=99" in block]
+    [shown] = re.findall(r"^```text\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102  # that is the point
+    assert capsys.readouterr().out == shown
+    assert service.emulator.requests == []
+
+
+def test_the_first_block_sends_what_it_says_and_saves_two_images(
+    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The one-line change sends the parameters as given, once, and leaves two pictures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
+    monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})  # noqa: S102  # that is the point
+    [post] = [request for request in service.emulator.requests if request.method == "POST"]
+    assert post.body == {
+        "model": DEFAULT_MODEL,
+        "prompt": "Convert to quick pencil sketch",
+        "aspect_ratio": "16:9",
+        "seed": 7,
+        "steps": 28,
+        "guidance_scale": 3.0,
+        "negative_prompt": "colour",
+        "n": 2,
+    }
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_the_parameter_table_says_what_the_model_table_says() -> None:
+    """Names, limits and defaults stand in the README as they stand in the code."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| ?(.*?) ?\|$", README, re.MULTILINE)
+    fields = FLUX_MODELS[DEFAULT_MODEL].fields
+    assert {name for name, _, _ in rows} == set(fields)
+    for name, values, default in rows:
+        field = fields[name]
+        if field.enforced == "error" and field.minimum is not None:
+            assert values == f"{field.minimum} to {field.maximum}"
+        assert all(choice in values for choice in field.choices)
+        assert default.strip("`") == ("required" if field.required else str(field.default or ""))

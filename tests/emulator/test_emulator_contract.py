@@ -1,0 +1,247 @@
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+
+import pytest
+
+from flux_openai.emulator import Emulator
+from flux_openai.emulator.contract import Order, read_order
+from flux_openai.emulator.replies import Refusal
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField, FluxModel
+from flux_openai.sdk import httpx
+
+Post = Callable[..., httpx.Response]
+
+WRONG_TYPES: dict[type, tuple[object, ...]] = {
+    str: (7, True, ["a"], {}, None),
+    int: ("1", 1.0, 1.5, True, [1], None),
+    float: ("2.5", False, [2.5], {}, None, float("inf")),
+    list: ("https://x.test/a.png", [1], {}, True, None),
+}
+PICTURE = "https://x.test/a.png"
+GOOD_BY_NAME: dict[str, object] = {"prompt": "a fox", "image": PICTURE, "images": [PICTURE], "size": "1024x768"}
+
+
+def good_values(field: FluxField) -> tuple[object, ...]:
+    """Values of a field that the service takes: every choice, both limits, or an example."""
+    if field.choices:
+        return field.choices
+    limits = tuple(limit for limit in (field.minimum, field.maximum) if limit is not None)
+    return (GOOD_BY_NAME[field.name],) if field.name in GOOD_BY_NAME else limits or ("something",)
+
+
+def bad_values(field: FluxField) -> Iterator[object]:
+    """Values of a field that the service refuses."""
+    yield from WRONG_TYPES[field.type]
+    if field.enforced == "warn":
+        return
+    if field.choices:
+        yield from ("", field.choices[0].upper() + "x", f" {field.choices[0]}")
+    if field.type is not str and field.minimum is not None:
+        yield field.minimum - 1
+    if field.type is not str and field.maximum is not None:
+        yield field.maximum + 1
+    if field.required and field.type is str:
+        yield from ("", " \n")
+
+
+FIELDS = [(model, field) for model in FLUX_MODELS.values() for field in model.fields.values()]
+GOOD = [(model, field.name, value) for model, field in FIELDS for value in good_values(field)]
+BAD = [(model, field.name, value) for model, field in FIELDS for value in bad_values(field)]
+
+
+def order_of(model: FluxModel, **fields: object) -> Order | Refusal:
+    """The reading of an order that has everything the model needs, and the given fields."""
+    needed = {name: good_values(field)[0] for name, field in model.fields.items() if field.required}
+    return read_order({"model": model.id} | needed | fields, models={model.id: model})
+
+
+def refusal_of(model: FluxModel, **fields: object) -> Refusal:
+    """The refusal of such an order."""
+    refusal = order_of(model, **fields)
+    assert isinstance(refusal, Refusal)
+    return refusal
+
+
+@pytest.mark.parametrize(("model", "name", "value"), GOOD, ids=repr)
+def test_good_values_are_taken(model: FluxModel, name: str, value: object) -> None:
+    """Each field takes its choices and both of its limits."""
+    assert isinstance(order_of(model, **{name: value}), Order)
+
+
+@pytest.mark.parametrize(("model", "name", "value"), BAD, ids=repr)
+def test_bad_values_are_refused(model: FluxModel, name: str, value: object) -> None:
+    """Each field refuses wrong types and what lies just outside its limits, by name."""
+    refusal = refusal_of(model, **{name: value})
+    assert (refusal.status, refusal.code) == (400, "invalid_parameter")
+    assert refusal.message.startswith(f"{name} must ")
+
+
+@pytest.mark.parametrize(
+    ("model", "field"), [(model, field) for model, field in FIELDS if field.enforced == "warn"], ids=repr
+)
+def test_doubtful_limits_are_not_enforced(model: FluxModel, field: FluxField) -> None:
+    """A limit that only the general page states holds nothing back, but the type still counts."""
+    outside = [limit + step for limit, step in ((field.minimum, -1), (field.maximum, 1)) if limit is not None]
+    assert outside
+    assert all(isinstance(order_of(model, **{field.name: value}), Order) for value in outside)
+
+
+@pytest.mark.parametrize("value", [3, 10, 1])
+def test_a_whole_number_does_for_a_float(post: Post, value: int) -> None:
+    """guidance_scale takes ints."""
+    assert post(guidance_scale=value).status_code == 200
+
+
+def test_every_fault_is_named_at_once(post: Post, emulator: Emulator) -> None:
+    """One refusal names all that is wrong, over the wire as a 400 in the documented form, and nothing is billed."""
+    response = post(prompt=None, n=9, steps="20", quality="hd", aspect_ratio="5:4")
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert (error["type"], error["code"], error["param"]) == (
+        "invalid_request_error",
+        "invalid_parameter",
+        response.headers["x-request-id"],
+    )
+    for part in (
+        "prompt must be given",
+        "n must be at least 1 and at most 4",
+        "steps must be an integer",
+        "quality is not a field of this model",
+        "aspect_ratio must be one of 21:9, ",
+    ):
+        assert part in error["message"]
+    assert emulator.bill.calls == 0
+
+
+@pytest.mark.parametrize("model", ["flux", "", DEFAULT_MODEL.upper(), DEFAULT_MODEL + " "])
+def test_unknown_models_are_not_found(post: Post, model: str) -> None:
+    """A model that is not in the table is a 404 with a code of its own."""
+    response = post(model=model)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("model", [None, 7, [DEFAULT_MODEL]])
+def test_a_model_must_be_named(post: Post, model: object) -> None:
+    """Without the name of a model nothing can be checked."""
+    response = post(model=model)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("model must")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"prompt"',
+        b"null",
+        b'{"n": NaN}',
+        b'{"n": Infinity}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"prompt=fox",
+        b'{"seed": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_must_be_a_json_object(http: httpx.Client, emulator: Emulator, body: bytes) -> None:
+    """Anything else is refused with 400 and kept without a parsed body."""
+    response = http.post("/images/generations", content=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+    assert emulator.requests[0].body is None
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_numbers_must_be_finite(http: httpx.Client, number: str) -> None:
+    """JSON can write what no float can hold."""
+    body = f'{{"model": "{DEFAULT_MODEL}", "prompt": "a fox", "guidance_scale": {number}}}'
+    response = http.post("/images/generations", content=body)
+    assert response.status_code == 400
+    assert "guidance_scale must be a number" in response.text
+
+
+def test_half_a_surrogate_pair_is_a_prompt(http: httpx.Client) -> None:
+    """JSON can hold what UTF-8 cannot; the service draws it."""
+    body = f'{{"model": "{DEFAULT_MODEL}", "prompt": "\\ud83e", "response_format": "b64_json"}}'
+    response = http.post("/images/generations", content=body)
+    assert response.status_code == 200
+    assert http.get(response.json()["data"][0]["url"]).status_code == 200
+
+
+def row(*fields: FluxField) -> FluxModel:
+    """A model that the table does not have."""
+    return FluxModel(id="test/new", fields=MappingProxyType({field.name: field for field in fields}), source="test")
+
+
+def field(name: str, kind: type = str, **rules: object) -> FluxField:
+    """A field that the table does not have."""
+    return FluxField(name=name, type=kind, doc="", **rules)  # type: ignore[arg-type]
+
+
+IMAGE_ROW = row(field("image", required=True), field("strength", float, minimum=0, maximum=1, default=0.8))
+IMAGES_ROW = row(field("prompt"), field("images", list, required=True))
+SIZE_ROW = row(field("prompt", required=True), field("size", minimum=256, maximum=1536, default="1024x1024"))
+
+
+@pytest.mark.parametrize(
+    "image", [PICTURE, "http://x.test/b", "data:image/webp;base64,AAAA", "data:image/png;base64,A=="]
+)
+def test_pictures_may_be_links_or_data(image: str) -> None:
+    """A row with image or images needs no code: links and data URIs are taken, alone and in a list."""
+    assert isinstance(order_of(IMAGE_ROW, image=image, strength=1), Order)
+    assert isinstance(order_of(IMAGES_ROW, images=[image, PICTURE]), Order)
+
+
+@pytest.mark.parametrize(
+    "image", ["", "a.png", "file:///etc/passwd", "data:text/plain;base64,AAAA", "data:image/png,x"]
+)
+def test_other_pictures_are_refused(image: str) -> None:
+    """Anything that is neither link nor image data is refused, alone and in a list."""
+    assert refusal_of(IMAGE_ROW, image=image).message.startswith("image must")
+    assert refusal_of(IMAGES_ROW, images=[PICTURE, image]).message.startswith("images must")
+
+
+@pytest.mark.parametrize("images", [[], [1], PICTURE, None])
+def test_images_must_be_a_list_of_them(images: object) -> None:
+    """A list of pictures has at least one, and nothing else in it."""
+    assert refusal_of(IMAGES_ROW, images=images).message.startswith("images must")
+
+
+def test_a_needed_picture_must_be_there() -> None:
+    """What a row requires is required, whatever its name."""
+    refusal = read_order({"model": "test/new"}, models={"test/new": IMAGE_ROW})
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == "image must be given."
+
+
+@pytest.mark.parametrize("size", ["255x1024", "1024x1537", "1024:768", "1024X768", "big", "1024x", "0x0", "-256x256"])
+def test_sizes_outside_the_limits_are_refused(size: str) -> None:
+    """The limits of a size hold for each of its sides."""
+    assert refusal_of(SIZE_ROW, size=size).message.startswith("size must")
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "ratio"),
+    [
+        (FLUX_MODELS[DEFAULT_MODEL], {}, (1, 1)),
+        (FLUX_MODELS[DEFAULT_MODEL], {"aspect_ratio": "21:9"}, (21, 9)),
+        (SIZE_ROW, {}, (1, 1)),
+        (SIZE_ROW, {"size": "1536x256"}, (6, 1)),
+        (SIZE_ROW, {"size": "1024x768"}, (4, 3)),
+        (IMAGE_ROW, {"image": PICTURE}, (1, 1)),
+        (row(field("aspect_ratio", default="16:9")), {}, (16, 9)),
+        (row(field("aspect_ratio", enforced="warn")), {"aspect_ratio": "wide"}, (1, 1)),
+    ],
+)
+def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object], ratio: tuple[int, int]) -> None:
+    """aspect_ratio or size gives the ratio, given or by default; without either it is a square."""
+    order = order_of(model, **fields)
+    assert isinstance(order, Order)
+    assert order.ratio == ratio
+
+
+def test_a_row_may_lack_what_others_have() -> None:
+    """Without these fields an order is for one picture, drawn without a prompt, of no seed, sent as a link."""
+    order = order_of(IMAGE_ROW, image=PICTURE)
+    assert order == Order(prompt="", seed=-1, n=1, ratio=(1, 1), inline=False)
