@@ -39,7 +39,6 @@ class FluxOpenAI(openai.OpenAI):
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
         organization: str | None = None,
         project: str | None = None,
-        admin_api_key: str | None = None,
         default_headers: Mapping[str, str] | None = None,
         http_client: httpx.Client | None = None,
         **options: Any,  # noqa: ANN401  # the SDK's further options, which differ between its versions
@@ -54,12 +53,17 @@ class FluxOpenAI(openai.OpenAI):
             timeout=default_timeout(http_client) if isinstance(timeout, openai.NotGiven) else timeout,
             organization=organization,
             project=project,
-            admin_api_key=admin_api_key,
             default_headers=default_headers,
             http_client=http_client,
             **options,
         )
-        shield(self, organization=organization, project=project, admin_api_key=admin_api_key, headers=default_headers)
+        shield(
+            self,
+            organization=organization,
+            project=project,
+            admin_api_key=options.get("admin_api_key"),
+            headers=default_headers,
+        )
 
     @cached_property
     def images(self) -> FluxImages:
@@ -122,7 +126,6 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
         organization: str | None = None,
         project: str | None = None,
-        admin_api_key: str | None = None,
         default_headers: Mapping[str, str] | None = None,
         http_client: httpx.AsyncClient | None = None,
         **options: Any,  # noqa: ANN401  # the SDK's further options, which differ between its versions
@@ -137,12 +140,17 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
             timeout=default_timeout(http_client) if isinstance(timeout, openai.NotGiven) else timeout,
             organization=organization,
             project=project,
-            admin_api_key=admin_api_key,
             default_headers=default_headers,
             http_client=http_client,
             **options,
         )
-        shield(self, organization=organization, project=project, admin_api_key=admin_api_key, headers=default_headers)
+        shield(
+            self,
+            organization=organization,
+            project=project,
+            admin_api_key=options.get("admin_api_key"),
+            headers=default_headers,
+        )
 
     @cached_property
     def images(self) -> AsyncFluxImages:

@@ -65,13 +65,15 @@ class Call:
 
         `parser` turns what `.parse()` of a raw response made into what the caller gets.
         """
-        headers = {
+        ours = {
             "Accept-Encoding": ACCEPT_ENCODING,
             "Idempotency-Key": self.key,
             "X-Stainless-Retry-Count": str(attempt - 1),
         }
+        taken = {name.lower() for name in ours}
+        theirs = {name: value for name, value in self.extras.headers.items() if name.lower() not in taken}
         options: RequestOptions = {
-            "headers": {**_without(headers, self.extras.headers), **self.extras.headers},
+            "headers": {**theirs, **ours},
             "extra_json": self.extra_body,
             "params": self.extras.query,
             "max_retries": 0,
@@ -82,11 +84,6 @@ class Call:
         # The SDK takes this option on every request but leaves it out of the type.
         options["post_parser"] = parser  # type: ignore[typeddict-unknown-key]
         return options
-
-
-def _without(headers: Mapping[str, str], others: Mapping[str, object]) -> dict[str, str]:
-    taken = {name.lower() for name in others}
-    return {name: value for name, value in headers.items() if name.lower() not in taken}
 
 
 def prepare(

@@ -136,30 +136,32 @@ def _is_quota_code(code: str | None) -> bool:
 
 
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+_MAYBE_SENT = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "WriteTimeout"})
 _NEVER_SENT = frozenset({"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"})
 
 
 def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
     """The cause behind an attempt without a whole answer.
 
-    `phase` is how far the request was seen to get (None: nobody watched); `names` are the class names of the error and
-    of everything that caused it.
+    `phase` is how far the request was seen to get; `names` are the class names of the error and of everything that
+    caused it. Where nobody watched (None: a transport without trace), only a clear name says that nothing was sent.
     """
     if phase in (None, "connecting", "sending") and names & _NEVER_SENT:
         return "refused"
-    if phase in ("connecting", "sending") or (phase is None and names & _NOT_SENT):
+    if phase in ("connecting", "sending") or (phase is None and names & _NOT_SENT and not names & _MAYBE_SENT):
         return "not_sent"
     return "unknown"
 
 
 def names_of(error: BaseException | None) -> frozenset[str]:
-    """The class names of an error, of its bases and of everything that caused it."""
+    """The class names of an error, of its bases and of everything it was raised from.
+
+    Not of its mere context: that may be an error the caller is just handling, and says nothing about this request.
+    """
     names: set[str] = set()
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    while error is not None:
         names.update(cls.__name__ for cls in type(error).__mro__)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return frozenset(names)
 
 

@@ -1,0 +1,35 @@
+import argparse
+import os
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record",
+        type=_source,
+        metavar="{emulator,live}",
+        help="record the cassettes anew, from the emulator or, with MODELVERSE_API_KEY set, from the service (billed)",
+    )
+
+
+def _source(value: str) -> str:
+    if value not in ("emulator", "live"):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither 'emulator' nor 'live'")
+    if value == "live" and not os.environ.get("MODELVERSE_API_KEY"):
+        raise argparse.ArgumentTypeError("'live' asks the service itself: set MODELVERSE_API_KEY to your key")
+    return value
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The async tests run on asyncio: it is what the SDK runs on."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set on the developer's machine must not decide a test, and no key may get into one."""
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "MODELVERSE_")):
+            monkeypatch.delenv(name)
