@@ -10,7 +10,7 @@ from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.errors import ConfigurationError
 from flux_openai.params import Unsupported
 from flux_openai.retries import RetryPolicy
-from flux_openai.settings import ambient_headers
+from flux_openai.settings import ambient_headers, without_locals
 
 __all__ = ["adapt"]
 
@@ -31,6 +31,7 @@ def adapt(
     unsupported: Unsupported = "error",
     defaults: Mapping[str, object] | None = None,
 ) -> AsyncFluxOpenAI: ...
+@without_locals
 def adapt(
     client: openai.OpenAI | openai.AsyncOpenAI,
     *,

@@ -61,7 +61,7 @@ def conclude(
     if exchange.flaw is not None:
         return _unusable(Unusable(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
     receipt = replace(receipt, request_id=reply.headers.get("x-request-id"))
-    answer = read_answer(reply.content, receipt=receipt, downloads=downloads)
+    answer = read_answer(reply.content, receipt=receipt, downloads=downloads, secrets=exchange.secrets)
     if isinstance(answer, Unusable):
         return _unusable(answer, reply, exchange, receipt)
     return Outcome(response=answer, status_code=reply.status_code)

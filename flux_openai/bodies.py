@@ -2,6 +2,7 @@
 
 import binascii
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,13 +31,15 @@ def text_of(body: object, name: str) -> str | None:
     return str(value) if isinstance(value, str | int) and value != "" else None
 
 
-def read_answer(body: bytes, *, receipt: Receipt, downloads: Downloads) -> FluxImagesResponse | Unusable:
+def read_answer(
+    body: bytes, *, receipt: Receipt, downloads: Downloads, secrets: Iterable[str] = ()
+) -> FluxImagesResponse | Unusable:
     """Read the body of a 200.
 
-    What cannot be an answer is Unusable; what is odd but leaves an image becomes a notice.
+    What cannot be an answer is Unusable; what is odd but leaves an image becomes a notice, without the `secrets`.
     """
     try:
-        answer = from_json(body, allow_inf_nan=False)
+        answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError:
         return Unusable(reason="it is not JSON" if body.strip() else "it is empty")
     if not isinstance(answer, dict):
@@ -49,7 +52,7 @@ def read_answer(body: bytes, *, receipt: Receipt, downloads: Downloads) -> FluxI
     asked = receipt.sent.get("n", 1)
     missing = max(0, asked - len(found)) if isinstance(asked, int) else 0
     if error:
-        notices.append(f"the answer also carries an error: {_message_of(error)}")
+        notices.append(f"the answer also carries an error: {_message_of(error, secrets)}")
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
     images = [
@@ -81,8 +84,8 @@ def _no_image(items: Sequence[object], error: object, notices: Iterable[str]) ->
     return Unusable(reason="it holds no image")
 
 
-def _message_of(error: object) -> str:
-    return printable(text_of(error, "message") or str(error), limit=200)
+def _message_of(error: object, secrets: Iterable[str]) -> str:
+    return printable(text_of(error, "message") or str(error), secrets, limit=200)
 
 
 def _usable(items: Iterable[object]) -> tuple[list[dict[str, object]], list[str]]:

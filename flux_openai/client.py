@@ -10,7 +10,7 @@ from flux_openai.params import Unsupported, given
 from flux_openai.resources import AsyncFluxImages, FluxImages
 from flux_openai.retries import RetryPolicy
 from flux_openai.sdk import httpx
-from flux_openai.settings import Settings, checked_base_url, checked_key, default_timeout, shield
+from flux_openai.settings import Settings, checked_base_url, checked_key, default_timeout, shield, without_locals
 from flux_openai.wire import areceive, current_exchange, receive
 
 __all__ = ["AsyncFluxOpenAI", "FluxOpenAI"]
@@ -27,6 +27,7 @@ class FluxOpenAI(openai.OpenAI):
 
     _settings: Settings
 
+    @without_locals
     def __init__(
         self,
         *,
@@ -70,6 +71,7 @@ class FluxOpenAI(openai.OpenAI):
         """The images resource, with FLUX."""
         return FluxImages(self, self._settings)
 
+    @without_locals
     def copy(
         self,
         *,
@@ -114,6 +116,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
 
     _settings: Settings
 
+    @without_locals
     def __init__(
         self,
         *,
@@ -157,6 +160,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         """The images resource, with FLUX."""
         return AsyncFluxImages(self, self._settings)
 
+    @without_locals
     def copy(
         self,
         *,

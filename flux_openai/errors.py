@@ -27,11 +27,12 @@ the class above from it, with the request and the response reduced to what may b
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Self
 
 import openai
 
-from flux_openai.redaction import shown_value
+from flux_openai.redaction import is_secret, showable, shown_value
 
 __all__ = [
     "BadResponseError",
@@ -85,7 +86,8 @@ class FluxError(openai.OpenAIError):
 
 def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, object]) -> FluxError:
     error = cls.__new__(cls, *args)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
@@ -102,9 +104,21 @@ class Fault:
     rule: str
     nearest: object | None = None
 
+    def __post_init__(self) -> None:
+        """A credential that was passed to the wrong place must not travel on inside the error."""
+        if is_secret(self.param):
+            object.__setattr__(self, "value", showable(self.value, name=self.param))
+
     def __str__(self) -> str:
         hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"
-        return f"{self.param}={shown_value(self.value)}: {self.rule}{hint}"
+        return f"{self.param}={shown_value(self.value, name=self.param)}: {self.rule}{hint}"
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the value as it is shown: what was given can be anything, an open file too."""
+        kept = showable(self.value, name=self.param)
+        return (partial(type(self), param=self.param, value=kept, rule=self.rule, nearest=self.nearest), ())
 
 
 class InvalidParamsError(FluxError, ValueError):
@@ -137,6 +151,15 @@ class SaveError(FluxError, OSError):
     """The image was made and paid for, but the file could not be written; the image object still holds it."""
 
     billing: Billing = "paid"
+
+    def __str__(self) -> str:
+        """The sentence, where OSError would show its number."""
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with what OSError keeps outside the state of an object."""
+        state = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename, **self.__dict__}
+        return (_revive, (type(self), self.args, state))
 
 
 class FluxAPIError(FluxError, openai.APIError):

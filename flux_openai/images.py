@@ -18,7 +18,7 @@ from flux_openai.downloads import afetch, fetch
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.files import sniff, write
 from flux_openai.links import Route, judge
-from flux_openai.redaction import scrub
+from flux_openai.redaction import Shown, scrub
 from flux_openai.sdk import httpx
 
 __all__ = ["Downloads", "FluxImage", "FluxImagesResponse", "Receipt"]
@@ -76,7 +76,7 @@ class FluxImage(Image):
         return image
 
     @classmethod
-    def construct(cls, _fields_set: set[str] | None = None, **values: object) -> Self:
+    def construct(cls, _fields_set: set[str] | None = None, /, **values: object) -> Self:
         """Build without validation, as the SDK does with every answer."""
         image = super().construct(_fields_set, **values)
         image.model_post_init(None)
@@ -155,7 +155,7 @@ class FluxImage(Image):
 
     def __repr_args__(self) -> list[tuple[str | None, object]]:
         """Show neither the signature of the link nor a megabyte of base64."""
-        return [(name, _short(value)) for name, value in super().__repr_args__()]
+        return [(name, _short(value, name)) for name, value in super().__repr_args__()]
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """What a notebook shows: the picture."""
@@ -165,10 +165,13 @@ class FluxImage(Image):
         return {kind.mime: b64encode(data).decode(), **text} if kind is not None and isinstance(data, bytes) else text
 
 
-def _short(value: object) -> object:
-    if not isinstance(value, str):
+def _short(value: object, name: str | None) -> object:
+    if value is None or isinstance(value, int | float):
         return value
-    return scrub(value) if len(value) <= 400 else f"{scrub(value[:400])[:40]}… ({len(value)} characters)"
+    if name == "url":
+        return f"{str(value).partition('?')[0]}?[redacted]" if "?" in str(value) else value
+    text = scrub(repr(value))
+    return Shown(text if len(text) <= 400 else f"{text[:40]}… ({len(text)} characters)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,7 @@ class FluxImagesResponse(ImagesResponse):
         return response
 
     @classmethod
-    def construct(cls, _fields_set: set[str] | None = None, **values: object) -> Self:
+    def construct(cls, _fields_set: set[str] | None = None, /, **values: object) -> Self:
         """Build without validation, as the SDK does with every answer."""
         response = super().construct(_fields_set, **values)
         response.model_post_init(None)
@@ -208,6 +211,11 @@ class FluxImagesResponse(ImagesResponse):
 
     if not TYPE_CHECKING:
         model_construct = construct
+
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Show no signature of a link, wherever it stands."""
+        args = super().__repr_args__()
+        return [(name, value if name == "data" else _short(value, name)) for name, value in args]
 
     @property
     def request_id(self) -> str | None:

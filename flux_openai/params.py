@@ -5,7 +5,6 @@ aspect ratio it stands for.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,14 +14,14 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from flux_openai.errors import Fault, InvalidParamsError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField, FluxModel
 from flux_openai.ratios import fit_of_size, listed, nearest_ratio
 from flux_openai.redaction import shown_value
 
-__all__ = ["Params", "Unsupported", "given", "model_of", "validate"]
+__all__ = ["Params", "Unsupported", "given", "is_flux", "validate"]
 
 Unsupported = Literal["error", "warn", "drop", "send"]
 """What becomes of options that a model does not take: refuse, leave out and say so, leave out, or pass on."""
@@ -68,10 +67,9 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def model_of(options: Mapping[str, object], *, default: object = None) -> str | None:
-    """The FLUX model an image call is for; None when it is for a model of another family."""
-    name = options.get("model", default if default is not None else DEFAULT_MODEL)
-    return name if isinstance(name, str) and name.startswith(FAMILY) else None
+def is_flux(model: object) -> bool:
+    """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
+    return not isinstance(model, str) or model.startswith(FAMILY)
 
 
 def validate(
@@ -118,9 +116,10 @@ def _extra_body(extra_body: object) -> tuple[dict[str, object], list[Fault]]:
 
 def _given_twice(keywords: Mapping[str, object], extra: Mapping[str, object]) -> list[Fault]:
     return [
-        Fault(param=name, value=value, rule=f"given twice, and the keyword says {keywords[name]!r}; give it once")
+        Fault(param=name, value=value, rule=f"given twice, and the keyword says {shown}; give it once")
         for name, value in extra.items()
         if name in keywords and not _same(keywords[name], value)
+        for shown in [shown_value(keywords[name], name=name)]
     ]
 
 
@@ -135,7 +134,7 @@ def _applicable(defaults: Mapping[str, object], called: Mapping[str, object]) ->
 
 
 def _unknown_model(name: object) -> Fault:
-    near = get_close_matches(str(name), FLUX_MODELS, n=1, cutoff=0.0)
+    near = get_close_matches(name if isinstance(name, str) else "", FLUX_MODELS, n=1, cutoff=0.0)
     return Fault(param="model", value=name, rule=f"must be one of {listed(FLUX_MODELS)}", nearest=near[0])
 
 
@@ -152,7 +151,7 @@ def _sort_out_unsupported(
         faults += [fault for name, value in strange.items() for fault in _json_faults(name, value)]
         return strange, []
     said = [
-        f"{name}={shown_value(_safe(name, value))} was left out: {model.id} does not take it"
+        f"{name}={shown_value(value, name=name)} was left out: {model.id} does not take it"
         for name, value in strange.items()
     ]
     return {}, said if unsupported == "warn" else []
@@ -163,20 +162,12 @@ def _unsupported_fault(name: str, value: object, model: FluxModel) -> Fault:
     ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
     whose = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
     meant = f"; did you mean {near[0]}?" if near else ""
-    return Fault(param=name, value=_safe(name, value), rule=f"{whose}{meant}; {ways}")
-
-
-_SECRET_NAME = re.compile(r"key|token|secret|auth|passw", re.IGNORECASE)
-
-
-def _safe(name: str, value: object) -> object:
-    """A credential passed to the wrong place must not travel on inside the error."""
-    return "[redacted]" if _SECRET_NAME.search(name) else value
+    return Fault(param=name, value=value, rule=f"{whose}{meant}; {ways}")
 
 
 def _json_faults(name: str, value: object) -> Iterator[Fault]:
     try:
-        json.dumps(value, allow_nan=False).encode()
+        json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
         yield Fault(param=name, value=value, rule="must be something JSON can hold")
 
@@ -196,7 +187,7 @@ def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Fau
     if rule is not None:
         faults.append(Fault(param="size", value=size, rule=rule, nearest=fit.ratio and f"aspect_ratio={fit.ratio!r}"))
         return []
-    return [] if fit.off == 0 else [f"size={size!r} was sent as aspect_ratio={fit.ratio!r}, {fit.off:.1%} off"]
+    return [] if fit.off == 0 else [f"size={size!r} was sent as aspect_ratio={fit.ratio!r}, {float(fit.off):.1%} off"]
 
 
 def _check_fields(values: Mapping[str, object], model: FluxModel, faults: list[Fault]) -> dict[str, object]:
@@ -232,10 +223,22 @@ def _annotation(field: FluxField) -> object:
     if field.choices:
         return Literal[field.choices]
     if field.type is str:
-        return Annotated[str, Field(pattern=r"\S")] if field.required else str
+        return Annotated[str, AfterValidator(_not_blank if field.required else _encodable)]
     if field.enforced == "warn":
         return Annotated[field.type, Field(ge=-_INT64 - 1, le=_INT64)]
     return Annotated[field.type, Field(ge=field.minimum, le=field.maximum)]
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair is a str to Python, and to nobody else."""
+    text.encode()
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not _encodable(text).strip():
+        raise ValueError
+    return text
 
 
 def _field_fault(field: FluxField, value: object) -> Fault:
@@ -257,7 +260,7 @@ def _rule(field: FluxField) -> str:
 def _nearest(field: FluxField, value: object) -> object | None:
     if field.choices:
         ratio = nearest_ratio(value, field.choices) if ":" in field.choices[0] else None
-        close = get_close_matches(str(value).lower(), field.choices, n=1)
+        close = get_close_matches(value.lower(), field.choices, n=1) if isinstance(value, str) else []
         return ratio or (close[0] if close else field.default)
     if field.type is str:
         return None

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from fractions import Fraction
 
 __all__ = ["Fit", "fit_of_size", "listed", "nearest_ratio"]
 
-TOLERANCE = 0.03
+TOLERANCE = Fraction(3, 100)
 """How far a `size` may be from an aspect ratio, as a share, and still stand for it."""
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -19,7 +19,7 @@ class Fit:
     """How a size fits the ratios: the nearest one, how far off it is as a share, and the rule broken, if any."""
 
     ratio: str | None
-    off: float = 0.0
+    off: Fraction = Fraction(0)
     rule: str | None = None
 
 
@@ -29,21 +29,21 @@ def fit_of_size(size: object, choices: Sequence[str]) -> Fit:
     if match is None:
         rule = "must be 'auto' or WIDTHxHEIGHT such as '1024x1024'; FLUX takes an aspect_ratio instead"
         return Fit(ratio=nearest_ratio(size, choices), rule=rule)
-    shape = int(match[1]) / int(match[2])
+    shape = Fraction(int(match[1]), int(match[2]))
     ranked = sorted(choices, key=lambda choice: _apart(shape, _shape(choice)))
     off = _apart(shape, _shape(ranked[0]))
     if off > TOLERANCE:
-        rule = f"has no aspect ratio within {TOLERANCE:.0%}; the three nearest are {listed(ranked[:3])}"
+        rule = f"has no aspect ratio within {float(TOLERANCE):.0%}; the three nearest are {listed(ranked[:3])}"
         return Fit(ratio=ranked[0], off=off, rule=rule)
     return Fit(ratio=ranked[0], off=off)
 
 
-def _shape(ratio: str) -> float:
+def _shape(ratio: str) -> Fraction:
     width, height = ratio.split(":")
-    return int(width) / int(height)
+    return Fraction(int(width), int(height))
 
 
-def _apart(one: float, other: float) -> float:
+def _apart(one: Fraction, other: Fraction) -> Fraction:
     return max(one / other, other / one) - 1
 
 
@@ -51,9 +51,9 @@ def nearest_ratio(value: object, choices: Iterable[str]) -> str | None:
     """The ratio nearest to what was probably meant, such as "16x9", "16/10" or 1.5; None when that is no shape."""
     match = _RATIO.fullmatch(value) if isinstance(value, str) else None
     if match is not None and float(match[1]) and float(match[2]):
-        shape = float(match[1]) / float(match[2])
-    elif isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value > 0:
-        shape = float(value)
+        shape = Fraction(match[1]) / Fraction(match[2])
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1000:
+        shape = Fraction(value)
     else:
         return None
     return min(choices, key=lambda choice: _apart(shape, _shape(choice)))

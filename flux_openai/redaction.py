@@ -3,14 +3,27 @@
 import re
 from collections.abc import Iterable
 
+from pydantic_core import from_json, to_json
+
 from flux_openai.sdk import httpx
 
-__all__ = ["printable", "scrub", "secrets_of", "shown_bytes", "shown_request", "shown_response", "shown_value"]
+__all__ = [
+    "Shown",
+    "is_secret",
+    "printable",
+    "scrub",
+    "secrets_of",
+    "showable",
+    "shown_bytes",
+    "shown_request",
+    "shown_response",
+    "shown_value",
+]
 
 RAW_LIMIT = 64 * 1024
 """Bytes of an answer kept in an error."""
 
-_SIGNED = re.compile(r"""(https?:[^\s"'<>?]+)\?[^\s"'<>]+""")
+_SIGNED = re.compile(r"""(https?:[^\s"'<>?]+)\?[^\s"'<>]+""", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -28,13 +41,42 @@ def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> st
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 
-def shown_value(value: object) -> str:
-    """The value as it may stand in a message: its repr, scrubbed, on one line, 80 characters at most."""
-    try:
-        return printable(repr(value), limit=80)
-    except (ValueError, RecursionError):
-        # Python refuses to print an integer of thousands of digits, also deep inside a list.
-        return f"<{type(value).__name__}>"
+class Shown(str):
+    """Text that stands for a value which is not shown as it is; its repr is the text itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """The bare text: quotes would claim that the value was this very string."""
+        return str(self)
+
+
+_SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a parameter of that name probably holds a credential."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def showable(value: object, *, name: str = "") -> object:
+    """The value of a parameter, if it may stand in a message and in a pickle; else text that tells what it was."""
+    if is_secret(name):
+        return Shown("[redacted]")
+    if isinstance(value, int) and value.bit_length() > 256:
+        # Python refuses to print an integer of thousands of digits.
+        return Shown(f"<integer of {value.bit_length()} bits>")
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if not isinstance(value, str):
+        return Shown(f"<{type(value).__name__}>")
+    text = printable(repr(str(value)), limit=80)
+    return value if text == repr(value) else Shown(text)
+
+
+def shown_value(value: object, *, name: str = "") -> str:
+    """The value of a parameter as it stands in a message: plain, scrubbed, on one line, 80 characters at most."""
+    return repr(showable(value, name=name))
 
 
 _SHOWN_REQUEST_HEADERS = frozenset({"accept", "content-type", "host", "idempotency-key", "user-agent"})
@@ -74,5 +116,20 @@ def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Re
 
 def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     """The first 64 KiB of a body, scrubbed. What is cut off is scrubbed first: a secret may lie across the cut."""
-    head = content[: RAW_LIMIT * 2].decode("utf-8", "backslashreplace")
-    return scrub(head, secrets).encode()[:RAW_LIMIT]
+    secrets = tuple(secrets)
+    text = scrub(content[: RAW_LIMIT * 2].decode("utf-8", "backslashreplace"), secrets)
+    try:
+        body = from_json(text)
+    except ValueError:
+        return text.encode()[:RAW_LIMIT]
+    # JSON can spell any letter as an escape, which the text does not show and every reader of it undoes.
+    clean = _scrubbed(body, secrets)
+    return (text.encode() if clean == body else to_json(clean))[:RAW_LIMIT]
+
+
+def _scrubbed(value: object, secrets: tuple[str, ...]) -> object:
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, dict):
+        return {scrub(name, secrets): _scrubbed(item, secrets) for name, item in value.items()}
+    return [_scrubbed(item, secrets) for item in value] if isinstance(value, list) else value

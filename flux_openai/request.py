@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from uuid import uuid4
 
 import openai
 from openai import RequestOptions
 
 from flux_openai.images import FluxImagesResponse
-from flux_openai.params import Params, Unsupported, given, model_of, validate
+from flux_openai.models import DEFAULT_MODEL
+from flux_openai.params import Params, Unsupported, given, is_flux, validate
 from flux_openai.sdk import httpx
 from flux_openai.wire import ACCEPT_ENCODING
 
@@ -51,9 +51,9 @@ class Call:
         return {**values, **self.params.extra}
 
     @property
-    def sent(self) -> Mapping[str, object]:
+    def sent(self) -> dict[str, object]:
         """The body as the SDK merges it."""
-        return MappingProxyType({**self.body, **self.extra_body})
+        return {**self.body, **self.extra_body}
 
     @property
     def raw(self) -> bool:
@@ -99,16 +99,12 @@ def prepare(
     Raises InvalidParamsError.
     """
     named = given(keywords)
-    chosen = {**named, **extra_body} if isinstance(extra_body, Mapping) else named
-    if not is_flux(chosen, defaults):
+    bodies = (named, given(extra_body) if isinstance(extra_body, Mapping) else {})
+    models = [body["model"] for body in bodies if "model" in body] or [defaults.get("model", DEFAULT_MODEL)]
+    if not any(is_flux(model) for model in models):
         return None
     params = validate(named, extra_body=extra_body, defaults=defaults, unsupported=unsupported)
     return Call(params=params, key=_key(extras.headers), extras=extras)
-
-
-def is_flux(chosen: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
-    """Whether a call is for a model of the family; the caller's choice goes before the client's default."""
-    return model_of(given(chosen), default=defaults.get("model")) is not None
 
 
 def _key(headers: Mapping[str, str | openai.Omit]) -> str:

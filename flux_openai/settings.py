@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import MappingProxyType
-from typing import TypeVar, get_args
+from typing import ParamSpec, TypeVar, get_args
 
 import openai
 
@@ -16,7 +16,15 @@ from flux_openai.params import Unsupported, validate
 from flux_openai.retries import RetryPolicy, RetryQuota
 from flux_openai.sdk import httpx
 
-__all__ = ["Settings", "ambient_headers", "checked_base_url", "checked_key", "default_timeout", "shield"]
+__all__ = [
+    "Settings",
+    "ambient_headers",
+    "checked_base_url",
+    "checked_key",
+    "default_timeout",
+    "shield",
+    "without_locals",
+]
 
 BASE_URL = "https://api.umodelverse.ai/v1"
 TIMEOUT = openai.Timeout(300.0, connect=5.0, write=30.0, pool=10.0)
@@ -67,6 +75,24 @@ class Settings:
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def without_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let errors leave a function that is given the key from a frame that does not hold it: tracebacks show locals."""
+
+    @wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except openai.OpenAIError as error:
+            kwargs.clear()
+            raise error.with_traceback(None) from None
+
+    return wrapper
+
+
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 _Provider = TypeVar("_Provider", bound=Callable[..., object])
@@ -96,6 +122,9 @@ def checked_base_url(base_url: object, environ: Mapping[str, str] = os.environ) 
     return _checked(str(base_url) if base_url is not None else environ.get("MODELVERSE_BASE_URL") or BASE_URL)
 
 
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
+
+
 # Asked before every call, for the address can be assigned to a client at any time.
 @lru_cache(maxsize=16)
 def _checked(text: str) -> str:
@@ -103,18 +132,19 @@ def _checked(text: str) -> str:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+    if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
         rule = "must be an https:// address without a user name in it"
         raise ConfigurationError(str(Fault(param="base_url", value=_bare(text), rule=rule, nearest=BASE_URL)))
     if url.scheme == "http" and not _is_loopback(url.host):
         rule = "plain http would send the key in the clear, and is taken for loopback addresses only"
-        nearest = str(url.copy_with(scheme="https"))
+        nearest = _bare(str(url.copy_with(scheme="https")))
         raise ConfigurationError(str(Fault(param="base_url", value=_bare(text), rule=rule, nearest=nearest)))
     return text
 
 
 def _bare(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
+    """The URL as it may stand in a message: without user name and query."""
+    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from flux_openai.redaction import secrets_of
+from flux_openai.redaction import scrub, secrets_of
 from flux_openai.retries import Phase
 from flux_openai.sdk import httpx
 
@@ -180,7 +180,8 @@ def _intake(response: httpx.Response, limit: int, clock: Callable[[], float]) ->
     )
 
 
-_HOP_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+# The cookie is in the jar by now, and some releases of the SDK log every header that is left.
+_DROPPED_HEADERS = frozenset({"content-encoding", "content-length", "set-cookie", "transfer-encoding"})
 
 
 def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> httpx.Response:
@@ -189,9 +190,12 @@ def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> http
     if flaw is None:
         body, flaw = unpacked(body, packing, intake.limit)
     exchange.flaw = flaw
-    headers = response.headers.copy()
-    for name in _HOP_HEADERS & headers.keys():
-        del headers[name]
+    headers = [
+        # Latin-1 gives back every byte as it was.
+        (name, scrub(value.decode("latin-1"), exchange.secrets).encode("latin-1"))
+        for name, value in response.headers.raw
+        if name.decode("latin-1").lower() not in _DROPPED_HEADERS
+    ]
     exchange.response = type(response)(
         response.status_code,
         headers=headers,

@@ -147,6 +147,11 @@ def test_no_bad_name_gets_through(text: str, tmp_path: Path) -> None:
     assert path.suffix == ".png"
 
 
+def test_a_name_is_not_cut_behind_a_dash() -> None:
+    """Where the limit falls between two words, no dash is left over."""
+    assert safe_stem("ab cd", limit=3) == "ab"
+
+
 @given(text=st.text(), limit=st.integers(1, 200))
 def test_any_text_becomes_a_legal_name(text: str, limit: int) -> None:
     """Property: never a separator, never empty, never reserved, never longer than asked (or than the stand-in)."""
@@ -313,6 +318,16 @@ def test_a_symlink_is_never_written_through(
     assert (tmp_path / "a.png").is_symlink() != overwrite
     assert dangling != victim.exists()
     assert dangling or victim.read_bytes() == b"precious"
+
+
+def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even who guesses the temporary name cannot have another file written."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * size)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".flux-00000000.part").symlink_to(victim)
+    assert refused(write(PNG, tmp_path, stem="s")).errno == errno.EEXIST
+    assert victim.read_bytes() == b"precious"
 
 
 def test_the_rights_are_those_of_any_new_file(tmp_path: Path) -> None:

@@ -1,0 +1,8 @@
+"""`python -m flux_openai` is the program `flux-openai`."""
+
+import sys
+
+from flux_openai.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

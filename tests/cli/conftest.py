@@ -1,0 +1,180 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from flux_openai import Emulator
+
+Document = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the service says to one POST; `status=0` hangs up instead, and `first` happens before either."""
+
+    status: int
+    body: object = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    first: Callable[[], object] | None = None
+
+
+@dataclass(kw_only=True)
+class Service:
+    """A service on a loopback socket that says what it is told to, in that order, and remembers every POST."""
+
+    picture: str
+    url: str = ""
+    answers: list[Answer] = field(default_factory=list)
+    bodies: list[Document] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    @property
+    def posts(self) -> int:
+        return len(self.bodies)
+
+    def draws(self, count: int = 1, *, first: Callable[[], object] | None = None) -> None:
+        """Answer with so many images."""
+        self.says(200, {"created": 1_750_667_997, "data": [{"b64_json": self.picture}] * count}, first=first)
+
+    def refuses(self, status: int, *, code: object = "some_code", message: str = "no", **headers: str) -> None:
+        """Answer with the documented error."""
+        self.says(status, {"error": {"message": message, "type": "t", "param": "req-1", "code": code}}, headers)
+
+    def hangs_up(self, *, first: Callable[[], object] | None = None) -> None:
+        """Read the request and say nothing."""
+        self.says(0, first=first)
+
+    def says(
+        self,
+        status: int,
+        body: object = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        *,
+        first: Callable[[], object] | None = None,
+    ) -> None:
+        """Answer with this."""
+        self.answers.append(Answer(status=status, body=body, headers=headers, first=first))
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that must not be seen anywhere."""
+    return "sk-planted-0123456789abcdef"
+
+
+@pytest.fixture(scope="session")
+def picture() -> str:
+    """A small PNG as base64."""
+    answer = Emulator(pixels=64).client().images.generate(prompt="x", response_format="b64_json")
+    return answer.data[0].b64_json or ""
+
+
+@pytest.fixture
+def service(picture: str) -> Iterator[Service]:
+    told = Service(picture=picture)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            told.keys.append(self.headers.get("authorization"))
+            told.bodies.append(json.loads(self.rfile.read(length)))
+            answer = told.answers.pop(0)
+            if answer.first is not None:
+                answer.first()
+            if answer.status:
+                self.reply(answer)
+
+        def reply(self, answer: Answer) -> None:
+            body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+            self.send_response(answer.status)
+            for name, value in {"content-length": str(len(body)), **answer.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        told.url = f"http://127.0.0.1:{server.server_port}/v1"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield told
+        server.shutdown()
+        thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How one run of the program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Document:
+        document: Document = json.loads(self.out)
+        return document
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no proxy and no terminal of the person who runs the tests."""
+    for name in [name for name in os.environ if name.startswith(("MODELVERSE_", "OPENAI_"))]:
+        monkeypatch.delenv(name)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run the program in this process."""
+    main = pytest.importorskip("flux_openai.cli.app", reason="needs the extra").run
+
+    def run(*args: str) -> Done:
+        capsys.readouterr()
+        code = main(list(args))
+        return Done(code=code, **capsys.readouterr()._asdict())
+
+    return run
+
+
+@pytest.fixture
+def ask(
+    cli: Callable[..., Done], service: Service, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """Run `generate` in this process against the loopback service, with a key and without waits."""
+    monkeypatch.setenv("MODELVERSE_API_KEY", key)
+
+    def run(*args: str, prompt: str = "a red fox") -> Done:
+        fixed = ["--base-url", service.url, "--max-wait", "0", "-o", str(tmp_path / "out")]
+        return cli("generate", prompt, *fixed, *args)
+
+    return run
+
+
+@pytest.fixture
+def program() -> Callable[..., Done]:
+    """Run the real program."""
+
+    def run(*args: str, python: tuple[str, ...] = ("-m", "flux_openai"), stdin: str = "") -> Done:
+        done = subprocess.run(
+            [sys.executable, *python, *args], capture_output=True, text=True, timeout=60, check=False, input=stdin
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run

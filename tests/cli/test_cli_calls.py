@@ -1,0 +1,136 @@
+"""From options to calls: what goes out, in how many requests, and with which seeds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
+
+plan = pytest.importorskip("flux_openai.cli.plan")
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Done, Service
+
+Ask = Callable[..., "Done"]
+
+
+def test_every_option_reaches_the_wire(ask: Ask, service: "Service") -> None:
+    """Each parameter goes out as it was given, and nothing else does."""
+    given = {"aspect_ratio": "16:9", "seed": 7, "steps": 28, "guidance_scale": 3.5, "negative_prompt": "fog", "n": 2}
+    fixed = {"model": DEFAULT_MODEL, "response_format": "b64_json"}
+    service.draws(2)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**given, **fixed}.items()]
+    assert ask(*options).code == 0
+    assert service.bodies == [{"prompt": "a red fox", **given, **fixed}]
+    assert set(service.bodies[0]) == {"model", *FLUX_MODELS[DEFAULT_MODEL].fields}
+
+
+def test_what_is_not_given_is_not_sent(ask: Ask, service: "Service") -> None:
+    """A bare prompt goes out with the model alone."""
+    service.draws()
+    assert ask().code == 0
+    assert service.bodies == [{"prompt": "a red fox", "model": DEFAULT_MODEL}]
+
+
+def test_a_size_becomes_an_aspect_ratio(ask: Ask, service: "Service") -> None:
+    """A size that is close enough is sent as a ratio, and stderr says so once."""
+    service.draws(4)
+    service.draws(1)
+    done = ask("--size", "1800x1000", "-n", "5", "--json")
+    assert [body["aspect_ratio"] for body in service.bodies] == ["16:9", "16:9"]
+    assert done.err.count("notice:") == 1
+    assert len(done.document["notices"]) == 1  # type: ignore[arg-type]  # it is a list
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [(["--seed", "7"], [7, 8, 9]), (["--seed", "-1"], [-1, -1, -1]), ([], [None, None, None])],
+)
+def test_many_images_are_split(
+    ask: Ask, service: "Service", tmp_path: Path, options: list[str], seeds: list[int | None]
+) -> None:
+    """Nine images are three calls; a seed counts up, and no seed is made up."""
+    for count in (4, 4, 1):
+        service.draws(count)
+    done = ask("-n", "9", *options)
+    assert [body["n"] for body in service.bodies] == [4, 4, 1]
+    assert [body.get("seed") for body in service.bodies] == seeds
+    assert done.code == 0
+    assert len(set(done.out.splitlines())) == len(list((tmp_path / "out").iterdir())) == 9
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (0, [0]), (-2, [-2])])
+def test_a_wrong_number_of_images_is_left_for_the_library_to_refuse(n: int, expected: list[int]) -> None:
+    """The images are spread over calls of four at most; a number below 1 is passed on as it is."""
+    assert [call["n"] for call in plan.calls_of({"prompt": "x", "n": n})] == expected
+
+
+def test_a_million_million_images_are_checked_at_once() -> None:
+    """The check looks at the first and the last call, however many lie between."""
+    assert plan.check({"prompt": "x", "n": 10**12, "seed": 1}) != ()
+
+
+def test_the_folder_may_look_like_a_file(ask: Ask, service: "Service", tmp_path: Path) -> None:
+    """`-o fox.png` is a folder, as `-o` always is."""
+    service.draws(2)
+    done = ask("-n", "2", "-o", str(tmp_path / "fox.png"))
+    assert done.code == 0
+    assert [Path(line).parent.name for line in done.out.splitlines()] == ["fox.png", "fox.png"]
+
+
+def test_nothing_is_left_behind_by_the_check_of_the_folder(ask: Ask, service: "Service", tmp_path: Path) -> None:
+    """A refused call leaves the folder empty."""
+    service.refuses(400)
+    assert ask().code == 3
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"sk-from-file", b"sk-from-file\n", b"\xef\xbb\xbfsk-from-file\r\n"])
+def test_the_key_from_a_file(ask: Ask, service: "Service", tmp_path: Path, content: bytes) -> None:
+    """A key file goes before the environment, and what an editor adds to it is no part of the key."""
+    (tmp_path / "key").write_bytes(content)
+    service.draws()
+    assert ask("--api-key-file", str(tmp_path / "key")).code == 0
+    assert service.keys == ["Bearer sk-from-file"]
+
+
+def test_the_key_from_stdin(program: Ask, service: "Service", key: str, tmp_path: Path) -> None:
+    """`--api-key-file -` reads the key from stdin."""
+    service.draws()
+    where = ["--base-url", service.url, "-o", str(tmp_path)]
+    assert program("generate", "x", *where, "--api-key-file", "-", stdin=f"{key}\n").code == 0
+    assert service.keys == [f"Bearer {key}"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfes\x00k", b"two words"])
+def test_a_bad_key_file(ask: Ask, service: "Service", tmp_path: Path, content: bytes) -> None:
+    """A file that holds no key is bad input, and its content is not shown."""
+    (tmp_path / "key").write_bytes(content)
+    done = ask("--api-key-file", str(tmp_path / "key"))
+    assert (done.code, service.posts) == (2, 0)
+    assert "two words" not in done.err
+
+
+def test_the_timeout_is_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--timeout leaves the limits for connecting and writing as they are."""
+    service = pytest.importorskip("flux_openai.cli.service").Service(
+        emulator=True,
+        base_url=None,
+        api_key_file=None,
+        timeout=7.0,
+        duplicates="never",
+        max_attempts=2,
+        max_wait=1.0,
+        max_elapsed=2.0,
+    )
+    client = service.client(on_retry=print)
+    assert (client.timeout.read, client.timeout.connect, client.timeout.write) == (7.0, 5.0, 30.0)
+
+
+def test_the_emulator_needs_neither_key_nor_network(cli: Ask, tmp_path: Path) -> None:
+    """With --emulator, links are made and downloaded without a key."""
+    done = cli("generate", "a fox", "--emulator", "-n", "5", "-o", str(tmp_path))
+    assert done.code == 0
+    assert len(done.out.splitlines()) == len(list(tmp_path.iterdir())) == 5
