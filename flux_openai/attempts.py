@@ -7,7 +7,7 @@ from typing import Protocol, TypedDict
 
 import tenacity
 
-from flux_openai.retries import Cause, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
+from flux_openai.retries import BILLING, Cause, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
 
 __all__ = ["Attempted", "Loop", "Run"]
 
@@ -44,6 +44,8 @@ class Run:
     quota: RetryQuota
     random: Callable[[], float] = random.random
     attempts: int = 0
+    doubtful: bool = False
+    """Whether an attempt before the last may have been carried out and billed."""
     _paid: int = 0
     _wait: float = field(default=0.0)
 
@@ -69,6 +71,7 @@ class Run:
             return False
         self._paid += price
         self._wait = wait
+        self.doubtful = self.doubtful or BILLING[outcome.cause] != "none"
         return True
 
     def _pause(self, _: tenacity.RetryCallState) -> float:

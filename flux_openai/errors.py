@@ -170,6 +170,14 @@ class FluxAPIError(FluxError, openai.APIError):
 
     raw: bytes = b""
 
+    def after_doubt(self) -> Self:
+        """The error of a call of which an earlier attempt may have been billed: then so may the call."""
+        if self.billing == "none":
+            self.billing = "unknown"
+            self.message = f"{self.message}; an earlier attempt may have been carried out and billed"
+            self.args = (self.message,)
+        return self
+
 
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):
     """The service answered with success, and nothing in the answer can be used."""

@@ -15,6 +15,7 @@ __all__ = [
     "secrets_of",
     "showable",
     "shown_bytes",
+    "shown_headers",
     "shown_request",
     "shown_response",
     "shown_value",
@@ -96,19 +97,29 @@ def secrets_of(request: httpx.Request) -> tuple[str, ...]:
 
 def shown_request(request: httpx.Request) -> httpx.Request:
     """The request as an error may carry it: method, address and harmless headers; no key, no query, no body."""
-    headers = {name: value for name, value in request.headers.items() if name in _SHOWN_REQUEST_HEADERS}
+    headers = [
+        (name, value) for name, value in request.headers.raw if name.decode("latin-1").lower() in _SHOWN_REQUEST_HEADERS
+    ]
     return type(request)(request.method, scrub(str(request.url)), headers=headers)
+
+
+def shown_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, scrubbed: without cookies, and without those that describe the body's packing."""
+    secrets = tuple(secrets)
+    return [
+        # Latin-1 gives back every byte as it was.
+        (name, scrub(value.decode("latin-1"), secrets).encode("latin-1"))
+        for name, value in headers.raw
+        if name.decode("latin-1").lower() not in _HIDDEN_RESPONSE_HEADERS
+    ]
 
 
 def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:
     """The response as an error may carry it: scrubbed headers and the first 64 KiB of the scrubbed body."""
     secrets = tuple(secrets)
-    headers = {
-        name: scrub(value, secrets) for name, value in response.headers.items() if name not in _HIDDEN_RESPONSE_HEADERS
-    }
     return type(response)(
         response.status_code,
-        headers=headers,
+        headers=shown_headers(response.headers, secrets),
         content=shown_bytes(response.content, secrets),
         request=shown_request(response.request),
     )

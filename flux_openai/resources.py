@@ -80,7 +80,7 @@ class FluxImages(Images):
             return cast(FluxImagesResponse, super().generate(**_passed_on(named, extra_body, extras)))
         run = _begun(self._settings, call)
         outcome: Outcome = tenacity.Retrying(**run.loop())(self._attempt, call, run)
-        return _finished(outcome, call)
+        return _finished(outcome, call, run)
 
     def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None
@@ -158,7 +158,7 @@ class AsyncFluxImages(AsyncImages):
             return cast(FluxImagesResponse, await super().generate(**_passed_on(named, extra_body, extras)))
         run = _begun(self._settings, call)
         outcome: Outcome = await tenacity.AsyncRetrying(**run.loop())(self._attempt, call, run)
-        return _finished(outcome, call)
+        return _finished(outcome, call, run)
 
     async def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None
@@ -210,9 +210,9 @@ def _receipt(call: Call, run: Run) -> Receipt:
     return Receipt(sent=call.sent, attempts=run.attempts, notices=call.params.notices)
 
 
-def _finished(outcome: Outcome, call: Call) -> FluxImagesResponse:
+def _finished(outcome: Outcome, call: Call, run: Run) -> FluxImagesResponse:
     if outcome.error is not None:
-        raise outcome.error
+        raise outcome.error.after_doubt() if run.doubtful else outcome.error
     response = cast(FluxImagesResponse, outcome.response)
     for notice in response.notices[len(call.params.notices) :]:
         _remark(notice)

@@ -154,14 +154,13 @@ def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
 
 
 def names_of(error: BaseException | None) -> frozenset[str]:
-    """The class names of an error, of its bases and of everything it was raised from.
-
-    Not of its mere context: that may be an error the caller is just handling, and says nothing about this request.
-    """
+    """The class names of an error, of its bases and of everything it was raised from."""
     names: set[str] = set()
     while error is not None:
         names.update(cls.__name__ for cls in type(error).__mro__)
-        error = error.__cause__
+        # The HTTP libraries hide a cause by `from None`. A context that nobody hid may be an error the caller is just
+        # handling, and says nothing about this request.
+        error = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
     return frozenset(names)
 
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from flux_openai.redaction import scrub, secrets_of
+from flux_openai.redaction import secrets_of, shown_headers
 from flux_openai.retries import Phase
 from flux_openai.sdk import httpx
 
@@ -180,25 +180,16 @@ def _intake(response: httpx.Response, limit: int, clock: Callable[[], float]) ->
     )
 
 
-# The cookie is in the jar by now, and some releases of the SDK log every header that is left.
-_DROPPED_HEADERS = frozenset({"content-encoding", "content-length", "set-cookie", "transfer-encoding"})
-
-
 def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> httpx.Response:
     packing = response.headers.get("content-encoding", "") if intake.packed else ""
     body, flaw = intake.taken(), intake.flaw
     if flaw is None:
         body, flaw = unpacked(body, packing, intake.limit)
     exchange.flaw = flaw
-    headers = [
-        # Latin-1 gives back every byte as it was.
-        (name, scrub(value.decode("latin-1"), exchange.secrets).encode("latin-1"))
-        for name, value in response.headers.raw
-        if name.decode("latin-1").lower() not in _DROPPED_HEADERS
-    ]
     exchange.response = type(response)(
         response.status_code,
-        headers=headers,
+        # Scrubbed here, for some releases of the SDK log every header of what they are given.
+        headers=shown_headers(response.headers, exchange.secrets),
         content=body,
         request=response.request,
         extensions=response.extensions,

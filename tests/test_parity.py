@@ -163,7 +163,7 @@ def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
     ("before", "after"),
     [
         ("attempt=run.attempts,", "attempt=run.attempts + 1,"),
-        ("return _finished(outcome, call)", "return outcome"),
+        ("return _finished(outcome, call, run)", "return outcome"),
         ("except openai.APIError", "except openai.APIConnectionError"),
         ("aclient=http", "aclient=None"),
         (
