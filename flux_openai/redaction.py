@@ -80,8 +80,8 @@ def shown_value(value: object, *, name: str = "") -> str:
     return repr(showable(value, name=name))
 
 
-_SHOWN_REQUEST_HEADERS = frozenset({"accept", "content-type", "host", "idempotency-key", "user-agent"})
-_HIDDEN_RESPONSE_HEADERS = frozenset({"content-encoding", "content-length", "set-cookie", "transfer-encoding"})
+_SHOWN_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempotency-key", b"user-agent"})
+_HIDDEN_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
 def secrets_of(request: httpx.Request) -> tuple[str, ...]:
@@ -97,21 +97,19 @@ def secrets_of(request: httpx.Request) -> tuple[str, ...]:
 
 def shown_request(request: httpx.Request) -> httpx.Request:
     """The request as an error may carry it: method, address and harmless headers; no key, no query, no body."""
-    headers = [
-        (name, value) for name, value in request.headers.raw if name.decode("latin-1").lower() in _SHOWN_REQUEST_HEADERS
-    ]
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() in _SHOWN_REQUEST_HEADERS]
     return type(request)(request.method, scrub(str(request.url)), headers=headers)
 
 
 def shown_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """The headers of an answer, scrubbed: without cookies, and without those that describe the body's packing."""
     secrets = tuple(secrets)
-    return [
-        # Latin-1 gives back every byte as it was.
-        (name, scrub(value.decode("latin-1"), secrets).encode("latin-1"))
-        for name, value in headers.raw
-        if name.decode("latin-1").lower() not in _HIDDEN_RESPONSE_HEADERS
-    ]
+    kept = [(name, value) for name, value in headers.raw if name.lower() not in _HIDDEN_RESPONSE_HEADERS]
+    # Latin-1 gives back every byte as it was.
+    together = b"\n".join(value for _, value in kept).decode("latin-1")
+    if scrub(together, secrets) == together:
+        return kept
+    return [(name, scrub(value.decode("latin-1"), secrets).encode("latin-1")) for name, value in kept]
 
 
 def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:
