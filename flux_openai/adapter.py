@@ -68,6 +68,9 @@ def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:
         "project": _unless_ambient(client.project, "OPENAI_PROJECT_ID"),
         "default_headers": {k: v for k, v in client._custom_headers.items() if ambient.get(k) != v},  # noqa: SLF001
         "default_query": client._custom_query,  # noqa: SLF001
+        "webhook_secret": client.webhook_secret,
+        "websocket_base_url": client.websocket_base_url,
+        "_strict_response_validation": client._strict_response_validation,  # noqa: SLF001
         "http_client": client._client,  # noqa: SLF001
     }
 

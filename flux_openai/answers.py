@@ -7,7 +7,7 @@ key or a link.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import openai
 from pydantic_core import from_json
@@ -18,6 +18,7 @@ from flux_openai.errors import (
     Billing,
     FluxAPIError,
     FluxConnectionError,
+    FluxError,
     FluxStatusError,
     FluxTimeoutError,
     status_error_class,
@@ -28,14 +29,20 @@ from flux_openai.retries import BILLING, Cause, cause_of_failure, cause_of_statu
 from flux_openai.sdk import httpx
 from flux_openai.wire import Exchange
 
-__all__ = ["Outcome", "conclude"]
+__all__ = ["Outcome", "RawResponse", "conclude"]
+
+
+class RawResponse(Protocol):
+    """What the SDK returns to a caller who asked for the raw response, as far as it is touched here."""
+
+    retries_taken: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one attempt came to: a response, or an error with its cause; `raw` is what the SDK itself returned."""
 
-    raw: object = None
+    raw: RawResponse | None = None
     response: FluxImagesResponse | None = None
     error: FluxAPIError | None = None
     cause: Cause | None = None
@@ -57,7 +64,9 @@ def conclude(
     if failure is not None:
         return _broken_off(failure, exchange, receipt)
     if reply is None:
-        raise RuntimeError("the SDK returned without sending the request through _send_request")
+        error = FluxError("the SDK answered past this client; the call may have been carried out and billed")
+        error.billing = "unknown"
+        raise error
     if exchange.flaw is not None:
         return _unusable(Unusable(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
     receipt = replace(receipt, request_id=reply.headers.get("x-request-id"))

@@ -111,7 +111,8 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     if plain is None and link is None:
         return image, "it has neither a link nor data"
     if plain is not None and sniff(binascii.a2b_base64(plain[:64])) is None:
-        return image, "its data is of no known image type"
+        # A link may still lead to the picture; without one the bytes are kept, for they are paid for.
+        return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
     return image, None
 
 

@@ -1,4 +1,4 @@
-"""The clients: the SDK's own, with our images resource our eyes on what it sends. Async mirrors sync."""
+"""The clients: the SDK's own, with our images resource and our eyes on what it sends. Async mirrors sync."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
@@ -10,7 +10,7 @@ from flux_openai.params import Unsupported, given
 from flux_openai.resources import AsyncFluxImages, FluxImages
 from flux_openai.retries import RetryPolicy
 from flux_openai.sdk import httpx
-from flux_openai.settings import Settings, checked_base_url, checked_key, default_timeout, shield, without_locals
+from flux_openai.settings import Settings, check, checked_base_url, checked_key, default_timeout, shield, without_locals
 from flux_openai.wire import areceive, current_exchange, receive
 
 __all__ = ["AsyncFluxOpenAI", "FluxOpenAI"]
@@ -90,6 +90,11 @@ class FluxOpenAI(openai.OpenAI):
         return client
 
     with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
+
+    def _refresh_api_key(self) -> str:
+        key = super()._refresh_api_key()
+        check(self)
+        return key or self.api_key
 
     def _send_request(
         self,
@@ -179,6 +184,11 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         return client
 
     with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
+
+    async def _refresh_api_key(self) -> str:
+        key = await super()._refresh_api_key()
+        check(self)
+        return key or self.api_key
 
     async def _send_request(
         self,

@@ -21,8 +21,8 @@
                 ├── FluxRateLimitError             429, also an openai.RateLimitError
                 └── FluxInternalServerError        5xx, also an openai.InternalServerError
 
-An SDK error is not raised as it is: it cannot be unpickled, and it carries the request with the key in it. `twin` makes
-the class above from it, with the request and the response reduced to what may be shown.
+An SDK error is not raised as it is: it cannot be unpickled, and it carries the request with the key in it. `answers`
+makes the class above from it, with the request and the response reduced to what may be shown.
 """
 
 from collections.abc import Iterable, Mapping

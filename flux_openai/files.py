@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flux_openai.errors import SaveError
 
-__all__ = ["ImageType", "safe_stem", "sniff", "stem", "target", "write"]
+__all__ = ["ImageType", "numbered", "safe_stem", "sniff", "stem", "target", "write"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,12 @@ def target(path: str | os.PathLike[str], *, stem: str, extension: str) -> Path:
 
 def _names_a_file(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in _EXTENSIONS and not os.fspath(path).endswith(("/", os.sep))
+
+
+def numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
+    """The path for one of several images: the name of a file gets the index, a folder stays what it is."""
+    place = Path(path)
+    return place.with_stem(f"{place.stem}_{index}") if _names_a_file(path) else path
 
 
 def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path | SaveError:

@@ -16,7 +16,7 @@ from pydantic import PrivateAttr
 
 from flux_openai.downloads import afetch, fetch
 from flux_openai.errors import DownloadError, FluxError
-from flux_openai.files import sniff, write
+from flux_openai.files import numbered, sniff, write
 from flux_openai.links import Route, judge
 from flux_openai.redaction import Shown, scrub
 from flux_openai.sdk import httpx
@@ -252,15 +252,20 @@ class FluxImagesResponse(ImagesResponse):
         return made + LINK_LIFE
 
     def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
-        """Save every image into the folder `path` and return the paths.
+        """Save every image and return the paths.
 
+        `path` as for one image; when it names a file and there are several, each gets its index: fox_0.png, fox_1.png.
         All images are tried before the first error is raised. Raises DownloadError and SaveError.
         """
-        return _all_saved([image._stored(path, overwrite=overwrite) for image in self.data])  # noqa: SLF001
+        return _all_saved([image._stored(place, overwrite=overwrite) for image, place in self._places(path)])  # noqa: SLF001
 
     async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
         """The same as `save`, for async code."""
-        return _all_saved([await image._astored(path, overwrite=overwrite) for image in self.data])  # noqa: SLF001
+        return _all_saved([await image._astored(place, overwrite=overwrite) for image, place in self._places(path)])  # noqa: SLF001
+
+    def _places(self, path: str | PathLike[str]) -> list[tuple[FluxImage, str | PathLike[str]]]:
+        several = len(self.data) > 1
+        return [(image, numbered(path, index) if several else path) for index, image in enumerate(self.data)]
 
 
 def _all_saved(outcomes: Iterable[Path | FluxError]) -> list[Path]:

@@ -11,11 +11,8 @@ from flux_openai.images import FluxImagesResponse
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.params import Params, Unsupported, given, is_flux, validate
 from flux_openai.sdk import httpx
-from flux_openai.wire import ACCEPT_ENCODING
 
-__all__ = ["PATH", "Call", "Extras", "prepare"]
-
-PATH = "/images/generations"
+__all__ = ["Call", "Extras", "prepare"]
 
 _OPENAI_FIELDS = ("model", "prompt", "n", "response_format")
 """What the SDK itself has names for; all else goes through `extra_body`."""
@@ -65,15 +62,8 @@ class Call:
 
         `parser` turns what `.parse()` of a raw response made into what the caller gets.
         """
-        ours = {
-            "Accept-Encoding": ACCEPT_ENCODING,
-            "Idempotency-Key": self.key,
-            "X-Stainless-Retry-Count": str(attempt - 1),
-        }
-        taken = {name.lower() for name in ours}
-        theirs = {name: value for name, value in self.extras.headers.items() if name.lower() not in taken}
         options: RequestOptions = {
-            "headers": {**theirs, **ours},
+            "headers": {"X-Stainless-Retry-Count": str(attempt - 1), **self.extras.headers},
             "extra_json": self.extra_body,
             "params": self.extras.query,
             "max_retries": 0,

@@ -9,16 +9,16 @@ import openai
 import tenacity
 from openai.resources.images import AsyncImages, Images
 
-from flux_openai.answers import Outcome, conclude
+from flux_openai.answers import Outcome, RawResponse, conclude
 from flux_openai.attempts import Run
 from flux_openai.errors import FluxWarning
 from flux_openai.images import Downloads, FluxImagesResponse, Receipt
 from flux_openai.models import AspectRatio, ResponseFormat
-from flux_openai.request import PATH, Call, Extras, parsed_as, prepare
+from flux_openai.request import Call, Extras, parsed_as, prepare
 from flux_openai.retries import log
 from flux_openai.sdk import httpx
-from flux_openai.settings import Settings, checked_base_url
-from flux_openai.wire import Exchange, watching
+from flux_openai.settings import Settings, check
+from flux_openai.wire import PATH, Exchange, watching
 
 __all__ = ["AsyncFluxImages", "FluxImages"]
 
@@ -74,7 +74,7 @@ class FluxImages(Images):
             **options,
         }
         extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        checked_base_url(self._client.base_url)
+        check(self._client)
         call = _prepared(self._settings, named, extra_body, extras)
         if call is None:
             return cast(FluxImagesResponse, super().generate(**_passed_on(named, extra_body, extras)))
@@ -98,7 +98,7 @@ class FluxImages(Images):
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), client=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        return replace(outcome, raw=result)
+        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
 class AsyncFluxImages(AsyncImages):
@@ -152,7 +152,7 @@ class AsyncFluxImages(AsyncImages):
             **options,
         }
         extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        checked_base_url(self._client.base_url)
+        check(self._client)
         call = _prepared(self._settings, named, extra_body, extras)
         if call is None:
             return cast(FluxImagesResponse, await super().generate(**_passed_on(named, extra_body, extras)))
@@ -176,7 +176,7 @@ class AsyncFluxImages(AsyncImages):
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        return replace(outcome, raw=result)
+        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
 def _prepared(settings: Settings, named: Mapping[str, object], extra_body: object, extras: Extras) -> Call | None:
@@ -216,7 +216,10 @@ def _finished(outcome: Outcome, call: Call, run: Run) -> FluxImagesResponse:
     response = cast(FluxImagesResponse, outcome.response)
     for notice in response.notices[len(call.params.notices) :]:
         _remark(notice)
-    return cast(FluxImagesResponse, outcome.raw) if call.raw else response
+    if outcome.raw is None:
+        return response
+    outcome.raw.retries_taken = run.attempts - 1
+    return cast(FluxImagesResponse, outcome.raw)
 
 
 def _remark(notice: str) -> None:

@@ -70,7 +70,8 @@ class RetryPolicy:
     `max_attempts`: requests in all, 1 or more. `initial_wait` and `max_wait`: the wait before retry k is random between
     0 and min(max_wait, initial_wait * 2**(k-1)) seconds. `max_retry_after`: the longest Retry-After, in seconds, that
     is waited for; above it the error is raised at once. `max_elapsed`: seconds after which no further attempt starts.
-    `on_retry`: called with a RetryEvent before each wait. `waiting=False` removes the waits, for tests.
+    `on_retry`: called with a RetryEvent before each wait; what it raises ends the call. `waiting=False` removes the
+    waits, for tests.
     Raises ConfigurationError.
     """
 
@@ -148,9 +149,15 @@ def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
     """
     if phase in (None, "connecting", "sending") and names & _NEVER_SENT:
         return "refused"
-    if phase in ("connecting", "sending") or (phase is None and names & _NOT_SENT and not names & _MAYBE_SENT):
+    if phase in ("connecting", "sending") or (phase is None and _surely_not_sent(names)):
         return "not_sent"
     return "unknown"
+
+
+def _surely_not_sent(names: frozenset[str]) -> bool:
+    # The SDK's aiohttp transport calls a connection that broke after sending a ConnectTimeout; its cause tells better.
+    broken = "ClientConnectionError" in names and not names & {"ClientConnectorError", "ConnectionTimeoutError"}
+    return bool(names & _NOT_SENT) and not names & _MAYBE_SENT and not broken
 
 
 def names_of(error: BaseException | None) -> frozenset[str]:

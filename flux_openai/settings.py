@@ -19,6 +19,7 @@ from flux_openai.sdk import httpx
 __all__ = [
     "Settings",
     "ambient_headers",
+    "check",
     "checked_base_url",
     "checked_key",
     "default_timeout",
@@ -86,7 +87,7 @@ def without_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return function(*args, **kwargs)
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, TypeError, ValueError) as error:
             kwargs.clear()
             raise error.with_traceback(None) from None
 
@@ -122,10 +123,17 @@ def checked_base_url(base_url: object, environ: Mapping[str, str] = os.environ) 
     return _checked(str(base_url) if base_url is not None else environ.get("MODELVERSE_BASE_URL") or BASE_URL)
 
 
+@without_locals
+def check(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+    """Check before a call what can be assigned to a client at any time. Raises ConfigurationError."""
+    checked_base_url(client.base_url)
+    if client.api_key:
+        checked_key(client.api_key)
+
+
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
-# Asked before every call, for the address can be assigned to a client at any time.
 @lru_cache(maxsize=16)
 def _checked(text: str) -> str:
     try:
@@ -144,7 +152,7 @@ def _checked(text: str) -> str:
 
 def _bare(url: str) -> str:
     """The URL as it may stand in a message: without user name and query."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
+    return re.sub(r"//.*@", "//", url).partition("?")[0]
 
 
 def _is_loopback(host: str) -> bool:

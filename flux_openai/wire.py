@@ -16,7 +16,9 @@ from flux_openai.redaction import secrets_of, shown_headers
 from flux_openai.retries import Phase
 from flux_openai.sdk import httpx
 
-__all__ = ["BODY_LIMIT", "Exchange", "areceive", "current_exchange", "receive", "watching"]
+__all__ = ["BODY_LIMIT", "PATH", "Exchange", "areceive", "current_exchange", "receive", "watching"]
+
+PATH = "/images/generations"
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes an answer may have, packed and unpacked."""
@@ -29,7 +31,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(kw_only=True)
 class Exchange:
-    """What is seen of one attempt. `key` is its Idempotency-Key, by which a request is known to belong to it."""
+    """What is seen of one attempt. `key` is its Idempotency-Key."""
 
     key: str
     phase: Phase | None = None
@@ -84,9 +86,16 @@ def watching(exchange: Exchange) -> Iterator[None]:
 
 
 def current_exchange(request: httpx.Request) -> Exchange | None:
-    """The exchange a request belongs to; None for every request that is not a FLUX call."""
+    """The exchange a request belongs to, its headers set; None for every request that is not a FLUX call.
+
+    The headers are set here and not in the SDK's options: openai 2 would send a default header of another spelling too.
+    """
     exchange = _CURRENT.get()
-    return exchange if exchange is not None and request.headers.get("idempotency-key") == exchange.key else None
+    if exchange is None or request.method != "POST" or not request.url.path.endswith(PATH):
+        return None
+    request.headers["Idempotency-Key"] = exchange.key
+    request.headers["Accept-Encoding"] = ACCEPT_ENCODING
+    return exchange
 
 
 @dataclass(kw_only=True)

@@ -91,7 +91,7 @@ def _objection(value: object, *, field: FluxField) -> str | None:
         return f"must be {_limits(field)}"
     if field.required and isinstance(value, str) and not value.strip():
         return "must not be blank"
-    return _FORMS[field.name](value, field) if field.name in _FORMS else None
+    return None
 
 
 def _is_text(value: object) -> bool:
@@ -107,15 +107,10 @@ def _is_number(value: object) -> bool:
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
 _TYPES: Mapping[type, tuple[str, Callable[[object], bool]]] = {
     str: ("a string", _is_text),
     int: ("an integer", is_whole),
     float: ("a number", _is_number),
-    list: ("a list of strings", _is_texts),
 }
 
 
@@ -129,32 +124,7 @@ def _limits(field: FluxField) -> str:
     return " and ".join(f"{word} {limit}" for word, limit in ends if limit is not None)
 
 
-_PICTURE = re.compile(r"https?://\S+|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]+={0,2}")
-_SHAPE = re.compile(r"([1-9]\d{0,3})([:x])([1-9]\d{0,3})", re.ASCII)
-
-
-def _refuse_size(value: object, field: FluxField) -> str | None:
-    shape = _SHAPE.fullmatch(str(value))
-    if shape is None or shape[2] != "x":
-        return 'must be "<width>x<height>" in pixels'
-    if not all(_within(int(side), field=field) for side in (shape[1], shape[3])):
-        return f"must have sides of {_limits(field)}"
-    return None
-
-
-def _refuse_pictures(value: object, _field: FluxField) -> str | None:
-    pictures: list[object] = value if isinstance(value, list) else [value]
-    if pictures and all(_PICTURE.fullmatch(str(picture)) for picture in pictures):
-        return None
-    return "must be an http(s) link or data:image/<format>;base64,<data>"
-
-
-# These three have a form that type, limits and choices of a row cannot express.
-_FORMS: Mapping[str, Callable[[object, FluxField], str | None]] = {
-    "image": _refuse_pictures,
-    "images": _refuse_pictures,
-    "size": _refuse_size,
-}
+_SHAPE = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})", re.ASCII)
 
 
 def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Order:
@@ -164,16 +134,11 @@ def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Or
         prompt=prompt if isinstance(prompt, str) else "",
         seed=seed if isinstance(seed, int) else -1,
         n=n if isinstance(n, int) else 1,
-        ratio=_ratio(values.get("aspect_ratio")) or _ratio(values.get("size")) or (1, 1),
+        ratio=_ratio(values.get("aspect_ratio")),
         inline=values.get("response_format") == "b64_json",
     )
 
 
-def _ratio(value: object) -> tuple[int, int] | None:
+def _ratio(value: object) -> tuple[int, int]:
     shape = _SHAPE.fullmatch(str(value))
-    if shape is None:
-        return None
-    width, height = int(shape[1]), int(shape[3])
-    # A ratio keeps its documented terms (21:9); a size is not the size drawn, so only its proportion counts.
-    common = math.gcd(width, height) if shape[2] == "x" else 1
-    return width // common, height // common
+    return (int(shape[1]), int(shape[2])) if shape else (1, 1)

@@ -15,10 +15,9 @@ WRONG_TYPES: dict[type, tuple[object, ...]] = {
     str: (7, True, ["a"], {}, None),
     int: ("1", 1.0, 1.5, True, [1], None),
     float: ("2.5", False, [2.5], {}, None, float("inf")),
-    list: ("https://x.test/a.png", [1], {}, True, None),
 }
 PICTURE = "https://x.test/a.png"
-GOOD_BY_NAME: dict[str, object] = {"prompt": "a fox", "image": PICTURE, "images": [PICTURE], "size": "1024x768"}
+GOOD_BY_NAME: dict[str, object] = {"prompt": "a fox"}
 
 
 def good_values(field: FluxField) -> tuple[object, ...]:
@@ -180,32 +179,6 @@ def field(name: str, kind: type = str, **rules: object) -> FluxField:
 
 
 IMAGE_ROW = row(field("image", required=True), field("strength", float, minimum=0, maximum=1, default=0.8))
-IMAGES_ROW = row(field("prompt"), field("images", list, required=True))
-SIZE_ROW = row(field("prompt", required=True), field("size", minimum=256, maximum=1536, default="1024x1024"))
-
-
-@pytest.mark.parametrize(
-    "image", [PICTURE, "http://x.test/b", "data:image/webp;base64,AAAA", "data:image/png;base64,A=="]
-)
-def test_pictures_may_be_links_or_data(image: str) -> None:
-    """A row with image or images needs no code: links and data URIs are taken, alone and in a list."""
-    assert isinstance(order_of(IMAGE_ROW, image=image, strength=1), Order)
-    assert isinstance(order_of(IMAGES_ROW, images=[image, PICTURE]), Order)
-
-
-@pytest.mark.parametrize(
-    "image", ["", "a.png", "file:///etc/passwd", "data:text/plain;base64,AAAA", "data:image/png,x"]
-)
-def test_other_pictures_are_refused(image: str) -> None:
-    """Anything that is neither link nor image data is refused, alone and in a list."""
-    assert refusal_of(IMAGE_ROW, image=image).message.startswith("image must")
-    assert refusal_of(IMAGES_ROW, images=[PICTURE, image]).message.startswith("images must")
-
-
-@pytest.mark.parametrize("images", [[], [1], PICTURE, None])
-def test_images_must_be_a_list_of_them(images: object) -> None:
-    """A list of pictures has at least one, and nothing else in it."""
-    assert refusal_of(IMAGES_ROW, images=images).message.startswith("images must")
 
 
 def test_a_needed_picture_must_be_there() -> None:
@@ -215,27 +188,18 @@ def test_a_needed_picture_must_be_there() -> None:
     assert refusal.message == "image must be given."
 
 
-@pytest.mark.parametrize("size", ["255x1024", "1024x1537", "1024:768", "1024X768", "big", "1024x", "0x0", "-256x256"])
-def test_sizes_outside_the_limits_are_refused(size: str) -> None:
-    """The limits of a size hold for each of its sides."""
-    assert refusal_of(SIZE_ROW, size=size).message.startswith("size must")
-
-
 @pytest.mark.parametrize(
     ("model", "fields", "ratio"),
     [
         (FLUX_MODELS[DEFAULT_MODEL], {}, (1, 1)),
         (FLUX_MODELS[DEFAULT_MODEL], {"aspect_ratio": "21:9"}, (21, 9)),
-        (SIZE_ROW, {}, (1, 1)),
-        (SIZE_ROW, {"size": "1536x256"}, (6, 1)),
-        (SIZE_ROW, {"size": "1024x768"}, (4, 3)),
         (IMAGE_ROW, {"image": PICTURE}, (1, 1)),
         (row(field("aspect_ratio", default="16:9")), {}, (16, 9)),
         (row(field("aspect_ratio", enforced="warn")), {"aspect_ratio": "wide"}, (1, 1)),
     ],
 )
 def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object], ratio: tuple[int, int]) -> None:
-    """aspect_ratio or size gives the ratio, given or by default; without either it is a square."""
+    """aspect_ratio gives the ratio, given or by default; without either it is a square."""
     order = order_of(model, **fields)
     assert isinstance(order, Order)
     assert order.ratio == ratio

@@ -365,7 +365,7 @@ async def test_row_11_a_header_that_cannot_be_sent_is_final_and_free(
     server = serve(OK)
     options: Any = {"api_key": key if side == "async" else lambda: "sk-SECRET\n", "retry": {"duplicates": "allowed"}}
     error = await open_client(server.base_url, **options).fails()
-    assert (error.billing, error.attempts, server.stop().posts) == ("none", 1, [])
+    assert (error.billing, error.attempts, server.stop().posts) == ("none", 0, [])
     assert "SECRET" not in repr(error) + str(error)
 
 

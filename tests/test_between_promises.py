@@ -1,0 +1,119 @@
+"""What a reading with fresh eyes found: paid calls and images that fell between two promises."""
+
+from pathlib import Path
+
+import openai
+import pytest
+
+from flux_openai import Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy, adapt
+from flux_openai.errors import ConfigurationError, FluxConnectionError, FluxWarning
+from flux_openai.sdk import httpx
+
+
+class ClientConnectionError(Exception):
+    """As aiohttp names a connection that broke, before or after sending."""
+
+
+class ClientConnectorError(ClientConnectionError):
+    """As aiohttp names a connection that never came about."""
+
+
+@pytest.mark.parametrize(("cause", "posts"), [(ClientConnectionError, 1), (ClientConnectorError, 4)])
+def test_a_transport_that_misnames_a_broken_connection_costs_one_image(cause: type[Exception], posts: int) -> None:
+    """The SDK's aiohttp transport raises ConnectTimeout for both, without trace; only the cause tells them apart."""
+    sent: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        raise httpx.ConnectTimeout("", request=request) from cause()
+
+    http_client = httpx.Client(transport=httpx.MockTransport(handle))
+    client = FluxOpenAI(api_key="any", http_client=http_client, retry=RetryPolicy(duplicates="never", waiting=False))
+    with pytest.raises(FluxConnectionError) as caught:
+        client.images.generate(prompt="a fox")
+    assert len(sent) == posts
+    assert caught.value.billing == ("unknown" if posts == 1 else "none")
+
+
+@pytest.mark.parametrize("name", ["idempotency-key", "Idempotency-Key", "IDEMPOTENCY-KEY", "accept-encoding"])
+def test_a_default_header_of_another_spelling_changes_nothing(name: str) -> None:
+    """One Idempotency-Key and one Accept-Encoding go out, ours, and the paid answer comes back."""
+    emulator = Emulator(pixels=64)
+    client = emulator.client(default_headers={name: "br"})
+    assert client.images.generate(prompt="a fox").data
+    [request] = emulator.requests
+    assert request.headers["accept-encoding"] == "gzip"
+    assert request.headers["idempotency-key"] != "br"
+
+
+def test_several_images_under_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """Each image of an answer is kept when the path names a file, also with overwrite=True."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox", n=3)
+    paths = response.save(tmp_path / "fox.png", overwrite=True)
+    assert [path.name for path in paths] == ["fox_0.png", "fox_1.png", "fox_2.png"]
+    assert len({path.read_bytes() for path in paths}) == 3
+
+
+def test_one_image_keeps_the_name_it_is_given(tmp_path: Path) -> None:
+    """A path that names a file is used as it is for a single image."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox")
+    assert response.save(tmp_path / "fox.png") == [tmp_path / "fox.png"]
+
+
+def test_a_link_goes_before_data_that_is_no_image() -> None:
+    """Inline data that is no picture does not hide the link to one."""
+    emulator = Emulator()
+    emulator.fail(status=200, body={"data": [{"b64_json": "aGVsbG8gd29ybGQ=", "url": "https://cdn.test/a.png"}]})
+    with pytest.warns(FluxWarning, match="no known image type"):
+        response = emulator.client().images.generate(prompt="a fox")
+    assert (response.data[0].b64_json, response.data[0].url) == (None, "https://cdn.test/a.png")
+
+
+@pytest.mark.parametrize("key", ["sk-SECRETä", "sk-SECRET\n", "sk SECRET"])
+def test_a_key_that_comes_late_is_checked_too(key: str) -> None:
+    """From a function or by assignment, a key that no header can hold is refused unseen, and nothing is sent."""
+    emulator = Emulator()
+    assigned = emulator.client()
+    assigned.api_key = key
+    for client in (assigned, emulator.client(api_key=lambda: key)):
+        with pytest.raises(ConfigurationError) as caught:
+            client.images.generate(prompt="a fox")
+        assert "SECRET" not in str(caught.value)
+    assert emulator.requests == []
+
+
+def test_the_raw_response_counts_the_retries() -> None:
+    """`retries_taken` says what the SDK's own would say."""
+    emulator = Emulator(pixels=64)
+    emulator.fail(2, status=503)
+    raw = emulator.client().images.with_raw_response.generate(prompt="a fox")
+    response = raw.parse()
+    assert isinstance(response, FluxImagesResponse)
+    assert (raw.retries_taken, response.attempts) == (2, 3)
+
+
+def test_adapt_keeps_what_only_other_resources_use() -> None:
+    """Secrets for webhooks and addresses for WebSockets come along."""
+    plain = openai.OpenAI(api_key="any", base_url="https://flux.test/v1", websocket_base_url="wss://ws.test")
+    plain.webhook_secret = "whsec"
+    client = adapt(plain)
+    assert (client.webhook_secret, client.websocket_base_url) == ("whsec", "wss://ws.test")
+
+
+@pytest.mark.parametrize("base_url", ["https://user:pa/SECRET@h.test/v1", "https://user:p@SECRET@h.test/v1"])
+def test_a_password_in_an_address_is_not_shown(base_url: str) -> None:
+    """The message names the address without user name and password, however they are written."""
+    with pytest.raises(ConfigurationError) as caught:
+        FluxOpenAI(api_key="any", base_url=base_url)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("models", [("gpt-image-1", None), (None, "gpt-image-1")])
+def test_a_model_that_is_given_twice_is_refused(models: tuple[str | None, str | None]) -> None:
+    """One FLUX name beside another name is a fault in whichever place it stands, and nothing is sent."""
+    flux = "black-forest-labs/flux-kontext-max/text-to-image"
+    keyword, extra = (name or flux for name in models)
+    emulator = Emulator()
+    with pytest.raises(ValueError, match="given twice"):
+        emulator.client().images.generate(prompt="a fox", model=keyword, extra_body={"model": extra})
+    assert emulator.requests == []
