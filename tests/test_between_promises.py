@@ -95,7 +95,7 @@ def test_the_raw_response_counts_the_retries() -> None:
 def test_adapt_keeps_what_only_other_resources_use() -> None:
     """Secrets for webhooks and addresses for WebSockets come along."""
     plain = openai.OpenAI(api_key="any", base_url="https://flux.test/v1", websocket_base_url="wss://ws.test")
-    plain.webhook_secret = "whsec"
+    plain.webhook_secret = "whsec"  # noqa: S105  # opens nothing
     client = adapt(plain)
     assert (client.webhook_secret, client.websocket_base_url) == ("whsec", "wss://ws.test")
 

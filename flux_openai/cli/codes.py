@@ -25,11 +25,11 @@ class ExitCode(IntEnum):
 EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
     {
         ExitCode.DONE: "done",
-        ExitCode.BAD_INPUT: "bad input, nothing was sent",
+        ExitCode.BAD_INPUT: "bad input and nothing sent",
         ExitCode.REFUSED: "refused by the service",
-        ExitCode.GAVE_UP: "gave up, nothing was billed",
-        ExitCode.UNKNOWN: "outcome unknown, may be billed",
-        ExitCode.UNUSABLE: "paid, but unusable or not saved",
+        ExitCode.GAVE_UP: "gave up and nothing was billed",
+        ExitCode.UNKNOWN: "outcome unknown and may be billed",
+        ExitCode.UNUSABLE: "paid but unusable or not saved",
         ExitCode.INTERRUPTED: "interrupted",
     }
 )

@@ -1,11 +1,14 @@
 """Every promise of the README that can be executed is executed."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from flux_openai.cli.codes import EXIT_CODES
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +78,20 @@ def test_the_parameter_table_says_what_the_model_table_says() -> None:
             assert values == f"{field.minimum} to {field.maximum}"
         assert all(choice in values for choice in field.choices)
         assert default.strip("`") == ("required" if field.required else str(field.default or ""))
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    """The README's table of exit codes is the one that the program returns from and shows in its help."""
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|$", README, re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == dict(EXIT_CODES)
+
+
+def test_the_options_that_the_readme_names_exist() -> None:
+    """Whatever option the README's section on the command line names stands in the program's own help."""
+    [section] = re.findall(r"^## Command line\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    help_text = subprocess.run(
+        [sys.executable, "-m", "flux_openai", "generate", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    options = re.findall(r"(?<=`)-[-\w]+", section)
+    assert {"-n", "-o", "--json", "--api-key-file"} <= set(options)
+    assert [option for option in options if option not in help_text] == []
