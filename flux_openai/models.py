@@ -113,6 +113,12 @@ FLUX_MODELS: Mapping[str, FluxModel] = MappingProxyType(
                 *_COMMON,
                 _ASPECT_RATIO,
             ),
+            _row(
+                "black-forest-labs/flux-kontext-pro/text-to-image",
+                "black-forest-labs/flux-kontext-pro/text-to-image API: Request Parameters",
+                *_COMMON,
+                _ASPECT_RATIO,
+            ),
         )
     }
 )

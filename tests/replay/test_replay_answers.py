@@ -38,6 +38,15 @@ def test_a_link_is_downloaded(play: Play, tmp_path: Path) -> None:
     assert (path.parent, path.stem) == (tmp_path, "a-red-fox-in-the-snow_seed7_0")
 
 
+def test_the_pro_model_is_asked_by_its_name(play: Play) -> None:
+    """A model of the table goes out under its full name, with the parameters of its row."""
+    model = "black-forest-labs/flux-kontext-pro/text-to-image"
+    with play("pro", live=True) as flux:
+        response = flux.generate(**FOX, model=model)
+        assert (flux.asked(0)["model"], response.attempts) == (model, 1)
+    assert response.sent == FOX | {"model": model}
+
+
 def test_base64_is_decoded(play: Play, tmp_path: Path) -> None:
     """The data URI becomes plain base64, and the saved file holds what it encodes; nothing is downloaded."""
     with play("b64", live=True) as flux:
