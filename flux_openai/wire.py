@@ -27,6 +27,8 @@ ACCEPT_ENCODING = "gzip"
 """What `unpacked` can unpack under a cap."""
 
 _CHUNK = 1024 * 1024
+_MEMBERS = 16
+"""Pieces a gzip body may come in, one after the other; a body of millions would keep the processor busy for hours."""
 
 
 @dataclass(kw_only=True)
@@ -223,17 +225,26 @@ def unpacked(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]
 
 
 def _gunzipped(data: bytes, limit: int) -> tuple[bytes, str | None]:
-    gunzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     out, rest = bytearray(), data
     try:
-        while not gunzip.eof and len(out) <= limit:
-            piece = gunzip.decompress(rest, _CHUNK)
-            rest = gunzip.unconsumed_tail
-            if not piece and not rest:
-                break
-            out += piece
+        for _ in range(_MEMBERS):
+            rest = _member(rest, out, limit)
+            if len(out) > limit:
+                return data, f"is larger than {limit // _CHUNK} MiB when unpacked"
+            if not rest.startswith(b"\x1f\x8b"):
+                return bytes(out), None
     except zlib.error:
         return data, "is not valid gzip"
-    if len(out) > limit:
-        return data, f"is larger than {limit // _CHUNK} MiB when unpacked"
-    return (bytes(out), None) if gunzip.eof else (data, "is not valid gzip")
+    return data, "is packed in too many pieces"
+
+
+def _member(data: bytes, out: bytearray, limit: int) -> bytes:
+    """Unpack one gzip member onto `out`, until it is over the limit, and return what comes after it."""
+    gunzip, rest = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), data
+    while not gunzip.eof and len(out) <= limit:
+        piece = gunzip.decompress(rest, _CHUNK)
+        rest = gunzip.unconsumed_tail
+        if not piece and not rest and not gunzip.eof:
+            raise zlib.error
+        out += piece
+    return gunzip.unused_data

@@ -1,5 +1,6 @@
 """What a reading with fresh eyes found: paid calls and images that fell between two promises."""
 
+import gzip
 from pathlib import Path
 
 import openai
@@ -8,6 +9,7 @@ import pytest
 from flux_openai import Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy, adapt
 from flux_openai.errors import ConfigurationError, FluxConnectionError, FluxWarning
 from flux_openai.sdk import httpx
+from flux_openai.wire import unpacked
 
 
 class ClientConnectionError(Exception):
@@ -67,6 +69,21 @@ def test_a_link_goes_before_data_that_is_no_image() -> None:
     with pytest.warns(FluxWarning, match="no known image type"):
         response = emulator.client().images.generate(prompt="a fox")
     assert (response.data[0].b64_json, response.data[0].url) == (None, "https://cdn.test/a.png")
+
+
+@pytest.mark.parametrize(("pieces", "whole"), [(1, True), (3, True), (16, True), (17, False)])
+def test_a_gzip_body_may_come_in_pieces(pieces: int, whole: bool) -> None:  # noqa: FBT001  # a row of the table
+    """Members one after the other are one body, as every gzip reader takes them; too many are refused."""
+    text = b"0123456789abcdefg"
+    packed = b"".join(gzip.compress(text[i : i + 1]) for i in range(pieces))
+    body, flaw = unpacked(packed, "gzip", 100)
+    assert (body == text[:pieces], flaw is None) == (whole, whole)
+
+
+@pytest.mark.parametrize("packed", [b"", b"x", gzip.compress(b"text")[:-9], gzip.compress(b"text") + b"\x1f\x8b"])
+def test_a_gzip_body_that_breaks_off_is_no_body(packed: bytes) -> None:
+    """Half a member is a flaw, wherever it stands."""
+    assert unpacked(packed, "gzip", 100) == (packed, "is not valid gzip")
 
 
 @pytest.mark.parametrize("key", ["sk-SECRETä", "sk-SECRET\n", "sk SECRET"])
