@@ -13,6 +13,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Recording writes what other tests read, so it has the suite to itself."""
+    if config.getoption("record") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("recording needs a single process: add -n 0")
+
+
 def _source(value: str) -> str:
     if value not in ("emulator", "live"):
         raise argparse.ArgumentTypeError(f"{value!r} is neither 'emulator' nor 'live'")

@@ -80,7 +80,11 @@ def test_a_gzip_body_may_come_in_pieces(pieces: int, whole: bool) -> None:  # no
     assert (body == text[:pieces], flaw is None) == (whole, whole)
 
 
-@pytest.mark.parametrize("packed", [b"", b"x", gzip.compress(b"text")[:-9], gzip.compress(b"text") + b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"x", gzip.compress(b"text")[:-9], gzip.compress(b"text") + b"\x1f\x8b"],
+    ids=["empty", "no gzip", "first member", "second member"],
+)
 def test_a_gzip_body_that_breaks_off_is_no_body(packed: bytes) -> None:
     """Half a member is a flaw, wherever it stands."""
     assert unpacked(packed, "gzip", 100) == (packed, "is not valid gzip")

@@ -2,7 +2,7 @@
 
 A recording is made from the real stack, with the emulator behind a mock transport at the service's real address, and
 must equal the committed cassette to the byte. A replay uses the SDK's own default transport, while the network is
-blocked. `pytest --record emulator` writes the recordings into `cassettes/`; `--record live` asks the service instead.
+blocked. `pytest -n 0 --record emulator` writes the recordings into `cassettes/`; `--record live` asks the service.
 """
 
 import asyncio
@@ -201,7 +201,9 @@ def _playable(tape: Cassette, ask: Callable[[Request], bool], request: Request) 
         return True
     # Not vcrpy's own error: openai 2.x takes every Exception for a failed connection, and the reason would be lost.
     reason = str(CannotOverwriteExistingCassetteException(cassette=tape, failed_request=request))
-    pytest.fail(f"{reason.partition('How to fix:')[0].rstrip()}\n\nTo record: pytest --record emulator", pytrace=False)
+    pytest.fail(
+        f"{reason.partition('How to fix:')[0].rstrip()}\n\nTo record: pytest -n 0 --record emulator", pytrace=False
+    )
 
 
 class Network:
@@ -367,7 +369,7 @@ class Player:
             path.parent.mkdir(exist_ok=True)
             path.write_text(recorded, encoding="utf-8", newline="\n")
         elif committed is None:
-            pytest.fail(f"there is no {path.name} yet; to record it: pytest --record emulator", pytrace=False)
+            pytest.fail(f"there is no {path.name} yet; to record it: pytest -n 0 --record emulator", pytrace=False)
         else:
             assert recorded == committed
 

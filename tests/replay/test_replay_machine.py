@@ -112,7 +112,10 @@ def test_a_link_on_another_host_replays_without_a_look_up(
 @each_client
 def test_another_body_is_not_on_tape(make: Callable[[str], bytes], tape_path: Path, replay: OpenTape) -> None:
     """The test fails with the real reason and at once, where the SDK would see a failed connection and go on."""
-    with pytest.raises(FAILURE, match=r"(?s)raw_body differs.*-.*a fox.*\+.*a dog.*pytest --record"), replay(tape_path):
+    with (
+        pytest.raises(FAILURE, match=r"(?s)raw_body differs.*-.*a fox.*\+.*a dog.*pytest -n 0 --record"),
+        replay(tape_path),
+    ):
         make("a dog")
 
 
@@ -152,7 +155,7 @@ def test_an_error_in_the_test_is_not_hidden_by_the_rest_of_the_tape(tape_path: P
 
 def test_a_missing_cassette_fails(tmp_path: Path, replay: OpenTape) -> None:
     """Without a cassette nothing is asked of the network, and the message says what to do."""
-    reason = r"(?s)the cassette doesn't exist.*pytest --record emulator"
+    reason = r"(?s)the cassette doesn't exist.*pytest -n 0 --record emulator"
     with pytest.raises(FAILURE, match=reason), replay(tmp_path / "none.yaml"):
         make()
 
