@@ -1,7 +1,7 @@
 """How one attempt ended: the SDK's error or the answer on the wire -> a response or an error of ours, and its cause.
 
-Nothing is raised here: the retry loop looks at the outcome, and only the outermost frame raises, where no local holds a
-key or a link.
+No failure of an attempt is raised here: the retry loop looks at the outcome, and only the outermost frame raises, where
+no local holds a key or a link.
 """
 
 import re

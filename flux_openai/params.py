@@ -69,7 +69,8 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
 
 def is_flux(model: object) -> bool:
     """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
-    return not isinstance(model, str) or model.startswith(FAMILY)
+    # A slip in spaces or case is ours: passed on, it would be sent unchecked and repeated by the SDK's own retries.
+    return not isinstance(model, str) or model.strip().lower().startswith(FAMILY)
 
 
 def validate(

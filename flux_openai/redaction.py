@@ -89,7 +89,7 @@ def secrets_of(request: httpx.Request) -> tuple[str, ...]:
     values = [
         value
         for name, value in request.headers.items()
-        if name in ("authorization", "cookie") or (name.endswith(("-key", "-token")) and name != "idempotency-key")
+        if name == "cookie" or "auth" in name or (name.endswith(("-key", "-token")) and name != "idempotency-key")
     ]
     tokens = [value.partition(" ")[2] for value in values]
     return tuple(sorted({text for text in (*values, *tokens) if len(text) >= 4}, key=len, reverse=True))

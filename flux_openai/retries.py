@@ -7,6 +7,8 @@ server_failed   raise    retry               retry     unknown   500, 502, 503, 
 unknown         raise    raise               retry     unknown   408, 504, 524, other 5xx, time-out, reset, truncated
 refused         raise    raise               raise     none      other 4xx, 3xx, certificate errors
 unusable        raise    raise               raise     unknown   a complete 200 that nobody can use
+
+The billing of an unusable 200 is "paid" when it holds images, and "none" when the error in it is a refusal.
 """
 
 import logging

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from flux_openai import Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy, adapt
-from flux_openai.errors import ConfigurationError, FluxConnectionError, FluxWarning
+from flux_openai.errors import ConfigurationError, FluxConnectionError, FluxError, FluxWarning
 from flux_openai.sdk import httpx
 from flux_openai.wire import unpacked
 
@@ -127,6 +127,39 @@ def test_a_password_in_an_address_is_not_shown(base_url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         FluxOpenAI(api_key="any", base_url=base_url)
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["Black-Forest-Labs/flux-kontext-max/text-to-image", " black-forest-labs/flux "])
+def test_a_slip_in_the_name_of_a_model_is_not_passed_on(model: str) -> None:
+    """A FLUX name in another case or with spaces is refused, and not sent unchecked under the SDK's own retries."""
+    emulator = Emulator()
+    with pytest.raises(ValueError, match="nearest: 'black-forest-labs/flux-kontext-"):
+        emulator.client().images.generate(prompt="a fox", model=model)
+    assert emulator.requests == []
+
+
+def test_an_answer_past_this_client_is_no_answer() -> None:
+    """A subclass that fetches on its own takes the eyes off the wire; what it cost is then unknown, and said."""
+
+    class Past(FluxOpenAI):
+        def _send_request(self, request: httpx.Request, *, stream: bool, **_: object) -> httpx.Response:
+            return self._client.send(request, stream=stream)
+
+    emulator = Emulator(pixels=64)
+    client = Past(api_key="any", http_client=emulator.http_client())
+    with pytest.raises(FluxError, match="past this client") as caught:
+        client.images.generate(prompt="a fox")
+    assert (caught.value.billing, emulator.bill.images) == ("unknown", 1)
+
+
+@pytest.mark.parametrize("header", ["Proxy-Authorization", "X-Auth", "Authorization", "X-Api-Key", "X-Access-Token"])
+def test_a_credential_in_any_usual_header_is_not_repeated(header: str) -> None:
+    """What a service echoes of the credentials that a caller adds stands in no error."""
+    emulator = Emulator()
+    emulator.fail(status=400, body={"error": {"message": "no such key: CANARY-5d1e"}})
+    with pytest.raises(FluxError) as caught:
+        emulator.client().images.generate(prompt="a fox", extra_headers={header: "CANARY-5d1e"})
+    assert "CANARY" not in str(caught.value) + str(caught.value.__dict__)
 
 
 @pytest.mark.parametrize("models", [("gpt-image-1", None), (None, "gpt-image-1")])
