@@ -8,9 +8,9 @@ import openai
 
 from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.errors import ConfigurationError
-from flux_openai.params import Unsupported
 from flux_openai.retries import RetryPolicy
 from flux_openai.settings import ambient_headers, without_locals
+from flux_openai.unsupported import Unsupported
 
 __all__ = ["adapt"]
 
@@ -21,6 +21,7 @@ def adapt(
     *,
     retry: RetryPolicy | None = None,
     unsupported: Unsupported = "error",
+    split: bool = False,
     defaults: Mapping[str, object] | None = None,
 ) -> FluxOpenAI: ...
 @overload
@@ -29,6 +30,7 @@ def adapt(
     *,
     retry: RetryPolicy | None = None,
     unsupported: Unsupported = "error",
+    split: bool = False,
     defaults: Mapping[str, object] | None = None,
 ) -> AsyncFluxOpenAI: ...
 @without_locals
@@ -37,6 +39,7 @@ def adapt(
     *,
     retry: RetryPolicy | None = None,
     unsupported: Unsupported = "error",
+    split: bool = False,
     defaults: Mapping[str, object] | None = None,
 ) -> FluxOpenAI | AsyncFluxOpenAI:
     """Make a FLUX-aware client from an `openai.OpenAI` or `openai.AsyncOpenAI`.
@@ -49,7 +52,7 @@ def adapt(
     if isinstance(client, FluxOpenAI | AsyncFluxOpenAI):
         return client
     _refuse(client)
-    options = {**_inherited(client), "unsupported": unsupported, "defaults": defaults}
+    options = {**_inherited(client), "unsupported": unsupported, "split": split, "defaults": defaults}
     if retry is not None:
         options |= {"retry": retry, "max_retries": openai.NOT_GIVEN}
     return FluxOpenAI(**options) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**options)

@@ -9,7 +9,7 @@ import tenacity
 
 from flux_openai.retries import BILLING, Cause, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
 
-__all__ = ["Attempted", "Loop", "Run"]
+__all__ = ["Attempted", "Group", "Loop", "Run"]
 
 
 class Attempted(Protocol):
@@ -37,11 +37,22 @@ class Loop(TypedDict):
 
 
 @dataclass(kw_only=True)
+class Group:
+    """What the parts of one split call know of each other."""
+
+    failed: bool = False
+    """Whether one has failed for good: those that have not begun stay unsent."""
+    abandoned: bool = False
+    """Whether nobody waits any more: those under way are not tried again either."""
+
+
+@dataclass(kw_only=True)
 class Run:
     """The retries of one call. Made fresh for each: a tenacity object that two calls share mixes up their results."""
 
     policy: RetryPolicy
     quota: RetryQuota
+    group: Group = field(default_factory=Group)
     random: Callable[[], float] = random.random
     attempts: int = 0
     doubtful: bool = False
@@ -57,6 +68,8 @@ class Run:
         outcome = _outcome(state)
         if outcome.cause is None:
             self.quota.give_back(self._paid)
+            return False
+        if self.group.abandoned:
             return False
         wait = next_wait(
             outcome.cause,

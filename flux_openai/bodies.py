@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from pydantic_core import from_json
 
+from flux_openai.data_uris import plain_base64
 from flux_openai.errors import Billing
 from flux_openai.files import sniff, stem
 from flux_openai.images import Downloads, FluxImage, FluxImagesResponse, Receipt
 from flux_openai.redaction import printable
 
-__all__ = ["Unusable", "plain_base64", "read_answer", "text_of"]
+__all__ = ["Unusable", "read_answer", "text_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def read_answer(
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
     images = [
-        FluxImage.of(item, downloads=downloads, stem=_stem(receipt.sent, index)) for index, item in enumerate(found)
+        FluxImage.of(item, downloads=downloads, stem=_stem(receipt.sent, index))
+        for index, item in enumerate(found, start=receipt.first)
     ]
     return FluxImagesResponse.of(
         {**_public(answer), "created": _created(answer.get("created")), "usage": _usage(answer.get("usage"))},
@@ -72,7 +74,7 @@ def _public(fields: Mapping[str, object]) -> dict[str, object]:
 
 def _stem(sent: Mapping[str, object], index: int) -> str:
     seed = sent.get("seed")
-    return stem(str(sent.get("prompt")), seed=seed if isinstance(seed, int) else None, index=index)
+    return stem(str(sent.get("prompt") or ""), seed=seed if isinstance(seed, int) else None, index=index)
 
 
 def _no_image(items: Sequence[object], error: object, notices: Iterable[str]) -> Unusable:
@@ -114,21 +116,6 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
         # A link may still lead to the picture; without one the bytes are kept, for they are paid for.
         return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
     return image, None
-
-
-_DATA_URI = re.compile(r"\s*data:[^,]{0,200},", re.ASCII | re.IGNORECASE)
-_URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
-
-
-def plain_base64(text: str) -> str | None:
-    """Plain base64, as OpenAI sends it, from a data URI or url-safe, unpadded or wrapped base64; None for rubbish."""
-    prefix = _DATA_URI.match(text)
-    bare = text[prefix.end() if prefix else 0 :].translate(_URL_SAFE).rstrip("=")
-    padded = bare + "=" * (-len(bare) % 4)
-    try:
-        return padded if binascii.a2b_base64(padded, strict_mode=True) else None
-    except ValueError:
-        return None
 
 
 def _created(created: object) -> object:

@@ -6,23 +6,25 @@ from typing import Any, Self, cast
 
 import openai
 
-from flux_openai.params import Unsupported, given
+from flux_openai.params import given
 from flux_openai.resources import AsyncFluxImages, FluxImages
 from flux_openai.retries import RetryPolicy
 from flux_openai.sdk import httpx
 from flux_openai.settings import Settings, check, checked_base_url, checked_key, default_timeout, shield, without_locals
+from flux_openai.unsupported import Unsupported
 from flux_openai.wire import areceive, current_exchange, receive
 
 __all__ = ["AsyncFluxOpenAI", "FluxOpenAI"]
 
 
 class FluxOpenAI(openai.OpenAI):
-    """An `openai.OpenAI` whose `images.generate` speaks FLUX; everything else about it is the SDK's.
+    """An `openai.OpenAI` whose `images.generate` and `images.edit` speak FLUX; all else about it is the SDK's.
 
     `api_key`: or MODELVERSE_API_KEY. `base_url`: or MODELVERSE_BASE_URL, or https://api.umodelverse.ai/v1. `retry`: a
     RetryPolicy; `max_retries=N` is the short form for N retries. `unsupported`: what becomes of options that FLUX does
-    not take, "error", "warn", "drop" or "send". `defaults`: parameters for every call that does not give them. All
-    else as in the SDK. OPENAI_* variables are not used. Raises ConfigurationError.
+    not take, "error", "warn", "drop" or "send". `split`: more images than one request makes are made in several.
+    `defaults`: parameters for every call that can use them and does not give them. All else as in the SDK. OPENAI_*
+    variables are not used. Raises ConfigurationError, and InvalidParamsError for the defaults.
     """
 
     _settings: Settings
@@ -35,6 +37,7 @@ class FluxOpenAI(openai.OpenAI):
         base_url: str | httpx.URL | None = None,
         retry: RetryPolicy | None = None,
         unsupported: Unsupported = "error",
+        split: bool = False,
         defaults: Mapping[str, object] | None = None,
         max_retries: int | openai.NotGiven = openai.NOT_GIVEN,
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
@@ -46,7 +49,9 @@ class FluxOpenAI(openai.OpenAI):
     ) -> None:
         """Set up the client; nothing is sent."""
         retries = None if isinstance(max_retries, openai.NotGiven) else max_retries
-        self._settings = Settings.of(retry=retry, unsupported=unsupported, defaults=defaults, max_retries=retries)
+        self._settings = Settings.of(
+            retry=retry, unsupported=unsupported, split=split, defaults=defaults, max_retries=retries
+        )
         super().__init__(
             api_key=checked_key(api_key),
             base_url=checked_base_url(base_url),
@@ -77,13 +82,18 @@ class FluxOpenAI(openai.OpenAI):
         *,
         retry: RetryPolicy | None = None,
         unsupported: Unsupported | None = None,
+        split: bool | None = None,
         defaults: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401  # the SDK's own options, which differ between its versions
     ) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         retries = given(options).get("max_retries")
         settings = self._settings.changed(
-            retry=retry, unsupported=unsupported, defaults=defaults, max_retries=cast("int | None", retries)
+            retry=retry,
+            unsupported=unsupported,
+            split=split,
+            defaults=defaults,
+            max_retries=cast("int | None", retries),
         )
         client = super().copy(**options)
         client._settings = settings  # noqa: SLF001  # a client of this very class
@@ -111,12 +121,13 @@ class FluxOpenAI(openai.OpenAI):
 
 
 class AsyncFluxOpenAI(openai.AsyncOpenAI):
-    """An `openai.AsyncOpenAI` whose `images.generate` speaks FLUX; everything else about it is the SDK's.
+    """An `openai.AsyncOpenAI` whose `images.generate` and `images.edit` speak FLUX; all else about it is the SDK's.
 
     `api_key`: or MODELVERSE_API_KEY. `base_url`: or MODELVERSE_BASE_URL, or https://api.umodelverse.ai/v1. `retry`: a
     RetryPolicy; `max_retries=N` is the short form for N retries. `unsupported`: what becomes of options that FLUX does
-    not take, "error", "warn", "drop" or "send". `defaults`: parameters for every call that does not give them. All
-    else as in the SDK. OPENAI_* variables are not used. Raises ConfigurationError.
+    not take, "error", "warn", "drop" or "send". `split`: more images than one request makes are made in several.
+    `defaults`: parameters for every call that can use them and does not give them. All else as in the SDK. OPENAI_*
+    variables are not used. Raises ConfigurationError, and InvalidParamsError for the defaults.
     """
 
     _settings: Settings
@@ -129,6 +140,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         base_url: str | httpx.URL | None = None,
         retry: RetryPolicy | None = None,
         unsupported: Unsupported = "error",
+        split: bool = False,
         defaults: Mapping[str, object] | None = None,
         max_retries: int | openai.NotGiven = openai.NOT_GIVEN,
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
@@ -140,7 +152,9 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     ) -> None:
         """Set up the client; nothing is sent."""
         retries = None if isinstance(max_retries, openai.NotGiven) else max_retries
-        self._settings = Settings.of(retry=retry, unsupported=unsupported, defaults=defaults, max_retries=retries)
+        self._settings = Settings.of(
+            retry=retry, unsupported=unsupported, split=split, defaults=defaults, max_retries=retries
+        )
         super().__init__(
             api_key=checked_key(api_key),
             base_url=checked_base_url(base_url),
@@ -171,13 +185,18 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         *,
         retry: RetryPolicy | None = None,
         unsupported: Unsupported | None = None,
+        split: bool | None = None,
         defaults: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401  # the SDK's own options, which differ between its versions
     ) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         retries = given(options).get("max_retries")
         settings = self._settings.changed(
-            retry=retry, unsupported=unsupported, defaults=defaults, max_retries=cast("int | None", retries)
+            retry=retry,
+            unsupported=unsupported,
+            split=split,
+            defaults=defaults,
+            max_retries=cast("int | None", retries),
         )
         client = super().copy(**options)
         client._settings = settings  # noqa: SLF001  # a client of this very class

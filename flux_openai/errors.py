@@ -28,11 +28,14 @@ makes the class above from it, with the request and the response reduced to what
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import openai
 
 from flux_openai.redaction import is_secret, showable, shown_value
+
+if TYPE_CHECKING:
+    from flux_openai.images import FluxImagesResponse
 
 __all__ = [
     "BadResponseError",
@@ -72,12 +75,18 @@ class FluxError(openai.OpenAIError):
 
     `billing` is "none", "unknown" or "paid"; `attempts` counts the requests that were sent or tried; `retry_after` is
     what the server asked for, in seconds; `request_id` comes from the body's `error.param`, else from the header.
+
+    When a part of a split call fails, `partial` holds the images that the others brought, and `rest` the arguments of
+    one `images.generate` call for each part that brought none. `billing` is then "unknown" if one of those may have
+    been billed, else "paid": the images in `partial` are.
     """
 
     billing: Billing = "none"
     attempts: int = 0
     retry_after: float | None = None
     request_id: str | None = None
+    partial: "FluxImagesResponse | None" = None
+    rest: tuple[dict[str, Any], ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by state: the constructors of the SDK's errors take arguments that pickle would not pass."""
@@ -170,12 +179,16 @@ class FluxAPIError(FluxError, openai.APIError):
 
     raw: bytes = b""
 
+    def add(self, remark: str) -> None:
+        """Add a remark to the message."""
+        self.message = f"{self.message}; {remark}"
+        self.args = (self.message,)
+
     def after_doubt(self) -> Self:
         """The error of a call of which an earlier attempt may have been billed: then so may the call."""
         if self.billing == "none":
             self.billing = "unknown"
-            self.message = f"{self.message}; an earlier attempt may have been carried out and billed"
-            self.args = (self.message,)
+            self.add("an earlier attempt may have been carried out and billed")
         return self
 
 

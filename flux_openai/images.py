@@ -2,7 +2,7 @@
 
 import binascii
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -176,13 +176,14 @@ def _short(value: object, name: str | None) -> object:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What belongs to an answer without standing in its body."""
+    """What belongs to an answer without standing in its body; `first` is the place of its first image in the call."""
 
     sent: Mapping[str, object] = field(default_factory=dict)
     attempts: int = 0
     request_id: str | None = None
     notices: tuple[str, ...] = ()
     missing: int = 0
+    first: int = 0
     received: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -192,6 +193,7 @@ class FluxImagesResponse(ImagesResponse):
     data: list[FluxImage]  # type: ignore[assignment]  # a list of a subclass; nobody puts plain images into an answer
 
     _receipt: Receipt = PrivateAttr(default_factory=Receipt)
+    _parts: tuple["FluxImagesResponse", ...] = PrivateAttr(default=())
     _request_id: str | None = PrivateAttr(default=None)
 
     @classmethod
@@ -200,6 +202,22 @@ class FluxImagesResponse(ImagesResponse):
         response = cls.construct(None, **{**fields, "data": []})
         response.data = data
         response._receipt, response._request_id = receipt, receipt.request_id  # noqa: SLF001  # of this very class
+        return response
+
+    @classmethod
+    def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
+        """One answer with the images of several, in their order; `missing` counts what none of them brought."""
+        receipt = Receipt(
+            sent=sent,
+            attempts=sum(part.attempts for part in parts),
+            request_id=parts[0].request_id,
+            notices=tuple(dict.fromkeys(notice for part in parts for notice in part.notices)),
+            missing=missing,
+            received=min(part.expires_at for part in parts) - LINK_LIFE,
+        )
+        fields = {"created": min(parts, key=lambda part: part.expires_at).created, "usage": None}
+        response = cls.of(fields, data=[image for part in parts for image in part.data], receipt=receipt)
+        response._parts = tuple(parts)  # noqa: SLF001  # of this very class
         return response
 
     @classmethod
@@ -229,8 +247,13 @@ class FluxImagesResponse(ImagesResponse):
 
     @property
     def sent(self) -> dict[str, object]:
-        """The body as it went out."""
+        """The body as it went out; of a split call, what was asked for as a whole, and `parts` tell the bodies."""
         return dict(self._receipt.sent)
+
+    @property
+    def parts(self) -> tuple["FluxImagesResponse", ...]:
+        """The answers that this one was put together from: several for a split call, else itself alone."""
+        return self._parts or (self,)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -244,7 +267,7 @@ class FluxImagesResponse(ImagesResponse):
 
     @property
     def expires_at(self) -> datetime:
-        """When the links of this answer stop working: 7 days after it was made (UTC)."""
+        """When the first link of this answer stops working: 7 days after it was made (UTC)."""
         made = self._receipt.received
         created: object = self.created
         if isinstance(created, int) and 0 < created < 2**33:

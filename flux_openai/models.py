@@ -5,11 +5,11 @@ the provider's general page, which contradicts the model pages elsewhere, warns.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
-__all__ = ["DEFAULT_MODEL", "FLUX_MODELS", "AspectRatio", "FluxField", "FluxModel", "ResponseFormat"]
+__all__ = ["DEFAULT_MODEL", "FAMILIES", "FLUX_MODELS", "AspectRatio", "FluxField", "FluxModel", "ResponseFormat"]
 
 AspectRatio = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
 ResponseFormat = Literal["url", "b64_json"]
@@ -24,16 +24,20 @@ GENERAL_PAGE = "the provider's general page for image models"
 class FluxField:
     """One request field of a model.
 
-    `minimum` and `maximum` are inclusive; `default` is what the service documents for a field that is left out.
-    `enforced` says whether a value outside the limits is refused ("error") or only remarked on ("warn"); `source` is
-    the page that states the limits; `hint` tells what to do instead when the limits are too narrow.
+    `format` says what the text, or each text of a list, stands for: an image is a link or a data URI on the wire, a
+    ratio is "width:height", a size "WIDTHxHEIGHT". `minimum` and `maximum` are inclusive, for a size they hold for each
+    side; `default` is what the service documents for a field that is left out. `enforced` says whether a value outside
+    the limits is refused ("error") or only remarked on ("warn"); `source` is the page that states the limits; `hint`
+    tells what to do instead when the limits are too narrow.
     """
 
     name: str
-    type: type[str] | type[int] | type[float]
+    type: type[str] | type[int] | type[float] | type[list[str]]
     doc: str
     hint: str = ""
+    format: Literal["image", "ratio", "size"] | None = None
     required: bool = False
+    blank: bool = True
     minimum: int | float | None = None
     maximum: int | float | None = None
     choices: tuple[str, ...] = ()
@@ -44,28 +48,67 @@ class FluxField:
 
 @dataclass(frozen=True, kw_only=True)
 class FluxModel:
-    """One model: its full name on the wire and its fields by name, in the order of its page."""
+    """One model: its full name on the wire, its family, and its fields by name in the order of its page.
+
+    The family is the short name that it shares with its siblings, which take the same order with other images.
+    """
 
     id: str
+    family: str
     fields: Mapping[str, FluxField]
     source: str
 
 
-def _row(id: str, source: str, *fields: FluxField) -> FluxModel:
-    return FluxModel(id=id, fields=MappingProxyType({field.name: field for field in fields}), source=source)
+def _row(family: str, id: str, *fields: FluxField) -> FluxModel:
+    by_name = {field.name: field for field in fields}
+    return FluxModel(id=id, family=family, fields=MappingProxyType(by_name), source=f"{id} API: Request Parameters")
 
 
-_COMMON = (
-    FluxField(name="prompt", type=str, required=True, doc="What to draw."),
-    FluxField(
-        name="n",
-        type=int,
-        minimum=1,
-        maximum=4,
-        default=1,
-        doc="Number of images.",
-        hint="for more, make several calls, each with a seed of its own",
-    ),
+_PROMPT = FluxField(name="prompt", type=str, required=True, blank=False, doc="What to draw.")
+_CHANGE = FluxField(name="prompt", type=str, blank=False, doc="What to change about the image.")
+
+_WITHOUT = "without one, name a text-to-image model"
+_IMAGE = FluxField(name="image", type=str, format="image", required=True, doc="The image to change.", hint=_WITHOUT)
+_IMAGES = FluxField(
+    name="images", type=list, format="image", required=True, minimum=1, doc="The images to combine.", hint=_WITHOUT
+)
+_STRENGTH = FluxField(
+    name="strength",
+    type=float,
+    minimum=0,
+    maximum=1,
+    default=0.8,
+    doc="How far the picture may depart from the image.",
+)
+
+_ASPECT_RATIO = FluxField(
+    name="aspect_ratio",
+    type=str,
+    format="ratio",
+    choices=get_args(AspectRatio),
+    default="1:1",
+    doc="Width to height.",
+)
+_SIZE = FluxField(
+    name="size",
+    type=str,
+    format="size",
+    minimum=256,
+    maximum=1536,
+    default="1024x1024",
+    doc="WIDTHxHEIGHT in pixels.",
+)
+
+_N = FluxField(
+    name="n",
+    type=int,
+    minimum=1,
+    maximum=4,
+    default=1,
+    doc="Number of images.",
+    hint="for more, split=True makes them in several calls, side by side",
+)
+_DRAWING = (
     FluxField(
         name="seed",
         type=int,
@@ -95,31 +138,36 @@ _COMMON = (
     ),
 )
 
-_ASPECT_RATIO = FluxField(
-    name="aspect_ratio",
-    type=str,
-    choices=get_args(AspectRatio),
-    default="1:1",
-    doc="Width to height.",
+_TEXT_TO_IMAGE = (_PROMPT, _N, _ASPECT_RATIO, *_DRAWING)
+_ONE_IMAGE = (_CHANGE, _IMAGE, _N, _STRENGTH, *_DRAWING)
+_SEVERAL_IMAGES = (_CHANGE, _IMAGES, _N, _ASPECT_RATIO, *_DRAWING)
+
+_ROWS = (
+    _row("kontext-max", DEFAULT_MODEL, *_TEXT_TO_IMAGE),
+    _row("kontext-max", "black-forest-labs/flux-kontext-max", *_ONE_IMAGE),
+    _row("kontext-max", "black-forest-labs/flux-kontext-max/multi", *_SEVERAL_IMAGES),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/text-to-image", *_TEXT_TO_IMAGE),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro", *_ONE_IMAGE),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/multi", *_SEVERAL_IMAGES),
+    _row(
+        "flux-dev",
+        "black-forest-labs/flux.1-dev",
+        _PROMPT,
+        replace(_IMAGE, required=False, doc="An image to start from.", hint=""),
+        _N,
+        _SIZE,
+        _STRENGTH,
+        *_DRAWING,
+    ),
 )
 
-FLUX_MODELS: Mapping[str, FluxModel] = MappingProxyType(
+FLUX_MODELS: Mapping[str, FluxModel] = MappingProxyType({model.id: model for model in _ROWS})
+"""All known models by their full name."""
+
+FAMILIES: Mapping[str, tuple[FluxModel, ...]] = MappingProxyType(
     {
-        model.id: model
-        for model in (
-            _row(
-                DEFAULT_MODEL,
-                "black-forest-labs/flux-kontext-max/text-to-image API: Request Parameters",
-                *_COMMON,
-                _ASPECT_RATIO,
-            ),
-            _row(
-                "black-forest-labs/flux-kontext-pro/text-to-image",
-                "black-forest-labs/flux-kontext-pro/text-to-image API: Request Parameters",
-                *_COMMON,
-                _ASPECT_RATIO,
-            ),
-        )
+        family: tuple(model for model in _ROWS if model.family == family)
+        for family in dict.fromkeys(m.family for m in _ROWS)
     }
 )
-"""All known models by their full name."""
+"""The models by the short name that they share."""

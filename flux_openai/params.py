@@ -1,61 +1,38 @@
 """Arguments and a model's row in, frozen params out; all faults of a call at once, and nothing is sent before.
 
-Types are strict (no "20" for 20, no True for 1, no NaN; an integer is fine where a number is asked). `size` becomes the
-aspect ratio it stands for.
+`size` becomes the aspect ratio it stands for, where a model takes no size, and images become links and data URIs.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
-from math import inf, isfinite
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Annotated, Literal
 
 import openai
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from flux_openai.errors import Fault, InvalidParamsError
-from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField, FluxModel
-from flux_openai.ratios import fit_of_size, listed, nearest_ratio
+from flux_openai.fields import faults_of, remarks
+from flux_openai.inputs import arranged, read_images
+from flux_openai.models import FLUX_MODELS, FluxModel
+from flux_openai.ratios import fit_of_size
 from flux_openai.redaction import shown_value
+from flux_openai.routing import IMAGE_FIELDS, model_for
+from flux_openai.unsupported import Unsupported, sort_out
 
-__all__ = ["Params", "Unsupported", "given", "is_flux", "validate"]
-
-Unsupported = Literal["error", "warn", "drop", "send"]
-"""What becomes of options that a model does not take: refuse, leave out and say so, leave out, or pass on."""
-
-FAMILY = "black-forest-labs/"
-
-_NEVER = {
-    "stream": "FLUX answers are not streamed; leave it out",
-    "partial_images": "FLUX answers are not streamed; leave it out",
-}
-_OPENAI_ONLY = frozenset(
-    {
-        "background",
-        "input_fidelity",
-        "mask",
-        "moderation",
-        "output_compression",
-        "output_format",
-        "quality",
-        "size",
-        "style",
-        "user",
-    }
-)
+__all__ = ["Params", "check_defaults", "given", "parts", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """The parameters of one call, checked: `values` has only what was given, `extra` what is passed on unchecked."""
+    """The parameters of one call, checked: `values` has only what was given, `extra` what is passed on unchecked.
+
+    `first` is the place of its first image among those of the call that it is a part of.
+    """
 
     model: FluxModel
     values: Mapping[str, object]
     extra: Mapping[str, object]
     notices: tuple[str, ...]
+    first: int = 0
 
 
 def given(options: Mapping[str, object]) -> dict[str, object]:
@@ -67,44 +44,99 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def is_flux(model: object) -> bool:
-    """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
-    # A slip in spaces or case is ours: passed on, it would be sent unchecked and repeated by the SDK's own retries.
-    return not isinstance(model, str) or model.strip().lower().startswith(FAMILY)
-
-
 def validate(
     keywords: Mapping[str, object],
     *,
     extra_body: object = None,
     defaults: Mapping[str, object] = MappingProxyType({}),
     unsupported: Unsupported = "error",
+    editing: bool = False,
+    split: bool = False,
 ) -> Params:
-    """Check one call for a FLUX model.
+    """Check one call for a FLUX model; images are read here.
 
     `keywords` are the named arguments and `extra_body` the SDK's; a parameter may stand in either. `defaults` fill in
-    what neither has. Raises InvalidParamsError with every fault.
+    what neither has. An edit goes to the model that takes as many images as it has. With `split`, `n` may be more than
+    one request makes. Raises InvalidParamsError with every fault.
     """
-    extra, faults = _extra_body(extra_body)
-    called = {**given(keywords), **extra}
-    faults += _given_twice(given(keywords), extra)
-    values = {**_applicable(defaults, called), **called}
-    name = values.pop("model", DEFAULT_MODEL)
-    model = FLUX_MODELS.get(name) if isinstance(name, str) else None
-    if model is None:
-        raise InvalidParamsError.of([*faults, _unknown_model(name)])
+    named, faults = read_images(arranged(given(keywords)) if editing else given(keywords))
+    extra, more = _extra_body(extra_body)
+    faults += [*more, *_given_twice(named, extra)]
+    called = {**named, **extra}
+    model = model_for(called, given(defaults), editing=editing)
+    if isinstance(model, Fault):
+        raise InvalidParamsError.of([*faults, model])
+    values = {**_applicable(defaults, called, model), **called}
+    values.pop("model", None)
+    if editing and "images" in model.fields and "images" not in values and "image" in values:
+        values["images"] = [values.pop("image")]
+    if editing and not IMAGE_FIELDS & values.keys():
+        faults.append(Fault(param="image", value=None, rule="is required: it is what an edit starts from"))
     notices = _size_to_ratio(values, model, faults)
-    passed_on, left_out = _sort_out_unsupported(values, model, unsupported, faults)
-    checked = _check_fields(values, model, faults)
+    passed_on, left_out = sort_out(values, model, unsupported, faults)
+    params = Params(
+        model=model,
+        # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
+        values=MappingProxyType({name: values[name] for name in model.fields if name in values}),
+        extra=MappingProxyType(passed_on),
+        notices=(*notices, *left_out),
+    )
+    already = {fault.param for fault in faults}
+    already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
+    faults += [fault for fault in faults_of(params.values, model.id, split=split) if fault.param not in already]
+    last = params if faults else parts(params)[-1]
+    faults = faults or faults_of(last.values, model.id)
     if faults:
         order = ["model", *model.fields]
         raise InvalidParamsError.of(sorted(faults, key=lambda f: order.index(f.param) if f.param in order else 99))
-    return Params(
-        model=model,
-        values=MappingProxyType(checked),
-        extra=MappingProxyType(passed_on),
-        notices=(*notices, *left_out, *_remarks(checked, model)),
-    )
+    return replace(params, notices=(*params.notices, *remarks(last.values, model.fields)))
+
+
+def parts(params: Params) -> tuple[Params, ...]:
+    """The calls that make all the images asked for: a seed counts up, so that no two draw the same pictures."""
+    most, n = int(params.model.fields["n"].maximum or 1), params.values.get("n", 1)
+    if not isinstance(n, int) or n <= most:
+        return (params,)
+    return tuple(_part(params, first, min(most, n - first), first // most) for first in range(0, n, most))
+
+
+def _part(params: Params, first: int, n: int, number: int) -> Params:
+    seed = params.values.get("seed")
+    # A seed below 0 means that none was chosen, and the service draws a new one each time.
+    counted = {"seed": seed + number} if isinstance(seed, int) and seed >= 0 else {}
+    return replace(params, values=MappingProxyType({**params.values, "n": n, **counted}), first=first)
+
+
+def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported) -> None:
+    """Check parameters for calls that are not made yet: each by the model named, or by one that takes it.
+
+    Raises InvalidParamsError: a wrong default would fail every call; better here, where it was written.
+    """
+    model = model_for(given(defaults), {})
+    if isinstance(model, Fault):
+        raise InvalidParamsError.of([model])
+    shares: dict[str, dict[str, object]] = {}
+    for name, value in given(defaults).items():
+        home = next((one for one in (model, *FLUX_MODELS.values()) if _has_place(one, name)), model)
+        shares.setdefault(home.id, {})[name] = value
+    faults = [
+        fault for id, share in shares.items() for fault in _faults_of_defaults({**share, "model": id}, unsupported)
+    ]
+    if faults:
+        raise InvalidParamsError.of(faults)
+
+
+def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported) -> Iterator[Fault]:
+    for name in IMAGE_FIELDS & defaults.keys():
+        yield Fault(param=name, value=defaults[name], rule="belongs to a call, and cannot be a default of all calls")
+    try:
+        validate({name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}, unsupported=unsupported)
+    except InvalidParamsError as error:
+        yield from (fault for fault in error.faults if fault.param in defaults)
+
+
+def _has_place(model: FluxModel, name: str) -> bool:
+    return name in model.fields or (name == "size" and "aspect_ratio" in model.fields)
 
 
 def _extra_body(extra_body: object) -> tuple[dict[str, object], list[Fault]]:
@@ -128,59 +160,23 @@ def _same(one: object, other: object) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
-def _applicable(defaults: Mapping[str, object], called: Mapping[str, object]) -> dict[str, object]:
-    """A default shape gives way to the shape a call asks for, in either of its two spellings."""
-    shaped = not called.keys().isdisjoint({"size", "aspect_ratio"})
-    return {name: value for name, value in given(defaults).items() if not (shaped and name in ("size", "aspect_ratio"))}
-
-
-def _unknown_model(name: object) -> Fault:
-    near = get_close_matches(name if isinstance(name, str) else "", FLUX_MODELS, n=1, cutoff=0.0)
-    return Fault(param="model", value=name, rule=f"must be one of {listed(FLUX_MODELS)}", nearest=near[0])
-
-
-def _sort_out_unsupported(
-    values: dict[str, object], model: FluxModel, unsupported: Unsupported, faults: list[Fault]
-) -> tuple[dict[str, object], list[str]]:
-    """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
-    strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
-    never = {name: strange.pop(name) for name in _NEVER if name in strange}
-    faults += [Fault(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False]
-    if unsupported == "error":
-        faults += [_unsupported_fault(name, value, model) for name, value in strange.items()]
-    if unsupported == "send":
-        faults += [fault for name, value in strange.items() for fault in _json_faults(name, value)]
-        return strange, []
-    said = [
-        f"{name}={shown_value(value, name=name)} was left out: {model.id} does not take it"
-        for name, value in strange.items()
-    ]
-    return {}, said if unsupported == "warn" else []
-
-
-def _unsupported_fault(name: str, value: object, model: FluxModel) -> Fault:
-    near = get_close_matches(name, model.fields, n=1)
-    ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
-    whose = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
-    meant = f"; did you mean {near[0]}?" if near else ""
-    return Fault(param=name, value=value, rule=f"{whose}{meant}; {ways}")
-
-
-def _json_faults(name: str, value: object) -> Iterator[Fault]:
-    try:
-        json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        yield Fault(param=name, value=value, rule="must be something JSON can hold")
+def _applicable(defaults: Mapping[str, object], called: Mapping[str, object], model: FluxModel) -> dict[str, object]:
+    """The defaults that this call can use: one for other models is left out, and a shape gives way to one given."""
+    shape = {"size", "aspect_ratio"}
+    unusable = shape if shape & called.keys() else set[str]()
+    strange = {name for name in defaults if not _has_place(model, name)}
+    unusable |= {name for name in strange if any(_has_place(other, name) for other in FLUX_MODELS.values())}
+    return {name: value for name, value in given(defaults).items() if name not in unusable}
 
 
 def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Fault]) -> list[str]:
     """Put the aspect ratio that OpenAI's `size` stands for in its place; a size that stands for none is a fault."""
+    if values.get("size") == "auto":
+        del values["size"]
     field = model.fields.get("aspect_ratio")
-    if field is None or "size" in model.fields or "size" not in values:
+    if field is None or "size" not in values:
         return []
     size = values.pop("size")
-    if size == "auto":
-        return []
     fit = fit_of_size(size, field.choices)
     rule = fit.rule
     if rule is None and values.setdefault("aspect_ratio", fit.ratio) != fit.ratio:
@@ -189,112 +185,3 @@ def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Fau
         faults.append(Fault(param="size", value=size, rule=rule, nearest=fit.ratio and f"aspect_ratio={fit.ratio!r}"))
         return []
     return [] if fit.off == 0 else [f"size={size!r} was sent as aspect_ratio={fit.ratio!r}, {float(fit.off):.1%} off"]
-
-
-def _check_fields(values: Mapping[str, object], model: FluxModel, faults: list[Fault]) -> dict[str, object]:
-    already = {fault.param for fault in faults}
-    try:
-        _schema(model.id).model_validate(dict(values))
-    except ValidationError as error:
-        names = dict.fromkeys(
-            str(problem["loc"][0]) for problem in error.errors(include_url=False, include_input=False)
-        )
-        faults += [_field_fault(model.fields[name], values.get(name)) for name in names if name not in already]
-        return {}
-    # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
-    return {name: values[name] for name in model.fields if name in values}
-
-
-_INT64 = 2**63 - 1
-"""The largest integer that every JSON reader takes; beyond it a service may read another number than was written."""
-
-
-@cache
-def _schema(model_id: str) -> type[BaseModel]:
-    """The pydantic model of a row; fields that only warn are checked for their type alone."""
-    columns = {
-        name: (_annotation(field), ... if field.required else None)
-        for name, field in FLUX_MODELS[model_id].fields.items()
-    }
-    config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-    return create_model("FluxParams", __config__=config, **columns)  # type: ignore[call-overload, no-any-return]  # columns are data
-
-
-def _annotation(field: FluxField) -> object:
-    if field.choices:
-        return Literal[field.choices]
-    if field.type is str:
-        return Annotated[str, AfterValidator(_not_blank if field.required else _encodable)]
-    if field.enforced == "warn":
-        return Annotated[field.type, Field(ge=-_INT64 - 1, le=_INT64)]
-    return Annotated[field.type, Field(ge=field.minimum, le=field.maximum)]
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair is a str to Python, and to nobody else."""
-    text.encode()
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if not _encodable(text).strip():
-        raise ValueError
-    return text
-
-
-def _field_fault(field: FluxField, value: object) -> Fault:
-    return Fault(param=field.name, value=value, rule=_rule(field), nearest=_nearest(field, value))
-
-
-def _rule(field: FluxField) -> str:
-    if field.choices:
-        text = f"must be one of {listed(field.choices)}"
-    elif field.type is str:
-        text = "is required and must be text that is not blank" if field.required else "must be text"
-    else:
-        kind = "an integer" if field.type is int else "a number"
-        limits = f" from {field.minimum} to {field.maximum}" if field.enforced == "error" else " of 64 bits at most"
-        text = f"must be {kind}{limits}"
-    return f"{text}; {field.hint}" if field.hint else text
-
-
-def _nearest(field: FluxField, value: object) -> object | None:
-    if field.choices:
-        ratio = nearest_ratio(value, field.choices) if ":" in field.choices[0] else None
-        close = get_close_matches(value.lower(), field.choices, n=1) if isinstance(value, str) else []
-        return ratio or (close[0] if close else field.default)
-    if field.type is str:
-        return None
-    number = _number(value)
-    return field.default if number is None else _clamped(field, number)
-
-
-def _number(value: object) -> int | float | None:
-    """The number a value was probably meant as; None when there is none."""
-    if isinstance(value, int):
-        return int(value)
-    try:
-        number = float(value) if isinstance(value, float | str) else inf
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
-
-
-def _clamped(field: FluxField, number: float) -> int | float:
-    low, high = _limits(field) if field.enforced == "error" else (-_INT64 - 1, _INT64)
-    return min(max(round(number) if field.type is int else number, low), high)
-
-
-def _limits(field: FluxField) -> tuple[float, float]:
-    return -inf if field.minimum is None else field.minimum, inf if field.maximum is None else field.maximum
-
-
-def _remarks(values: Mapping[str, object], model: FluxModel) -> list[str]:
-    """What is sent although a page other than the model's own speaks against it."""
-    return [
-        f"{name}={value} was sent as it is, but {field.source} states {field.minimum} to {field.maximum}"
-        for name, value in values.items()
-        if (field := model.fields[name]).enforced == "warn"
-        and isinstance(value, int | float)
-        and sorted((*_limits(field), value))[1] != value
-    ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["Fit", "fit_of_size", "listed", "nearest_ratio"]
+__all__ = ["Fit", "fit_of_size", "listed", "nearest_ratio", "nearest_size", "sides_of"]
 
 TOLERANCE = Fraction(3, 100)
 """How far a `size` may be from an aspect ratio, as a share, and still stand for it."""
@@ -36,6 +36,23 @@ def fit_of_size(size: object, choices: Sequence[str]) -> Fit:
         rule = f"has no aspect ratio within {float(TOLERANCE):.0%}; the three nearest are {listed(ranked[:3])}"
         return Fit(ratio=ranked[0], off=off, rule=rule)
     return Fit(ratio=ranked[0], off=off)
+
+
+def sides_of(size: str) -> tuple[int, int] | None:
+    """Width and height of a WIDTHxHEIGHT; None when it is none."""
+    match = _SIZE.fullmatch(size)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def nearest_size(value: object, *, low: int, high: int, largest: bool = False) -> str | None:
+    """The WIDTHxHEIGHT with sides within the limits whose shape, and unless `largest` size, is nearest to the value."""
+    match = _RATIO.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not float(match[1]) or not float(match[2]):
+        return None
+    width, height = Fraction(match[1]), Fraction(match[2])
+    most = high / max(width, height)
+    scale = most if largest else min(most, max(Fraction(1), low / min(width, height)))
+    return "x".join(str(min(max(round(side * scale), low), high)) for side in (width, height))
 
 
 def _shape(ratio: str) -> Fraction:

@@ -71,6 +71,8 @@ def showable(value: object, *, name: str = "") -> object:
         return value
     if not isinstance(value, str):
         return Shown(f"<{type(value).__name__}>")
+    if data := _DATA_URI.match(value):
+        return Shown(f"<{data[1]}, {len(value)} characters>")
     text = printable(repr(str(value)), limit=80)
     return value if text == repr(value) else Shown(text)
 
@@ -79,6 +81,8 @@ def shown_value(value: object, *, name: str = "") -> str:
     """The value of a parameter as it stands in a message: plain, scrubbed, on one line, 80 characters at most."""
     return repr(showable(value, name=name))
 
+
+_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)[;,]", re.ASCII)
 
 _SHOWN_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempotency-key", b"user-agent"})
 _HIDDEN_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})

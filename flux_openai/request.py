@@ -1,18 +1,24 @@
 """Checked params -> the exact call to the SDK. The only place where `extra_body` is built."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 from uuid import uuid4
 
 import openai
+from anyio import to_thread
 from openai import RequestOptions
 
+from flux_openai.errors import Fault, InvalidParamsError
 from flux_openai.images import FluxImagesResponse
+from flux_openai.inputs import needs_reading
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.params import Params, Unsupported, given, is_flux, validate
+from flux_openai.params import Params, given, parts, validate
+from flux_openai.routing import is_flux
 from flux_openai.sdk import httpx
+from flux_openai.settings import Settings
 
-__all__ = ["Call", "Extras", "prepare"]
+__all__ = ["Call", "Extras", "Order", "acalls_of", "calls_of", "is_ours", "parsed_as"]
 
 _OPENAI_FIELDS = ("model", "prompt", "n", "response_format")
 """What the SDK itself has names for; all else goes through `extra_body`."""
@@ -53,9 +59,20 @@ class Call:
         return {**self.body, **self.extra_body}
 
     @property
+    def images(self) -> int:
+        """How many images it asks for."""
+        n = self.params.values.get("n", 1)
+        return n if isinstance(n, int) else 1
+
+    @property
+    def again(self) -> dict[str, object]:
+        """The arguments of `images.generate` that ask for the same under the same Idempotency-Key."""
+        return {"extra_body": self.sent, "extra_headers": {"Idempotency-Key": self.key}}
+
+    @property
     def raw(self) -> bool:
         """Whether the caller asked for the raw response: the SDK's wrappers say so in a header."""
-        return any(name.lower() == "x-stainless-raw-response" for name in self.extras.headers)
+        return _is_raw(self.extras.headers)
 
     def options(self, *, attempt: int, parser: Callable[[object], object]) -> RequestOptions:
         """The SDK's request options for one attempt: no retries and no redirects of its own.
@@ -76,30 +93,62 @@ class Call:
         return options
 
 
-def prepare(
-    keywords: Mapping[str, object],
-    *,
-    extra_body: object,
-    extras: Extras,
-    defaults: Mapping[str, object],
-    unsupported: Unsupported,
-) -> Call | None:
-    """The call for these arguments, checked; None when the model is of another family and the SDK's to serve.
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What one method was called with: its named arguments, the SDK's escape hatches and `split`, unchecked."""
+
+    verb: Literal["generate", "edit"]
+    named: Mapping[str, object]
+    extra_body: object
+    extras: Extras
+    split: object
+
+
+def is_ours(order: Order, defaults: Mapping[str, object]) -> bool:
+    """Whether the call is for a FLUX model; else it is the SDK's to serve, as it came."""
+    bodies = (given(order.named), given(order.extra_body) if isinstance(order.extra_body, Mapping) else {})
+    models = [body["model"] for body in bodies if "model" in body] or [defaults.get("model", DEFAULT_MODEL)]
+    return any(is_flux(model) for model in models)
+
+
+def calls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
+    """The calls for these arguments, checked: one, or several if there are more images than one can make.
 
     Raises InvalidParamsError.
     """
-    named = given(keywords)
-    bodies = (named, given(extra_body) if isinstance(extra_body, Mapping) else {})
-    models = [body["model"] for body in bodies if "model" in body] or [defaults.get("model", DEFAULT_MODEL)]
-    if not any(is_flux(model) for model in models):
-        return None
-    params = validate(named, extra_body=extra_body, defaults=defaults, unsupported=unsupported)
-    return Call(params=params, key=_key(extras.headers), extras=extras)
+    split = settings.split if order.split is None or isinstance(order.split, openai.Omit) else order.split
+    if not isinstance(split, bool):
+        raise InvalidParamsError.of([Fault(param="split", value=split, rule="must be True or False")])
+    raw = _is_raw(order.extras.headers)
+    params = validate(
+        order.named,
+        extra_body=order.extra_body,
+        defaults=settings.defaults,
+        unsupported=settings.unsupported,
+        editing=order.verb == "edit",
+        # A raw response is the answer to one request.
+        split=split and not raw,
+    )
+    several = parts(params)
+    keys = _keys(order.extras.headers, len(several))
+    return tuple(Call(params=part, key=key, extras=order.extras) for part, key in zip(several, keys, strict=True))
 
 
-def _key(headers: Mapping[str, str | openai.Omit]) -> str:
+async def acalls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
+    """The same for async code, with the reading of files in a thread."""
+    if needs_reading(order.named) or needs_reading(order.extra_body):
+        return await to_thread.run_sync(calls_of, order, settings)
+    return calls_of(order, settings)
+
+
+def _keys(headers: Mapping[str, str | openai.Omit], count: int) -> Sequence[str]:
     own = (value for name, value in headers.items() if name.lower() == "idempotency-key" and isinstance(value, str))
-    return next(own, "") or str(uuid4())
+    key = next(own, "") or str(uuid4())
+    return [key] if count == 1 else [f"{key}-{number}" for number in range(count)]
+
+
+def _is_raw(headers: Mapping[str, object]) -> bool:
+    return any(name.lower() == "x-stainless-raw-response" for name in headers)
 
 
 def parsed_as(response: Callable[[], FluxImagesResponse | None]) -> Callable[[object], object]:

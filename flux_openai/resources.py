@@ -1,24 +1,18 @@
-"""`client.images`: send, retry, return; nothing is decided here. Async mirrors sync, and a test proves it."""
+"""`client.images`: the methods and their arguments. Async mirrors sync, and a test proves it."""
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import openai
-import tenacity
 from openai.resources.images import AsyncImages, Images
 
-from flux_openai.answers import Outcome, RawResponse, conclude
-from flux_openai.attempts import Run
-from flux_openai.errors import FluxWarning
-from flux_openai.images import Downloads, FluxImagesResponse, Receipt
+from flux_openai.images import FluxImagesResponse
+from flux_openai.inputs import ImageInput
 from flux_openai.models import AspectRatio, ResponseFormat
-from flux_openai.request import Call, Extras, parsed_as, prepare
-from flux_openai.retries import log
+from flux_openai.request import Extras, Order, is_ours
 from flux_openai.sdk import httpx
+from flux_openai.sending import AsyncSender, Sender
 from flux_openai.settings import Settings, check
-from flux_openai.wire import PATH, Exchange, watching
 
 __all__ = ["AsyncFluxImages", "FluxImages"]
 
@@ -30,6 +24,7 @@ class FluxImages(Images):
         """Made by the client, as the SDK makes its resources."""
         super().__init__(client)
         self._settings = settings
+        self._sender = Sender(client, settings)
 
     def generate(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
         self,
@@ -38,25 +33,32 @@ class FluxImages(Images):
         model: str | None | openai.Omit = openai.omit,
         n: int | None | openai.Omit = openai.omit,
         aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
+        image: ImageInput | None | openai.Omit = openai.omit,
+        images: Sequence[ImageInput] | None | openai.Omit = openai.omit,
+        strength: float | None | openai.Omit = openai.omit,
         seed: int | None | openai.Omit = openai.omit,
         steps: int | None | openai.Omit = openai.omit,
         guidance_scale: float | None | openai.Omit = openai.omit,
         negative_prompt: str | None | openai.Omit = openai.omit,
         response_format: ResponseFormat | None | openai.Omit = openai.omit,
         size: str | None | openai.Omit = openai.omit,
+        split: bool | None | openai.Omit = openai.omit,
         extra_headers: Mapping[str, str | openai.Omit] | None = None,
         extra_query: Mapping[str, object] | None = None,
         extra_body: Mapping[str, object] | None = None,
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
         **options: object,
     ) -> FluxImagesResponse:
-        """Make images from a prompt; the one call this package is about.
+        """Make images from a prompt, or from images where the model takes them; the call this package is about.
 
-        `model`: FLUX.1 Kontext [max] when left out; the name of a model that is not FLUX passes the call on to the SDK
-        unchanged. `n`: 1 to 4 images. `aspect_ratio`: one of nine, "21:9" to "9:21"; or OpenAI's `size`, which stands
-        for the nearest one within 3 %. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10.
-        `response_format`: "url" (a link that lives 7 days) or "b64_json". What is left out is not sent. Other options
-        of OpenAI's follow the client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
+        `model`: a full name, or "kontext-max" (when left out), "kontext-pro" or "flux-dev" for whichever model of that
+        family takes the images given; the name of a model that is not FLUX passes the call on to the SDK unchanged.
+        `n`: 1 to 4 images, with `split` up to 1000, made in several requests side by side. `aspect_ratio`: one of nine,
+        "21:9" to "9:21"; or OpenAI's `size`, which stands for the nearest one within 3 %; for flux-dev, `size` itself.
+        `image`, `images`: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB together. `strength`:
+        0 to 1. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10. `response_format`: "url" (a
+        link that lives 7 days) or "b64_json". What is left out is not sent. Other options of OpenAI's follow the
+        client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
 
         Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
         """
@@ -65,6 +67,9 @@ class FluxImages(Images):
             "model": model,
             "n": n,
             "aspect_ratio": aspect_ratio,
+            "image": image,
+            "images": images,
+            "strength": strength,
             "seed": seed,
             "steps": steps,
             "guidance_scale": guidance_scale,
@@ -74,31 +79,63 @@ class FluxImages(Images):
             **options,
         }
         extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = Order(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        call = _prepared(self._settings, named, extra_body, extras)
-        if call is None:
-            return cast(FluxImagesResponse, super().generate(**_passed_on(named, extra_body, extras)))
-        run = _begun(self._settings, call)
-        outcome: Outcome = tenacity.Retrying(**run.loop())(self._attempt, call, run)
-        return _finished(outcome, call, run)
+        if not is_ours(order, self._settings.defaults):
+            return cast(FluxImagesResponse, super().generate(**_passed_on(order)))
+        return self._sender.send(order)
 
-    def _attempt(self, call: Call, run: Run) -> Outcome:
-        exchange, failure, result = _exchange(call, run), None, None
-        outcome: Outcome = Outcome()
-        with watching(exchange):
-            try:
-                result = self._client.post(
-                    PATH,
-                    body=call.body,
-                    cast_to=FluxImagesResponse if call.raw else httpx.Response,
-                    options=call.options(attempt=run.attempts, parser=parsed_as(lambda: outcome.response)),
-                )
-            except openai.APIError as error:
-                failure = error
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(origin=str(self._client.base_url), client=http, waiting=run.policy.waiting)
-        outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
+    def edit(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
+        self,
+        *,
+        image: ImageInput | Sequence[ImageInput] | None | openai.Omit = openai.omit,
+        prompt: str | None | openai.Omit = openai.omit,
+        model: str | None | openai.Omit = openai.omit,
+        n: int | None | openai.Omit = openai.omit,
+        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
+        strength: float | None | openai.Omit = openai.omit,
+        seed: int | None | openai.Omit = openai.omit,
+        steps: int | None | openai.Omit = openai.omit,
+        guidance_scale: float | None | openai.Omit = openai.omit,
+        negative_prompt: str | None | openai.Omit = openai.omit,
+        response_format: ResponseFormat | None | openai.Omit = openai.omit,
+        size: str | None | openai.Omit = openai.omit,
+        split: bool | None | openai.Omit = openai.omit,
+        extra_headers: Mapping[str, str | openai.Omit] | None = None,
+        extra_query: Mapping[str, object] | None = None,
+        extra_body: Mapping[str, object] | None = None,
+        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
+        **options: object,
+    ) -> FluxImagesResponse:
+        """Change an image, or combine several, as the prompt says.
+
+        `image`: one, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
+        together. One goes to the family's image model, several to its /multi sibling, both as `generate` would send
+        them. All else as in `generate`, `aspect_ratio` for the /multi models and `strength` for the others.
+
+        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
+        """
+        named = {
+            "image": image,
+            "prompt": prompt,
+            "model": model,
+            "n": n,
+            "aspect_ratio": aspect_ratio,
+            "strength": strength,
+            "seed": seed,
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "negative_prompt": negative_prompt,
+            "response_format": response_format,
+            "size": size,
+            **options,
+        }
+        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = Order(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
+        check(self._client)
+        if not is_ours(order, self._settings.defaults):
+            return cast(FluxImagesResponse, super().edit(**_passed_on(order)))
+        return self._sender.send(order)
 
 
 class AsyncFluxImages(AsyncImages):
@@ -108,6 +145,7 @@ class AsyncFluxImages(AsyncImages):
         """Made by the client, as the SDK makes its resources."""
         super().__init__(client)
         self._settings = settings
+        self._sender = AsyncSender(client, settings)
 
     async def generate(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
         self,
@@ -116,25 +154,32 @@ class AsyncFluxImages(AsyncImages):
         model: str | None | openai.Omit = openai.omit,
         n: int | None | openai.Omit = openai.omit,
         aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
+        image: ImageInput | None | openai.Omit = openai.omit,
+        images: Sequence[ImageInput] | None | openai.Omit = openai.omit,
+        strength: float | None | openai.Omit = openai.omit,
         seed: int | None | openai.Omit = openai.omit,
         steps: int | None | openai.Omit = openai.omit,
         guidance_scale: float | None | openai.Omit = openai.omit,
         negative_prompt: str | None | openai.Omit = openai.omit,
         response_format: ResponseFormat | None | openai.Omit = openai.omit,
         size: str | None | openai.Omit = openai.omit,
+        split: bool | None | openai.Omit = openai.omit,
         extra_headers: Mapping[str, str | openai.Omit] | None = None,
         extra_query: Mapping[str, object] | None = None,
         extra_body: Mapping[str, object] | None = None,
         timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
         **options: object,
     ) -> FluxImagesResponse:
-        """Make images from a prompt; the one call this package is about.
+        """Make images from a prompt, or from images where the model takes them; the call this package is about.
 
-        `model`: FLUX.1 Kontext [max] when left out; the name of a model that is not FLUX passes the call on to the SDK
-        unchanged. `n`: 1 to 4 images. `aspect_ratio`: one of nine, "21:9" to "9:21"; or OpenAI's `size`, which stands
-        for the nearest one within 3 %. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10.
-        `response_format`: "url" (a link that lives 7 days) or "b64_json". What is left out is not sent. Other options
-        of OpenAI's follow the client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
+        `model`: a full name, or "kontext-max" (when left out), "kontext-pro" or "flux-dev" for whichever model of that
+        family takes the images given; the name of a model that is not FLUX passes the call on to the SDK unchanged.
+        `n`: 1 to 4 images, with `split` up to 1000, made in several requests side by side. `aspect_ratio`: one of nine,
+        "21:9" to "9:21"; or OpenAI's `size`, which stands for the nearest one within 3 %; for flux-dev, `size` itself.
+        `image`, `images`: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB together. `strength`:
+        0 to 1. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10. `response_format`: "url" (a
+        link that lives 7 days) or "b64_json". What is left out is not sent. Other options of OpenAI's follow the
+        client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
 
         Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
         """
@@ -143,6 +188,9 @@ class AsyncFluxImages(AsyncImages):
             "model": model,
             "n": n,
             "aspect_ratio": aspect_ratio,
+            "image": image,
+            "images": images,
+            "strength": strength,
             "seed": seed,
             "steps": steps,
             "guidance_scale": guidance_scale,
@@ -152,79 +200,70 @@ class AsyncFluxImages(AsyncImages):
             **options,
         }
         extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = Order(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        call = _prepared(self._settings, named, extra_body, extras)
-        if call is None:
-            return cast(FluxImagesResponse, await super().generate(**_passed_on(named, extra_body, extras)))
-        run = _begun(self._settings, call)
-        outcome: Outcome = await tenacity.AsyncRetrying(**run.loop())(self._attempt, call, run)
-        return _finished(outcome, call, run)
+        if not is_ours(order, self._settings.defaults):
+            return cast(FluxImagesResponse, await super().generate(**_passed_on(order)))
+        return await self._sender.send(order)
 
-    async def _attempt(self, call: Call, run: Run) -> Outcome:
-        exchange, failure, result = _exchange(call, run), None, None
-        outcome: Outcome = Outcome()
-        with watching(exchange):
-            try:
-                result = await self._client.post(
-                    PATH,
-                    body=call.body,
-                    cast_to=FluxImagesResponse if call.raw else httpx.Response,
-                    options=call.options(attempt=run.attempts, parser=parsed_as(lambda: outcome.response)),
-                )
-            except openai.APIError as error:
-                failure = error
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting)
-        outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
+    async def edit(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
+        self,
+        *,
+        image: ImageInput | Sequence[ImageInput] | None | openai.Omit = openai.omit,
+        prompt: str | None | openai.Omit = openai.omit,
+        model: str | None | openai.Omit = openai.omit,
+        n: int | None | openai.Omit = openai.omit,
+        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
+        strength: float | None | openai.Omit = openai.omit,
+        seed: int | None | openai.Omit = openai.omit,
+        steps: int | None | openai.Omit = openai.omit,
+        guidance_scale: float | None | openai.Omit = openai.omit,
+        negative_prompt: str | None | openai.Omit = openai.omit,
+        response_format: ResponseFormat | None | openai.Omit = openai.omit,
+        size: str | None | openai.Omit = openai.omit,
+        split: bool | None | openai.Omit = openai.omit,
+        extra_headers: Mapping[str, str | openai.Omit] | None = None,
+        extra_query: Mapping[str, object] | None = None,
+        extra_body: Mapping[str, object] | None = None,
+        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
+        **options: object,
+    ) -> FluxImagesResponse:
+        """Change an image, or combine several, as the prompt says.
+
+        `image`: one, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
+        together. One goes to the family's image model, several to its /multi sibling, both as `generate` would send
+        them. All else as in `generate`, `aspect_ratio` for the /multi models and `strength` for the others.
+
+        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
+        """
+        named = {
+            "image": image,
+            "prompt": prompt,
+            "model": model,
+            "n": n,
+            "aspect_ratio": aspect_ratio,
+            "strength": strength,
+            "seed": seed,
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "negative_prompt": negative_prompt,
+            "response_format": response_format,
+            "size": size,
+            **options,
+        }
+        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = Order(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
+        check(self._client)
+        if not is_ours(order, self._settings.defaults):
+            return cast(FluxImagesResponse, await super().edit(**_passed_on(order)))
+        return await self._sender.send(order)
 
 
-def _prepared(settings: Settings, named: Mapping[str, object], extra_body: object, extras: Extras) -> Call | None:
-    return prepare(
-        named, extra_body=extra_body, extras=extras, defaults=settings.defaults, unsupported=settings.unsupported
-    )
-
-
-def _passed_on(named: Mapping[str, object], extra_body: object, extras: Extras) -> dict[str, Any]:
+def _passed_on(order: Order) -> dict[str, Any]:
     """The arguments for the SDK's own method, as they came."""
-    escapes = {"extra_headers": extras.headers, "extra_query": extras.query, "extra_body": extra_body}
+    escapes = {"extra_headers": order.extras.headers, "extra_query": order.extras.query, "extra_body": order.extra_body}
     return {
-        **{name: value for name, value in named.items() if not isinstance(value, openai.Omit)},
+        **{name: value for name, value in order.named.items() if not isinstance(value, openai.Omit)},
         **{name: value or None for name, value in escapes.items()},
-        "timeout": extras.timeout,
+        "timeout": order.extras.timeout,
     }
-
-
-def _begun(settings: Settings, call: Call) -> Run:
-    for notice in call.params.notices:
-        warnings.warn(notice, FluxWarning, stacklevel=3)
-    return Run(policy=settings.retry, quota=settings.quota)
-
-
-def _exchange(call: Call, run: Run) -> Exchange:
-    run.attempts += 1
-    return Exchange(key=call.key)
-
-
-def _receipt(call: Call, run: Run) -> Receipt:
-    return Receipt(sent=call.sent, attempts=run.attempts, notices=call.params.notices)
-
-
-def _finished(outcome: Outcome, call: Call, run: Run) -> FluxImagesResponse:
-    if outcome.error is not None:
-        raise outcome.error.after_doubt() if run.doubtful else outcome.error
-    response = cast(FluxImagesResponse, outcome.response)
-    for notice in response.notices[len(call.params.notices) :]:
-        _remark(notice)
-    if outcome.raw is None:
-        return response
-    outcome.raw.retries_taken = run.attempts - 1
-    return cast(FluxImagesResponse, outcome.raw)
-
-
-def _remark(notice: str) -> None:
-    try:
-        warnings.warn(notice, FluxWarning, stacklevel=4)
-    except FluxWarning:
-        # Warnings may be turned into errors; an image that is paid for must not be lost to one.
-        log.warning("%s", notice)

@@ -12,9 +12,10 @@ from typing import ParamSpec, TypeVar, get_args
 import openai
 
 from flux_openai.errors import ConfigurationError, Fault
-from flux_openai.params import Unsupported, validate
+from flux_openai.params import check_defaults
 from flux_openai.retries import RetryPolicy, RetryQuota
 from flux_openai.sdk import httpx
+from flux_openai.unsupported import Unsupported
 
 __all__ = [
     "Settings",
@@ -38,6 +39,7 @@ class Settings:
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     unsupported: Unsupported = "error"
+    split: bool = False
     defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
 
@@ -47,17 +49,21 @@ class Settings:
         *,
         retry: RetryPolicy | None,
         unsupported: Unsupported,
+        split: bool,
         defaults: Mapping[str, object] | None,
         max_retries: int | None,
     ) -> "Settings":
         """The settings of a new client. Raises ConfigurationError and InvalidParamsError."""
-        return cls().changed(retry=retry, unsupported=unsupported, defaults=defaults, max_retries=max_retries)
+        return cls().changed(
+            retry=retry, unsupported=unsupported, split=split, defaults=defaults, max_retries=max_retries
+        )
 
     def changed(
         self,
         *,
         retry: RetryPolicy | None,
         unsupported: Unsupported | None,
+        split: bool | None,
         defaults: Mapping[str, object] | None,
         max_retries: int | None,
     ) -> "Settings":
@@ -68,11 +74,17 @@ class Settings:
         if unsupported is not None and unsupported not in get_args(Unsupported):
             rule = f"must be one of {', '.join(map(repr, get_args(Unsupported)))}"
             raise ConfigurationError(str(Fault(param="unsupported", value=unsupported, rule=rule, nearest="error")))
-        settings = replace(self, retry=policy, unsupported=unsupported or self.unsupported)
+        if split is not None and not isinstance(split, bool):
+            raise ConfigurationError(str(Fault(param="split", value=split, rule="must be True or False")))
+        settings = replace(
+            self,
+            retry=policy,
+            unsupported=unsupported or self.unsupported,
+            split=self.split if split is None else split,
+        )
         if defaults is None:
             return settings
-        # A wrong default would fail every call; better here, where it was written.
-        validate({"prompt": "any"}, defaults=defaults, unsupported=settings.unsupported)
+        check_defaults(defaults, unsupported=settings.unsupported)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
 
 

@@ -34,7 +34,7 @@ PUBLIC_NAMES = [
     "adapt",
 ]
 
-RECORDERS = {"Body", "Exchange", "Run"}
+RECORDERS = {"Body", "Exchange", "Group", "Part", "Run"}
 """What one call fills in as it goes: made inside the call, seen by nobody else, so it need not be frozen."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

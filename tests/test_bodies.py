@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxImage, FluxImagesResponse
-from flux_openai.bodies import Unusable, plain_base64, read_answer
+from flux_openai.bodies import Unusable, read_answer
+from flux_openai.data_uris import plain_base64
 from flux_openai.images import Downloads, Receipt
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))

@@ -22,6 +22,8 @@ APART: Mapping[str, str] = {
     "wire.py:Exchange._asaw": "only calls the sync hook, which does not block",
     "images.py:FluxImage._abytes": "decodes and opens sync HTTP clients in a thread, so as not to block",
     "images.py:FluxImage._astored": "writes the file in a thread, so as not to block",
+    "request.py:acalls_of": "reads files in a thread, so as not to block",
+    "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
     "emulator/replies.py:_HalfStream.__aiter__": "one generator for both kinds of client; tested on both",
 }
 """Async code that is not a mirror of sync code, and why."""
@@ -31,7 +33,10 @@ def without_async(name: str) -> str:
     """A name without its async word: `AsyncX` is `X`; `aread`, `_abytes`, `async_client`, `watch_async` likewise."""
     name = IRREGULAR.get(name, name)
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
-    known = "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory"
+    known = (
+        "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory|calls_"
+        "|together"
+    )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 
 
@@ -117,8 +122,10 @@ def test_the_pairs_are_found() -> None:
     same = {name for source in SOURCES.values() for name, alike in mirrors(source).items() if alike}
     assert same >= {
         "AsyncFluxImages",
+        "AsyncFluxImages.edit",
         "AsyncFluxImages.generate",
         "AsyncFluxOpenAI",
+        "AsyncSender",
         "FluxImage.aread",
         "FluxImage.asave",
         "FluxImagesResponse.asave",
@@ -147,7 +154,7 @@ def edits(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("resources.py", "AsyncFluxImages._attempt"), ("wire.py", "areceive"), ("downloads.py", "_aask")]
+    ("file", "name"), [("sending.py", "AsyncSender._attempt"), ("wire.py", "areceive"), ("downloads.py", "_aask")]
 )
 def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
     """Whichever name, constant or argument of the async half is changed, the halves are no longer the same."""
@@ -163,7 +170,7 @@ def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
     ("before", "after"),
     [
         ("attempt=run.attempts,", "attempt=run.attempts + 1,"),
-        ("return _finished(outcome, call, run)", "return outcome"),
+        ("return _finished(parts, foreign)", "return parts"),
         ("except openai.APIError", "except openai.APIConnectionError"),
         ("aclient=http", "aclient=None"),
         (
@@ -174,7 +181,7 @@ def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
 )
 def test_a_slip_in_the_source_is_seen(before: str, after: str) -> None:
     """A changed expression, a lost line and a wrong clause in the async half all fail the comparison."""
-    head, found, tail = SOURCES["resources.py"].rpartition(before)
+    head, found, tail = SOURCES["sending.py"].rpartition(before)
     assert found
-    assert mirrors(head + found + tail)["AsyncFluxImages"]
-    assert not mirrors(head + after + tail)["AsyncFluxImages"]
+    assert mirrors(head + found + tail)["AsyncSender"]
+    assert not mirrors(head + after + tail)["AsyncSender"]

@@ -3,6 +3,9 @@
 Nothing is shared with the checks in front of the client: two readings of one contract find each other's mistakes.
 """
 
+import base64
+import binascii
+import hashlib
 import json
 import math
 import re
@@ -18,12 +21,18 @@ __all__ = ["Order", "is_whole", "read_json", "read_order", "refuse_key"]
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be drawn: `n` pictures of `ratio` (width, height), sent inside the answer if `inline`."""
+    """What is to be drawn: `n` pictures of `ratio` (width, height), sent inside the answer if `inline`.
+
+    `inspiration` stands for the images to start from, and for how far to depart from them. `area` is in pixels, and
+    None where the order leaves it open.
+    """
 
     prompt: str
+    inspiration: str
     seed: int
     n: int
     ratio: tuple[int, int]
+    area: int | None = None
     inline: bool
 
 
@@ -85,11 +94,15 @@ def _objection(value: object, *, field: FluxField) -> str | None:
         return f"must be {kind}"
     if field.enforced == "warn":
         return None
+    return _FORMATS.get(field.format, _objection_to_plain)(value, field)
+
+
+def _objection_to_plain(value: object, field: FluxField) -> str | None:
     if field.choices and value not in field.choices:
         return f"must be one of {', '.join(field.choices)}"
     if isinstance(value, int | float) and not _within(value, field=field):
         return f"must be {_limits(field)}"
-    if field.required and isinstance(value, str) and not value.strip():
+    if not field.blank and isinstance(value, str) and not value.strip():
         return "must not be blank"
     return None
 
@@ -107,7 +120,12 @@ def _is_number(value: object) -> bool:
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 _TYPES: Mapping[type, tuple[str, Callable[[object], bool]]] = {
+    list: ("a list of strings", _is_texts),
     str: ("a string", _is_text),
     int: ("an integer", is_whole),
     float: ("a number", _is_number),
@@ -124,21 +142,69 @@ def _limits(field: FluxField) -> str:
     return " and ".join(f"{word} {limit}" for word, limit in ends if limit is not None)
 
 
-_SHAPE = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})", re.ASCII)
+_SHAPE = re.compile(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", re.ASCII)
+_LINK = re.compile(r"https?://[^/\s]+(/\S*)?")
+_DATA = re.compile(r"data:image/(png|jpeg|webp|gif);base64,([A-Za-z0-9+/]+={0,2})", re.ASCII)
+_MAGIC = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF", "gif": b"GIF8"}
+
+
+def _objection_to_images(value: object, field: FluxField) -> str | None:
+    images = value if isinstance(value, list) else [value]
+    if len(images) < (field.minimum or 0):
+        return f"must hold {field.minimum} or more"
+    if not all(_is_image(image) for image in images):
+        return "must be a link or a data URI of a PNG, JPEG, WebP or GIF"
+    return None
+
+
+def _is_image(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    if _LINK.fullmatch(value):
+        return True
+    data = _DATA.fullmatch(value)
+    try:
+        return data is not None and base64.b64decode(data[2], validate=True).startswith(_MAGIC[data[1]])
+    except binascii.Error:
+        return False
+
+
+def _objection_to_size(value: object, field: FluxField) -> str | None:
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value), re.ASCII)
+    if size is None or not all(_within(int(side), field=field) for side in size.groups()):
+        return f"must be WIDTHxHEIGHT, each {_limits(field)}"
+    return None
+
+
+_FORMATS: Mapping[str | None, Callable[[object, FluxField], str | None]] = {
+    "image": _objection_to_images,
+    "size": _objection_to_size,
+}
 
 
 def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Order:
     values = {name: body.get(name, field.default) for name, field in fields.items()}
     prompt, seed, n = values.get("prompt"), values.get("seed"), values.get("n")
+    sized = "size" in fields
+    width, height = _shape(values.get("size" if sized else "aspect_ratio"))
+    common = math.gcd(width, height) if sized else 1
     return Order(
         prompt=prompt if isinstance(prompt, str) else "",
+        inspiration=_inspiration(values),
         seed=seed if isinstance(seed, int) else -1,
         n=n if isinstance(n, int) else 1,
-        ratio=_ratio(values.get("aspect_ratio")),
+        ratio=(width // common, height // common),
+        area=width * height if sized else None,
         inline=values.get("response_format") == "b64_json",
     )
 
 
-def _ratio(value: object) -> tuple[int, int]:
+def _inspiration(values: Mapping[str, object]) -> str:
+    images = [image for name in ("image", "images") if (image := values.get(name)) is not None]
+    told = json.dumps([*images, values.get("strength")])
+    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest() if images else ""
+
+
+def _shape(value: object) -> tuple[int, int]:
     shape = _SHAPE.fullmatch(str(value))
     return (int(shape[1]), int(shape[2])) if shape else (1, 1)

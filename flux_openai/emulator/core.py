@@ -185,9 +185,16 @@ class Emulator:
                 return self._download(call) if call.route == "download" else _list_models()
 
     def _generate(self, order: Order, *, call: _Call) -> Reply:
-        width, height = area_to_size(self._pixels, ratio=order.ratio)
+        width, height = area_to_size(min(self._pixels, order.area or self._pixels), ratio=order.ratio)
         sketches = [
-            Sketch(prompt=order.prompt, seed=order.seed, index=index, width=width, height=height)
+            Sketch(
+                prompt=order.prompt,
+                inspiration=order.inspiration,
+                seed=order.seed,
+                index=index,
+                width=width,
+                height=height,
+            )
             for index in range(order.n)
         ]
         data = [self._host(sketch, call=call) | (_inline(sketch) if order.inline else {}) for sketch in sketches]

@@ -15,9 +15,13 @@ __all__ = ["Sketch", "area_to_size", "draw"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """All that a picture depends on; `width` and `height` are in pixels, `index` is its place in the answer."""
+    """All that a picture depends on; `width` and `height` are in pixels, `index` is its place in the answer.
+
+    `inspiration` tells apart what it was drawn from; empty when that is the prompt alone.
+    """
 
     prompt: str
+    inspiration: str = ""
     seed: int
     index: int
     width: int
@@ -34,7 +38,7 @@ def area_to_size(pixels: int, *, ratio: tuple[int, int]) -> tuple[int, int]:
 def draw(sketch: Sketch) -> bytes:
     """The picture as a PNG file."""
     # JSON can hold half of a surrogate pair, which plain UTF-8 cannot.
-    told = f"{sketch.seed}:{sketch.index}:{sketch.prompt}".encode("utf-8", "surrogatepass")
+    told = f"{sketch.seed}:{sketch.index}:{sketch.inspiration}{sketch.prompt}".encode("utf-8", "surrogatepass")
     digest = blake2b(told, digest_size=32).digest()
     rows = _quilt(digest, width=sketch.width, height=sketch.height)
     return _png(rows, width=sketch.width, height=sketch.height, palette=_palette(digest))

@@ -15,17 +15,30 @@ WRONG_TYPES: dict[type, tuple[object, ...]] = {
     str: (7, True, ["a"], {}, None),
     int: ("1", 1.0, 1.5, True, [1], None),
     float: ("2.5", False, [2.5], {}, None, float("inf")),
+    list: ("https://x.test/a.png", [1], {}, None),
 }
 PICTURE = "https://x.test/a.png"
-GOOD_BY_NAME: dict[str, object] = {"prompt": "a fox"}
+DATA = "data:image/png;base64,iVBORw0KGgo="
+GOOD_BY_NAME: dict[str, tuple[object, ...]] = {
+    "prompt": ("a fox",),
+    "image": (PICTURE, DATA),
+    "images": ([PICTURE], [DATA, PICTURE]),
+    "size": ("256x256", "1536x1536", "1000x257"),
+}
+BAD_BY_FORMAT: dict[str | None, tuple[object, ...]] = {
+    "image": ("", "fox.png", "ftp://x.test/a.png", "data:image/png;base64,QUJD", "data:text/plain;base64,iVBORw0KGgo="),
+    "size": ("", "255x256", "1024x1537", "1024", "1024 x 1024", "16:9"),
+}
 
 
 def good_values(field: FluxField) -> tuple[object, ...]:
     """Values of a field that the service takes: every choice, both limits, or an example."""
+    if field.name in GOOD_BY_NAME:
+        return GOOD_BY_NAME[field.name]
     if field.choices:
         return field.choices
     limits = tuple(limit for limit in (field.minimum, field.maximum) if limit is not None)
-    return (GOOD_BY_NAME[field.name],) if field.name in GOOD_BY_NAME else limits or ("something",)
+    return limits or ("something",)
 
 
 def bad_values(field: FluxField) -> Iterator[object]:
@@ -35,11 +48,15 @@ def bad_values(field: FluxField) -> Iterator[object]:
         return
     if field.choices:
         yield from ("", field.choices[0].upper() + "x", f" {field.choices[0]}")
-    if field.type is not str and field.minimum is not None:
+    if field.format in BAD_BY_FORMAT:
+        bad = BAD_BY_FORMAT[field.format]
+        yield from ([], *([value] for value in bad)) if field.type is list else bad
+        return
+    if field.minimum is not None:
         yield field.minimum - 1
-    if field.type is not str and field.maximum is not None:
+    if field.maximum is not None:
         yield field.maximum + 1
-    if field.required and field.type is str:
+    if not field.blank:
         yield from ("", " \n")
 
 
@@ -170,7 +187,9 @@ def test_half_a_surrogate_pair_is_a_prompt(http: httpx.Client) -> None:
 
 def row(*fields: FluxField) -> FluxModel:
     """A model that the table does not have."""
-    return FluxModel(id="test/new", fields=MappingProxyType({field.name: field for field in fields}), source="test")
+    return FluxModel(
+        id="test/new", family="new", fields=MappingProxyType({field.name: field for field in fields}), source="test"
+    )
 
 
 def field(name: str, kind: type = str, **rules: object) -> FluxField:
@@ -207,5 +226,5 @@ def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object
 
 def test_a_row_may_lack_what_others_have() -> None:
     """Without these fields an order is for one picture, drawn without a prompt, of no seed, sent as a link."""
-    order = order_of(IMAGE_ROW, image=PICTURE)
-    assert order == Order(prompt="", seed=-1, n=1, ratio=(1, 1), inline=False)
+    order = order_of(row(field("anything")))
+    assert order == Order(prompt="", inspiration="", seed=-1, n=1, ratio=(1, 1), inline=False)

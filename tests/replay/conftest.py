@@ -272,6 +272,10 @@ class Flux:
         generate: Callable[..., Any] = self.client.images.generate
         return cast(FluxImagesResponse, self.settle(generate(**arguments)))
 
+    def edit(self, **arguments: object) -> FluxImagesResponse:
+        edit: Callable[..., Any] = self.client.images.edit
+        return cast(FluxImagesResponse, self.settle(edit(**arguments)))
+
     def models(self) -> SyncPage[Model] | AsyncPage[Model]:
         pages: Any = self.client.models.list()
         return cast(SyncPage[Model] | AsyncPage[Model], self.settle(pages))

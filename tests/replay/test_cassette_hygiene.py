@@ -128,12 +128,16 @@ def test_a_cassette_is_clean(path: Path) -> None:
 
 def test_every_cassette_is_played_and_every_one_played_is_there() -> None:
     """The cassettes named in the tests are the files in the folder, no more and no fewer."""
-    played = [
-        ast.literal_eval(node.args[0])
-        for path in Path(__file__).parent.glob("test_replay_*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "play"
-    ]
+    played: list[str] = []
+    for path in Path(__file__).parent.glob("test_replay_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="play"), args=[ast.Constant(value=str(name)), *_]):
+                    played.append(name)
+                case ast.AnnAssign(target=ast.Name(id="TAPES"), value=ast.Dict(keys=keys)):
+                    played += [str(ast.literal_eval(key)) for key in keys if key is not None]
+                case _:
+                    pass
     assert sorted(f"{name}.yaml" for name in played) == sorted(NAMES)
 
 

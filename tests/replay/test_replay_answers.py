@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,32 @@ def test_a_link_is_downloaded(play: Play, tmp_path: Path) -> None:
     assert (path.parent, path.stem) == (tmp_path, "a-red-fox-in-the-snow_seed7_0")
 
 
-def test_the_pro_model_is_asked_by_its_name(play: Play) -> None:
-    """A model of the table goes out under its full name, with the parameters of its row."""
-    model = "black-forest-labs/flux-kontext-pro/text-to-image"
-    with play("pro", live=True) as flux:
-        response = flux.generate(**FOX, model=model)
-        assert (flux.asked(0)["model"], response.attempts) == (model, 1)
-    assert response.sent == FOX | {"model": model}
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==")
+WIRE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+SNOW: dict[str, Any] = {"prompt": "make it snow", "seed": 7}
+FAMILY = "black-forest-labs/flux"
+TAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "pro": ({"model": "kontext-pro", **FOX}, {"model": f"{FAMILY}-kontext-pro/text-to-image", **FOX}),
+    "max_image": ({"image": PNG, "strength": 0.5}, {"model": f"{FAMILY}-kontext-max", "image": WIRE, "strength": 0.5}),
+    "pro_image": ({"model": "kontext-pro", "image": PNG}, {"model": f"{FAMILY}-kontext-pro", "image": WIRE}),
+    "max_multi": ({"image": [PNG, PNG]}, {"model": f"{FAMILY}-kontext-max/multi", "images": [WIRE, WIRE]}),
+    "pro_multi": (
+        {"model": "kontext-pro", "image": [PNG, PNG], "aspect_ratio": "16:9"},
+        {"model": f"{FAMILY}-kontext-pro/multi", "images": [WIRE, WIRE], "aspect_ratio": "16:9"},
+    ),
+    "dev": ({"model": "flux-dev", "size": "1024x768"}, {"model": f"{FAMILY}.1-dev", "size": "1024x768"}),
+}
+"""For each cassette, what is asked for and what goes out."""
+
+
+@pytest.mark.parametrize("name", TAPES)
+def test_each_model_is_asked_in_its_own_terms(play: Play, name: str) -> None:
+    """An order goes out under the full name of the model that takes it, with images as data URIs."""
+    asked, sent = TAPES[name]
+    with play(name, live=True) as flux:
+        response = (flux.edit if "image" in asked else flux.generate)(**{**SNOW, **asked})
+        assert flux.asked(0) == response.sent == {**SNOW, **sent}
+    assert (response.attempts, response.missing, response.notices) == (1, 0, ())
 
 
 def test_base64_is_decoded(play: Play, tmp_path: Path) -> None:
