@@ -1,20 +1,22 @@
 """The options, as typer reads them; the words and the numbers in the help come from the tables."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from flux_openai.cli.codes import ExitCode, exit_code_table
-from flux_openai.cli.plan import field_help, images_per_call
 from flux_openai.cli.report import Report
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service
+from flux_openai.cli.words import IMAGE_MODEL, field_help, model_document, model_lines, short_names
 from flux_openai.cli.work import Order, carry_out
 from flux_openai.errors import ConfigurationError
-from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
+from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
 from flux_openai.params import given
 from flux_openai.retries import Duplicates, RetryPolicy
 from flux_openai.settings import BASE_URL, TIMEOUT
@@ -38,8 +40,10 @@ _app = typer.Typer(
 # typer carries a click of its own since 0.26 and used the real one before: this finds the UsageError of either.
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
-_MODEL = f"One of: {', '.join(FLUX_MODELS)}. Left out, it is {DEFAULT_MODEL}."
-_N = f"{field_help('n')} More than {images_per_call({})} are made in several calls, each with the next seed."
+_MODEL = f"One of {short_names()}, or a full name: see flux-openai models. Left out, it is {next(iter(FAMILIES))}."
+_N = f"{field_help('n')} More than {FLUX_MODELS[DEFAULT_MODEL].fields['n'].maximum} are made in several calls."
+_SIZE = f"In place of an aspect ratio. For flux-dev: {field_help('size')}"
+_IMAGE = "Image to start from: a path, a link or a data URI. May be given several times."
 _BASE_URL = f"Or MODELVERSE_BASE_URL, or {BASE_URL}."
 _KEY_FILE = "File that holds the key, - for stdin; or MODELVERSE_API_KEY."
 _MAX_WAIT = "Longest wait before a retry, if the service asks for none."
@@ -81,54 +85,110 @@ def _program(
     """FLUX images through the official OpenAI client: checked, retried without paying twice, saved safely."""
 
 
+_Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=field_help("prompt"), show_default=False)]
+_Change = Annotated[
+    str, typer.Argument(metavar="PROMPT", help=field_help("prompt", model=IMAGE_MODEL), show_default=False)
+]
+_Image = Annotated[list[str], typer.Option("-i", "--image", metavar="FILE", help=_IMAGE, show_default=False)]
+_Model = Annotated[str | None, typer.Option(metavar="NAME", help=_MODEL)]
+_AspectRatio = Annotated[str | None, typer.Option(metavar="W:H", help=field_help("aspect_ratio"))]
+_Size = Annotated[str | None, typer.Option(metavar="WxH", help=_SIZE)]
+_Strength = Annotated[float | None, typer.Option(metavar="NUMBER", help=field_help("strength"))]
+_Seed = Annotated[int | None, typer.Option(metavar="INTEGER", help=field_help("seed"))]
+_Steps = Annotated[int | None, typer.Option(metavar="INTEGER", help=field_help("steps"))]
+_GuidanceScale = Annotated[float | None, typer.Option(metavar="NUMBER", help=field_help("guidance_scale"))]
+_NegativePrompt = Annotated[str | None, typer.Option(metavar="TEXT", help=field_help("negative_prompt"))]
+_ResponseFormat = Annotated[str | None, typer.Option(metavar="NAME", help=field_help("response_format"))]
+_Number = Annotated[int | None, typer.Option("-n", "--n", metavar="INTEGER", help=_N)]
+_Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the images.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+_Emulate = Annotated[bool, typer.Option("--emulator", help="Ask the emulator: no key, network or bill.")]
+_BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help=_BASE_URL)]
+_KeyFile = Annotated[str | None, typer.Option(metavar="FILE", help=_KEY_FILE)]
+_MaxAttempts = Annotated[int, typer.Option(metavar="INTEGER", help="Requests for one call.")]
+_DuplicatesName = Annotated[str, typer.Option(metavar="NAME", help=_DUPLICATES)]
+_MaxWait = Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_WAIT)]
+_MaxElapsed = Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_ELAPSED)]
+_Timeout = Annotated[float, typer.Option(metavar="SECONDS", help=_TIMEOUT)]
+
+
 @_app.command(epilog=_EPILOG)
 def generate(
     *,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help=field_help("prompt"), show_default=False)],
-    model: Annotated[str | None, typer.Option(metavar="NAME", help=_MODEL)] = None,
-    aspect_ratio: Annotated[str | None, typer.Option(metavar="W:H", help=field_help("aspect_ratio"))] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="In place of an aspect ratio.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="INTEGER", help=field_help("seed"))] = None,
-    steps: Annotated[int | None, typer.Option(metavar="INTEGER", help=field_help("steps"))] = None,
-    guidance_scale: Annotated[float | None, typer.Option(metavar="NUMBER", help=field_help("guidance_scale"))] = None,
-    negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", help=field_help("negative_prompt"))] = None,
-    response_format: Annotated[str | None, typer.Option(metavar="NAME", help=field_help("response_format"))] = None,
-    n: Annotated[int | None, typer.Option("-n", "--n", metavar="INTEGER", help=_N)] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the images.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
-    emulator: Annotated[bool, typer.Option("--emulator", help="Ask the emulator: no key, network or bill.")] = False,
-    base_url: Annotated[str | None, typer.Option(metavar="URL", help=_BASE_URL)] = None,
-    api_key_file: Annotated[str | None, typer.Option(metavar="FILE", help=_KEY_FILE)] = None,
-    max_attempts: Annotated[int, typer.Option(metavar="INTEGER", help="Requests for one call.")] = _POLICY.max_attempts,
-    duplicates: Annotated[str, typer.Option(metavar="NAME", help=_DUPLICATES)] = _POLICY.duplicates,
-    max_wait: Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_WAIT)] = _POLICY.max_wait,
-    max_elapsed: Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_ELAPSED)] = _POLICY.max_elapsed,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help=_TIMEOUT)] = _PATIENCE,
+    prompt: _Prompt,
+    model: _Model = None,
+    aspect_ratio: _AspectRatio = None,
+    size: _Size = None,
+    seed: _Seed = None,
+    steps: _Steps = None,
+    guidance_scale: _GuidanceScale = None,
+    negative_prompt: _NegativePrompt = None,
+    response_format: _ResponseFormat = None,
+    n: _Number = None,
+    out: _Out = Path(),
+    as_json: _AsJson = False,
+    emulator: _Emulate = False,
+    base_url: _BaseUrl = None,
+    api_key_file: _KeyFile = None,
+    max_attempts: _MaxAttempts = _POLICY.max_attempts,
+    duplicates: _DuplicatesName = _POLICY.duplicates,
+    max_wait: _MaxWait = _POLICY.max_wait,
+    max_elapsed: _MaxElapsed = _POLICY.max_elapsed,
+    timeout: _Timeout = _PATIENCE,
 ) -> int:
     """Make images from PROMPT and save them.
 
     The paths go to stdout, all else to stderr. The key is read from MODELVERSE_API_KEY; --emulator needs none.
     """
-    fields = {
-        "prompt": prompt,
-        "model": model,
-        "aspect_ratio": aspect_ratio,
-        "size": size,
-        "seed": seed,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "response_format": response_format,
-        "n": n,
-    }
-    service = Service(
-        emulator=emulator,
-        base_url=base_url,
-        api_key_file=api_key_file,
-        timeout=timeout,
-        duplicates=duplicates,
-        max_attempts=max_attempts,
-        max_wait=max_wait,
-        max_elapsed=max_elapsed,
-    )
-    return carry_out(Order(params=given(fields), service=service, folder=out), Screen(as_json=as_json)).exit_code
+    return _ordered(locals(), editing=False)
+
+
+@_app.command(epilog=_EPILOG)
+def edit(
+    *,
+    prompt: _Change,
+    image: _Image,
+    model: _Model = None,
+    strength: _Strength = None,
+    aspect_ratio: _AspectRatio = None,
+    size: _Size = None,
+    seed: _Seed = None,
+    steps: _Steps = None,
+    guidance_scale: _GuidanceScale = None,
+    negative_prompt: _NegativePrompt = None,
+    response_format: _ResponseFormat = None,
+    n: _Number = None,
+    out: _Out = Path(),
+    as_json: _AsJson = False,
+    emulator: _Emulate = False,
+    base_url: _BaseUrl = None,
+    api_key_file: _KeyFile = None,
+    max_attempts: _MaxAttempts = _POLICY.max_attempts,
+    duplicates: _DuplicatesName = _POLICY.duplicates,
+    max_wait: _MaxWait = _POLICY.max_wait,
+    max_elapsed: _MaxElapsed = _POLICY.max_elapsed,
+    timeout: _Timeout = _PATIENCE,
+) -> int:
+    """Change an image as PROMPT says, or combine several, and save what comes.
+
+    One image goes to the image model of its family, several to its /multi model. All else is as in generate.
+    """
+    return _ordered(locals(), editing=True)
+
+
+def _ordered(options: dict[str, Any], *, editing: bool) -> int:
+    """Carry out what the options of a command ask for: some are about the service, the others are parameters."""
+    screen, folder = Screen(as_json=options.pop("as_json")), options.pop("out")
+    service = Service(**{field.name: options.pop(field.name) for field in fields(Service)})
+    order = Order(params=given(options), editing=editing, service=service, folder=folder)
+    return carry_out(order, screen).exit_code
+
+
+@_app.command()
+def models(*, as_json: _AsJson = False) -> int:
+    """List the models with their short names and with what each takes beside the parameters of all.
+
+    A short name stands for whichever model of its family takes the images that are given.
+    """
+    Screen(as_json=as_json).listed([json.dumps(model_document())] if as_json else model_lines())
+    return ExitCode.DONE

@@ -10,6 +10,7 @@ from typing import Self
 from flux_openai.cli.codes import ExitCode, exit_code_of
 from flux_openai.errors import BadResponseError, Billing, DownloadError, FluxError, FluxStatusError
 from flux_openai.files import sniff
+from flux_openai.inputs import WireImage
 from flux_openai.redaction import printable
 
 __all__ = ["Failure", "Report", "SavedImage", "shown"]
@@ -65,6 +66,13 @@ class Failure:
         )
 
 
+def _brief(value: object) -> object:
+    """A value as it stands in the document: an image is named, and not repeated."""
+    if isinstance(value, list):
+        return [_brief(item) for item in value]
+    return repr(value) if isinstance(value, WireImage) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a run has come to.
@@ -93,7 +101,7 @@ class Report:
         document = {
             "images": [asdict(image) for image in self.images],
             "request_ids": self.request_ids,
-            "sent": self.sent,
+            "sent": [{name: _brief(value) for name, value in body.items()} for body in self.sent],
             "attempts": self.attempts,
             "notices": self.notices,
             "missing": self.missing,

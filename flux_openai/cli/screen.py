@@ -42,6 +42,10 @@ class Screen:
         status = "" if event.status_code is None else f", status {event.status_code}"
         self.say(f"attempt {event.attempt} failed ({event.reason}{status}); the next in {event.wait:.1f} s")
 
+    def listed(self, lines: Iterable[str]) -> None:
+        """Write the lines that were asked for to stdout."""
+        _print(lines)
+
     def saved(self, images: Iterable[SavedImage]) -> None:
         """Name the files that were written."""
         if not self.as_json:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_openai.cli.codes import EndedEarlyError, MissingImagesError
-from flux_openai.cli.plan import calls_of, check
 from flux_openai.cli.report import Report, SavedImage, shown
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service, prove_writable
 from flux_openai.client import FluxOpenAI
 from flux_openai.errors import FluxAPIError, FluxError, FluxWarning
 from flux_openai.images import FluxImage, FluxImagesResponse
+from flux_openai.params import Params, parts, validate
 
 __all__ = ["Order", "carry_out"]
 
@@ -23,6 +23,7 @@ class Order:
     """What is asked for: the parameters that were given, of which service, and the folder for the images."""
 
     params: Mapping[str, object]
+    editing: bool
     service: Service
     folder: Path
 
@@ -84,29 +85,30 @@ def carry_out(order: Order, screen: Screen) -> Report:
 
 
 def _make_all(order: Order, tally: _Tally) -> None:
-    tally.note(check(order.params))
+    params = validate(order.params, editing=order.editing, split=True)
+    tally.note(params.notices)
     with order.service.client(on_retry=tally.screen.retrying) as client:
         prove_writable(order.folder)
-        for call in calls_of(order.params):
-            _make(call, client, order.folder, tally)
+        for part in parts(params):
+            _make(part, client, order.folder, tally)
             if tally.errors:
                 return
     if tally.missing:
         tally.fail(MissingImagesError(f"images that did not come back usable: {tally.missing}"))
 
 
-def _make(call: Mapping[str, object], client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
+def _make(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
     before = len(tally.images)
     try:
         with tally.screen.busy("waiting for the service"):
-            _ask_and_save(call, client, folder, tally)
+            _ask_and_save(part, client, folder, tally)
     finally:
         tally.screen.saved(tally.images[before:])
 
 
-def _ask_and_save(call: Mapping[str, object], client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
+def _ask_and_save(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
     tally.under_way = True
-    answer = client.images.generate(extra_body=call)
+    answer = client.images.generate(extra_body={"model": part.model.id, **part.values})
     tally.answers.append(answer)
     tally.under_way = False
     tally.note(answer.notices)

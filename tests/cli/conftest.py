@@ -157,12 +157,12 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def ask(
     cli: Callable[..., Done], service: Service, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Done]:
-    """Run `generate` in this process against the loopback service, with a key and without waits."""
+    """Run a command in this process against the loopback service, with a key and without waits."""
     monkeypatch.setenv("MODELVERSE_API_KEY", key)
 
-    def run(*args: str, prompt: str = "a red fox") -> Done:
+    def run(*args: str, prompt: str = "a red fox", command: str = "generate") -> Done:
         fixed = ["--base-url", service.url, "--max-wait", "0", "-o", str(tmp_path / "out")]
-        return cli("generate", prompt, *fixed, *args)
+        return cli(command, prompt, *fixed, *args)
 
     return run
 

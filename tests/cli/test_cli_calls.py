@@ -8,8 +8,6 @@ import pytest
 
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 
-plan = pytest.importorskip("flux_openai.cli.plan")
-
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Service
 
@@ -61,15 +59,12 @@ def test_many_images_are_split(
     assert len(set(done.out.splitlines())) == len(list((tmp_path / "out").iterdir())) == 9
 
 
-@pytest.mark.parametrize(("n", "expected"), [(1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (0, [0]), (-2, [-2])])
-def test_a_wrong_number_of_images_is_left_for_the_library_to_refuse(n: int, expected: list[int]) -> None:
-    """The images are spread over calls of four at most; a number below 1 is passed on as it is."""
-    assert [call["n"] for call in plan.calls_of({"prompt": "x", "n": n})] == expected
-
-
-def test_a_million_million_images_are_checked_at_once() -> None:
-    """The check looks at the first and the last call, however many lie between."""
-    assert plan.check({"prompt": "x", "n": 10**12, "seed": 1}) != ()
+@pytest.mark.parametrize("n", [0, -2, 1001, 10**12])
+def test_a_number_of_images_that_is_rather_a_slip_is_refused(ask: Ask, service: "Service", n: int) -> None:
+    """Fewer than one image and more than a thousand are bad input, and nothing is sent."""
+    done = ask("-n", str(n))
+    assert (done.code, service.posts) == (2, 0)
+    assert "from 1 to 1000" in done.err
 
 
 def test_the_folder_may_look_like_a_file(ask: Ask, service: "Service", tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_every_python_block_runs_as_it_stands(
 
 def test_the_readme_has_the_blocks_that_this_file_is_about() -> None:
     """A change of the README's layout must not silently leave this file with nothing to run."""
-    assert len(BLOCKS) >= 7
+    assert len(BLOCKS) >= 12
 
 
 def test_the_error_shown_is_the_error_raised(
@@ -68,16 +68,29 @@ def test_the_first_block_sends_what_it_says_and_saves_two_images(
 
 
 def test_the_parameter_table_says_what_the_model_table_says() -> None:
-    """Names, limits and defaults stand in the README as they stand in the code."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| ?(.*?) ?\|$", README, re.MULTILINE)
-    fields = FLUX_MODELS[DEFAULT_MODEL].fields
-    assert {name for name, _, _ in rows} == set(fields)
-    for name, values, default in rows:
-        field = fields[name]
-        if field.enforced == "error" and field.minimum is not None:
-            assert values == f"{field.minimum} to {field.maximum}"
-        assert all(choice in values for choice in field.choices)
-        assert default.strip("`") == ("required" if field.required else str(field.default or ""))
+    """Names, limits and defaults stand in the README as they stand in the code, for every model that has them."""
+    [section] = re.findall(r"^## Parameters\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    rows = {name: rest for name, *rest in re.findall(r"^\| `(\w+)` \| (.*?) \| ?(.*?) ?\|$", section, re.MULTILINE)}
+    assert set(rows) == {name for model in FLUX_MODELS.values() for name in model.fields}
+    for model in FLUX_MODELS.values():
+        for field in model.fields.values():
+            values, default = rows[field.name]
+            if field.enforced == "error" and field.maximum is not None:
+                assert f"{field.minimum} to {field.maximum}" in values
+            assert all(choice in values for choice in field.choices)
+            needed = field.required or field.name in ("prompt", "image")
+            assert default.strip("`") == ("required" if needed else str(field.default or ""))
+
+
+def test_the_models_listed_are_those_of_the_table() -> None:
+    """Short names, full names and what each model has of its own are the table's and the program's."""
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\S+/\S+)` \| (.*?) \|$", README, re.MULTILINE)
+    program = subprocess.run(
+        [sys.executable, "-m", "flux_openai", "models"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [[name, id, *own.replace("`", "").split()] for name, id, own in rows] == [
+        line.split() for line in program.splitlines()
+    ]
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
@@ -90,8 +103,8 @@ def test_the_options_that_the_readme_names_exist() -> None:
     """Whatever option the README's section on the command line names stands in the program's own help."""
     [section] = re.findall(r"^## Command line\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
     help_text = subprocess.run(
-        [sys.executable, "-m", "flux_openai", "generate", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "flux_openai", "edit", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    options = re.findall(r"(?<=`)-[-\w]+", section)
-    assert {"-n", "-o", "--json", "--api-key-file"} <= set(options)
+    options = re.findall(r"(?<=[` ])-[-\w]+", section)
+    assert {"-i", "-n", "-o", "--json", "--api-key-file"} <= set(options)
     assert [option for option in options if option not in help_text] == []
