@@ -189,7 +189,8 @@ class Emulator:
         sketches = [
             Sketch(
                 prompt=order.prompt,
-                inspiration=order.inspiration,
+                # Without a seed of its own, every call draws another picture.
+                inspiration=order.inspiration + (call.id if order.seed < 0 else ""),
                 seed=order.seed,
                 index=index,
                 width=width,

@@ -17,7 +17,7 @@ __all__ = ["Sketch", "area_to_size", "draw"]
 class Sketch:
     """All that a picture depends on; `width` and `height` are in pixels, `index` is its place in the answer.
 
-    `inspiration` tells apart what it was drawn from; empty when that is the prompt alone.
+    `inspiration` tells apart what else it was drawn from; empty when that is the prompt alone.
     """
 
     prompt: str
