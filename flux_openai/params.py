@@ -59,9 +59,11 @@ def validate(
     what neither has. An edit goes to the model that takes as many images as it has. With `split`, `n` may be more than
     one request makes. Raises InvalidParamsError with every fault.
     """
-    named, faults = read_images(arranged(given(keywords)) if editing else given(keywords))
-    extra, more = _extra_body(extra_body)
-    faults += [*more, *_given_twice(named, extra)]
+    body, faults = _extra_body(extra_body)
+    (named, unreadable), (extra, also) = (
+        read_images(arranged(options) if editing else options) for options in (given(keywords), body)
+    )
+    faults += [*unreadable, *also, *_given_twice(named, extra)]
     called = {**named, **extra}
     model = model_for(called, given(defaults), editing=editing)
     if isinstance(model, Fault):
