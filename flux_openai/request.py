@@ -119,17 +119,19 @@ def calls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
     split = settings.split if order.split is None or isinstance(order.split, openai.Omit) else order.split
     if not isinstance(split, bool):
         raise InvalidParamsError.of([Fault(param="split", value=split, rule="must be True or False")])
-    raw = _is_raw(order.extras.headers)
     params = validate(
         order.named,
         extra_body=order.extra_body,
         defaults=settings.defaults,
         unsupported=settings.unsupported,
         editing=order.verb == "edit",
-        # A raw response is the answer to one request.
-        split=split and not raw,
+        split=split,
     )
     several = parts(params)
+    if len(several) > 1 and _is_raw(order.extras.headers):
+        most = several[0].values["n"]
+        rule = f"a raw response is the answer to one request, which makes {most} at most"
+        raise InvalidParamsError.of([Fault(param="n", value=params.values["n"], rule=rule, nearest=most)])
     keys = _keys(order.extras.headers, len(several))
     return tuple(Call(params=part, key=key, extras=order.extras) for part, key in zip(several, keys, strict=True))
 
