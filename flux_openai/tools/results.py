@@ -1,0 +1,146 @@
+"""What a tool call came to, in words for a language model and in values for the program around it.
+
+The words are short, hold no base64, no link and no path, and say what the model may do next; what the service said in
+an error is quoted, cut and stripped of links, for it is data and no instruction.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from flux_openai.data_uris import data_uri
+from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError
+from flux_openai.images import FluxImagesResponse
+from flux_openai.redaction import printable
+
+__all__ = ["ToolImage", "ToolResult", "failed", "limited", "made", "misused", "quoted", "repeated", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolImage:
+    """One saved image.
+
+    `name` is what the model knows it by; `length` is in bytes, `width` and `height` in pixels, None when its header
+    does not say; `seed` is what it was drawn from.
+    """
+
+    name: str
+    path: str
+    mime_type: str | None
+    length: int
+    width: int | None
+    height: int | None
+    seed: int | None
+
+    def read(self) -> bytes:
+        """The bytes of the file. Raises OSError."""
+        return Path(self.path).read_bytes()
+
+    def data_uri(self) -> str:
+        """The whole image as a data URI. Raises OSError."""
+        return data_uri(self.read(), mime=self.mime_type or "application/octet-stream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolResult:
+    """The result of one tool call: `text` is for the model, all else for the program.
+
+    `is_error`: nothing, or not everything, was made. `billing`: what the call cost: "none", "unknown" or "paid".
+    `response` is the answer itself, if one came.
+    """
+
+    text: str
+    images: tuple[ToolImage, ...] = ()
+    request_id: str | None = None
+    is_error: bool = False
+    billing: Billing = "none"
+    response: FluxImagesResponse | None = None
+
+    @property
+    def artifact(self) -> dict[str, object]:
+        """All but the words and the answer, as plain values that JSON can hold."""
+        return {
+            "images": [asdict(image) for image in self.images],
+            "request_id": self.request_id,
+            "is_error": self.is_error,
+            "billing": self.billing,
+        }
+
+
+def misused(problems: Iterable[str]) -> ToolResult:
+    """The arguments are wrong: each problem, and that a corrected call may follow."""
+    lines = [f"- {quoted(problem, limit=300)}" for problem in problems]
+    text = "\n".join(["The arguments are wrong; nothing was made and nothing was paid:", *lines[:20]])
+    return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True)
+
+
+def limited(limit: str) -> ToolResult:
+    """A limit that the developer set is reached."""
+    text = f"Nothing was made: the limit is {limit}. Do not call again for more than that; tell the user."
+    return ToolResult(text=text, is_error=True)
+
+
+def unknown() -> ToolResult:
+    """Nobody can know whether the call was carried out."""
+    text = (
+        "The outcome is unknown: the images may have been made and paid for, but did not arrive. "
+        "Do not call again, or they may be paid for twice; tell the user."
+    )
+    return ToolResult(text=text, is_error=True, billing="unknown")
+
+
+def failed(error: FluxError) -> ToolResult:
+    """An error of the call, and what it leaves the model to do."""
+    if isinstance(error, InvalidParamsError):
+        return misused(map(str, error.faults))
+    if error.billing == "unknown":
+        return unknown()
+    said = f'The error: "{quoted(str(error))}"'
+    if error.billing == "paid":
+        text = f"The images were paid for, but cannot be used. Do not call again; tell the user. {said}"
+    elif isinstance(error, FluxStatusError) and error.status_code in (400, 422):
+        text = f"The service refuses this order; nothing was paid. Change the prompt, or tell the user. {said}"
+    elif isinstance(error, FluxStatusError) and error.status_code == 429 and error.retry_after is not None:
+        text = f"The service is busy for {error.retry_after:.0f} s; nothing was paid. Tell the user. {said}"
+    else:
+        text = f"Nothing was made and nothing was paid. Do not call again now; tell the user. {said}"
+    return ToolResult(text=text, is_error=True, request_id=error.request_id, billing=error.billing)
+
+
+def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequence[FluxError]) -> ToolResult:
+    """The images that were made and saved, and those that were made and could not be."""
+    lines = [f"Made {len(images)} image{'' if len(images) == 1 else 's'}:", *map(_line, images)] if images else []
+    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(str(error))}"' for error in lost]
+    if response.missing:
+        lines.append(f"{response.missing} did not come back usable.")
+    return ToolResult(
+        text="\n".join(lines),
+        images=tuple(images),
+        request_id=response.request_id,
+        is_error=bool(lost) or not images,
+        billing="paid",
+        response=response,
+    )
+
+
+def _line(image: ToolImage) -> str:
+    size = "" if image.width is None else f", {image.width}x{image.height}"
+    seed = "" if image.seed is None else f", seed {image.seed}"
+    return f"- {image.name} ({image.mime_type}{size}{seed})"
+
+
+def repeated(result: ToolResult) -> ToolResult:
+    """The result of an earlier call, for a call of the same name."""
+    return replace(
+        result, text=f"The result of the first call with this request_key; nothing new was made:\n{result.text}"
+    )
+
+
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
+
+def quoted(text: str, *, limit: int = 200) -> str:
+    """Text that may hold words of the service's or of the model's: on one line, short, and without links."""
+    plain = _LINK.sub(lambda match: match[1] or "[link]", printable(text, limit=4 * limit))
+    return printable(" ".join(plain.replace('"', "'").split()), limit=limit)
