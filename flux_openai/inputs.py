@@ -165,7 +165,7 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes | _Flaw:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # not every os.PathLike is a pathlib.Path
             return _content(file, limit)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
     start = plain_base64(str(path)[:80])
     if start is not None and sniff(a2b_base64(start)) is not None:
@@ -183,7 +183,7 @@ def _content(file: IO[bytes], limit: int) -> bytes | _Flaw:
             read.append(chunk)
             size += len(chunk)
         return b"".join(read)
-    except TypeError:
+    except (TypeError, UnicodeDecodeError):
         return _Flaw(rule="gives no bytes when it is read: open it with mode 'rb'")
     except (OSError, ValueError) as error:
         return _Flaw(rule=f"cannot be read: {error}")

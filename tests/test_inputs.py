@@ -289,6 +289,8 @@ BAD: dict[str, tuple[Given, str]] = {
     "no bytes": (lambda _: b"", "is empty"),
     "spent stream": (lambda place: [stream := place.pipe(), stream.read()][0], "is empty"),
     "text file": (lambda place: place.opened("r", content=b"<svg/>"), "open it with mode 'rb'"),
+    "picture as text": (lambda place: place.opened("r", encoding="utf-8"), "open it with mode 'rb'"),
+    "path to nothing": (lambda _: Named(5), "cannot be read as a file"),
     "closed file": (closed, "of closed file"),
     "broken file": (lambda _: Broken(PICTURE), "cannot be read: [Errno 5] the disk is gone"),
     "svg": (lambda place: place.file(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), NO_KIND),
