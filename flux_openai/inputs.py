@@ -5,6 +5,7 @@ The type comes from the bytes. A file is read once, and never beyond the limit.
 
 import os
 import re
+import struct
 import sys
 from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
@@ -195,17 +196,28 @@ def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
     return module is not None and isinstance(value, module.Image)
 
 
-_PNG_MODES = frozenset({"1", "I", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+_PNG_MODES = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+_NEAREST_MODES = {"I": "I;16", "I;16L": "I;16", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
 def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
-    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
-
     buffer = BytesIO()
     try:
-        # A photograph may say in its metadata which side is up, and the PNG would not.
-        upright = ImageOps.exif_transpose(image)
-        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(buffer, "PNG")
-    except (OSError, ValueError) as error:
+        upright = _upright(image)
+        if upright.mode not in _PNG_MODES:
+            upright = upright.convert(_NEAREST_MODES.get(upright.mode, "RGB"))
+        upright.save(buffer, "PNG")
+    # Pillow's name for a broken file is now and then SyntaxError.
+    except (OSError, SyntaxError, ValueError) as error:
         return _Flaw(rule=f"cannot be written as PNG: {error}")
     return buffer.getvalue()
+
+
+def _upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """The image as it is to be looked at: a photograph may say that in its metadata, and the PNG would not."""
+    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
+
+    # Metadata that cannot be read says nothing, and the picture is as good as without.
+    with suppress(SyntaxError, ValueError, struct.error):
+        return ImageOps.exif_transpose(image)
+    return image
