@@ -38,8 +38,9 @@ ImageInput: TypeAlias = Union[
 """A path, bytes, an open binary file, a PIL image, a link, a data URI, an image of an answer, or the SDK's tuple."""
 
 _CHUNK = 1024 * 1024
-_LINK = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
+_LINK = re.compile(r"https?://[^\s/?#\ud800-\udfff]+[^\s\ud800-\udfff]*", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_NO_LINK = "must be an http(s) link, a data URI or a path"
 _KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a data URI"
 
 
@@ -122,7 +123,7 @@ def _wire(value: object, limit: int) -> WireImage | _Flaw:
     if isinstance(value, WireImage):
         return value
     if isinstance(value, Image):
-        value = value.url if value.b64_json is None else f"data:,{value.b64_json}"
+        return _answered(value, limit)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
@@ -135,6 +136,14 @@ def _wire(value: object, limit: int) -> WireImage | _Flaw:
         what = "is no PNG, JPEG, WebP or GIF, going by its bytes" if data else "is empty"
         return _Flaw(rule=f"{what}; convert it first, or give a link")
     return WireImage(data_uri(data, mime=kind.mime))
+
+
+def _answered(image: Image, limit: int) -> WireImage | _Flaw:
+    """The image of an answer; its base64 may be bare or, as this service sends it, a data URI."""
+    packed = image.b64_json
+    text = image.url if packed is None else packed if _SCHEME.match(packed) else f"data:,{packed}"
+    # What a server wrote must not name a file on this machine.
+    return _wire(text, limit) if text is None or _SCHEME.match(text) else _Flaw(rule=_NO_LINK)
 
 
 def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
@@ -155,7 +164,7 @@ def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
 
 def _decoded(text: str, limit: int) -> bytes | _Flaw:
     if text.lstrip()[:5].lower() != "data:":
-        return _Flaw(rule="must be an http(s) link, a data URI or a path")
+        return _Flaw(rule=_NO_LINK)
     if len(text) > 2 * (limit + _CHUNK):
         return bytes(limit + 1)
     plain = plain_base64(text)

@@ -174,6 +174,8 @@ FORMS: dict[str, Given] = {
     "uppercase": lambda _: f"DATA:IMAGE/PNG;BASE64,{TEXT}",
     "wrong type": lambda _: f"data:text/html;charset=utf-8;base64,{TEXT}",
     "answer with data": lambda _: FluxImage(b64_json=TEXT, url="https://img.example/fox.png"),
+    "answer with a data URI": lambda _: SDKImage(b64_json=f"data:image/webp;base64,{TEXT}"),
+    "answer with a data link": lambda _: SDKImage(url=f"data:image/png;base64,{TEXT}"),
     "answer of the SDK": lambda _: SDKImage(b64_json=TEXT),
 }
 
@@ -334,6 +336,9 @@ BAD: dict[str, tuple[Given, str]] = {
     "int": (lambda _: 5, NO_FORM),
     "bool": (lambda _: True, NO_FORM),
     "dict": (lambda _: {"url": "https://img.example/fox.png"}, NO_FORM),
+    "half a letter": (lambda _: "https://img.example/\ud800.png", NO_LINK),
+    "answer with a path": (lambda place: SDKImage(url=str(place.file())), NO_LINK),
+    "answer with a file URL": (lambda place: FluxImage(url=place.file().as_uri()), NO_LINK),
     "answer without image": (lambda _: SDKImage(), NO_FORM),
     "broken picture": (
         lambda _: Image.open(io.BytesIO(saved(Image.effect_noise((99, 99), 50))[:300])),
