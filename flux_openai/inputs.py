@@ -86,7 +86,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
         items = _several(given) if name == "images" else [given]
         wired = list[object]()
         for number, item in enumerate(items, start=1):
-            wire = _wire(item, left)
+            wire = _wire(item, max(0, left))
             if isinstance(wire, _Flaw):
                 which = f" (image {number} of {len(items)})" if len(items) > 1 else ""
                 faults.append(Fault(param=name, value=item, rule=wire.rule + which))
@@ -116,14 +116,13 @@ def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
 
 
 def _weight(wire: WireImage) -> int:
-    return 0 if _LINK.match(wire) else len(wire) * 3 // 4
+    """How many bytes it holds; a link holds none."""
+    return 0 if _LINK.match(wire) else len(wire.partition(",")[2]) * 3 // 4 - wire.count("=", -2)
 
 
 def _wire(value: object, limit: int) -> WireImage | _Flaw:
-    if isinstance(value, WireImage):
-        return value
-    if isinstance(value, Image):
-        return _answered(value, limit)
+    if isinstance(value, WireImage | Image):
+        return value if isinstance(value, WireImage) else _answered(value, limit)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)

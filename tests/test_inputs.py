@@ -415,6 +415,19 @@ def test_the_images_of_a_call_have_one_limit_together() -> None:
     assert last.taken <= IMAGE_LIMIT // 3 + 1
 
 
+def test_what_is_left_of_the_limit_is_counted_to_the_byte() -> None:
+    """Two images of half the limit are just enough, and after them there is room for a link but for no byte more."""
+    halves = [PICTURE + bytes(IMAGE_LIMIT // 2 - len(PICTURE) + extra) for extra in (1, -1)]
+    link = "https://img.example/fox.png"
+    sent = validate({"image": [*halves, link]}, editing=True).values["images"]
+    assert isinstance(sent, list)
+    assert [len(unpacked(image)) for image in sent[:2]] == [len(half) for half in halves]
+    for more in (b"x", io.BytesIO(PICTURE), f"data:image/png;base64,{'A' * 4_000_000}"):
+        fault = refused("sync", "edit", image=[*halves, link, more])
+        assert TOO_BIG in fault.rule
+        assert fault.value is more
+
+
 @both_ways
 def test_a_file_is_never_read_beyond_the_limit(way: Way) -> None:
     """A file of any length costs no more memory than the largest image that may be sent, and a byte to tell."""
