@@ -71,7 +71,7 @@ def needs_reading(options: object) -> bool:
 def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
     """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
     image = options.get("image")
-    if not isinstance(image, Sequence) or _is_one(image) or not image:
+    if not isinstance(image, Sequence) or _is_one(image) or not image or "images" in options:
         return options
     if len(image) == 1:
         return {**options, "image": image[0]}

@@ -59,10 +59,12 @@ def validate(
     what neither has. An edit goes to the model that takes as many images as it has. With `split`, `n` may be more than
     one request makes. Raises InvalidParamsError with every fault.
     """
-    named, faults = read_images(arranged(given(keywords)) if editing else given(keywords))
-    extra, more = _extra_body(extra_body)
-    faults += [*more, *_given_twice(named, extra)]
-    called = {**named, **extra}
+    named = given(keywords)
+    extra, faults = _extra_body(extra_body)
+    faults += _given_twice(named, extra)
+    both = {**named, **extra}
+    called, flaws = read_images(arranged(both) if editing else both)
+    faults += flaws
     model = model_for(called, given(defaults), editing=editing)
     if isinstance(model, Fault):
         raise InvalidParamsError.of([*faults, model])

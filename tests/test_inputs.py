@@ -188,6 +188,25 @@ def test_an_image_in_any_form_arrives_as_its_bytes(place: Place, way: Way, form:
 
 
 @both_ways
+def test_an_image_in_extra_body_is_an_image_too(place: Place, way: Way) -> None:
+    """A parameter may stand in either place: the service never gets the path of a file in place of the file."""
+    for body, name in (({"image": str(place.file())}, "image"), ({"image": [place.file(), PICTURE]}, "images")):
+        emulator = Emulator(pixels=64)
+        ask(emulator, way, extra_body=body)
+        images = (emulator.requests[0].body or {})[name]
+        assert {unpacked(str(image)) for image in (images if isinstance(images, list) else [images])} == {PICTURE}
+    assert refused(way, model="kontext-max", extra_body={"image": b"<svg/>"}).param == "image"
+    twice = refused(way, "edit", image=PICTURE, extra_body={"image": OTHERS["GIF"]})
+    assert (twice.param, "given twice" in twice.rule) == ("image", True)
+
+
+def test_no_image_of_an_edit_is_lost() -> None:
+    """Several images in `image` and others in `images` is a fault: neither wins in silence."""
+    faults = refusals("sync", "edit", image=[PICTURE, PICTURE], images=[PICTURE])
+    assert {fault.param for fault in faults} <= {"image", "images"}
+
+
+@both_ways
 @pytest.mark.parametrize(
     "link", ["https://img.example/fox.png?X-Sig=a%2Fb&e=1#top", "http://127.0.0.1:80", "https://h/ü/狐.png"]
 )
@@ -361,14 +380,19 @@ def sparse(place: Place, size: int) -> Path:
 
 def refused(way: Way, verb: str = "generate", **call: object) -> Fault:
     """The only fault of a call, of which nothing was sent."""
+    (fault,) = refusals(way, verb, **call)
+    return fault
+
+
+def refusals(way: Way, verb: str, **call: object) -> tuple[Fault, ...]:
+    """The faults of a call, of which nothing was sent."""
     emulator = Emulator(pixels=64)
     with pytest.raises(InvalidParamsError) as caught:
         ask(emulator, way, verb, **call)
-    (fault,) = caught.value.faults
     assert emulator.requests == []
     assert len(str(caught.value)) < 500
     assert len(pickle.dumps(caught.value)) < 2000
-    return fault
+    return caught.value.faults
 
 
 @both_ways
