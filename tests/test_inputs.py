@@ -24,6 +24,7 @@ from PIL import Image
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImage, FluxImagesResponse, FluxOpenAI, InvalidParamsError
 from flux_openai.errors import Fault, FluxError
 from flux_openai.inputs import IMAGE_LIMIT
+from flux_openai.models import DEFAULT_MODEL
 from flux_openai.params import validate
 from flux_openai.sdk import httpx
 
@@ -531,11 +532,13 @@ LINK = f"https://img.example/fox.png?X-Signature={SIGNATURE}"
         ({}, {"n": 9}),
         ({}, {"image": f"{LINK} "}),
         ({}, {"image": [LINK, LINK], "strength": 2}),
+        ({}, {"model": DEFAULT_MODEL}),
+        ({}, {"model": "flux-dev", "images": [LINK]}),
         ({"status": 400, "body": {"error": {"message": f"cannot open {LINK}"}}}, {}),
         ({"status": 503, "times": 9}, {"image": [LINK, PICTURE]}),
         ({"error": "timeout"}, {}),
     ],
-    ids=["limit", "no link", "pairing", "echo", "retries", "timeout"],
+    ids=["limit", "no link", "pairing", "no taker", "beside", "echo", "retries", "timeout"],
 )
 def test_a_signed_link_is_shown_nowhere(
     caplog: pytest.LogCaptureFixture, way: Way, fault: dict[str, Any], call: dict[str, Any]
