@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
 
+from openai import NotGiven, Omit
 from openai.types import Image
 
 from flux_openai.data_uris import data_uri, plain_base64
@@ -64,7 +65,8 @@ class _Flaw:
 def needs_reading(options: object) -> bool:
     """Whether these options of a call hold an image that is no text yet; reading it may take a while."""
     return isinstance(options, Mapping) and any(
-        options.get(name) is not None and not isinstance(options[name], WireImage) for name in IMAGE_FIELDS
+        options.get(name) is not None and not isinstance(options[name], WireImage | Omit | NotGiven)
+        for name in IMAGE_FIELDS
     )
 
 

@@ -497,6 +497,19 @@ def test_async_code_reads_files_in_a_thread(several: bool) -> None:  # noqa: FBT
     assert threading.get_ident() not in file.threads
 
 
+def test_async_code_without_images_needs_no_thread() -> None:
+    """A call that has nothing to read is checked where it is made; a change of threads would be for nothing."""
+    threads = set()
+
+    class Body(dict[str, object]):
+        def items(self) -> Any:  # noqa: ANN401  # as dict has it
+            threads.add(threading.get_ident())
+            return super().items()
+
+    ask(Emulator(pixels=64), "async", "generate", extra_body=Body(seed=1))
+    assert threads == {threading.get_ident()}
+
+
 @both_ways
 def test_a_file_for_another_model_is_the_sdk_s(way: Way) -> None:
     """For a model that is not FLUX nothing of ours looks into the file, and the SDK sends it whole."""
