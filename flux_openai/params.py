@@ -134,7 +134,7 @@ def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported
     try:
         validate({name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}, unsupported=unsupported)
     except InvalidParamsError as error:
-        yield from (fault for fault in error.faults if fault.param in defaults)
+        yield from (fault for fault in error.faults if fault.param in defaults.keys() - IMAGE_FIELDS)
 
 
 def _has_place(model: FluxModel, name: str) -> bool:

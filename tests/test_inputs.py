@@ -534,6 +534,16 @@ def test_a_file_for_another_model_is_the_sdk_s(way: Way) -> None:
     assert "inputs.py" not in file.readers
 
 
+@pytest.mark.parametrize("name", ["image", "images"])
+def test_an_image_is_no_default(name: str) -> None:
+    """A client with an image for all calls is not made, and says so once; the image is not read."""
+    file = Counted()
+    with pytest.raises(InvalidParamsError) as caught:
+        FluxOpenAI(api_key="k", defaults={name: file, "steps": 5})
+    assert [(fault.param, fault.value is file) for fault in caught.value.faults] == [(name, True)]
+    assert file.taken == 0
+
+
 SIGNATURE = "SIGNATURE-CANARY-77c1"
 LINK = f"https://img.example/fox.png?X-Signature={SIGNATURE}"
 
