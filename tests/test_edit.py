@@ -261,16 +261,31 @@ def test_an_image_is_never_left_out(mode: Unsupported, model: str, call: dict[st
 
 Says = tuple[str, object]
 PAIRINGS: dict[str, tuple[str, dict[str, object], str, Says]] = {
-    "strength of text": ("MAX/text", {"strength": 0.5}, "strength", ("by 'black-forest-labs/flux-kontext-max';", None)),
-    "strength of pro": ("PRO/text", {"strength": 0.5}, "strength", ("by 'black-forest-labs/flux-kontext-pro';", None)),
-    "strength of several": ("PRO/multi", {"strength": 0.5, "images": LINKS}, "strength", (f"{WORDS['PRO']!r};", None)),
+    "strength of text": (
+        "MAX/text",
+        {"strength": 0.5},
+        "strength",
+        ("but by 'black-forest-labs/flux-kontext-max';", None),
+    ),
+    "strength of pro": (
+        "PRO/text",
+        {"strength": 0.5},
+        "strength",
+        ("but by 'black-forest-labs/flux-kontext-pro';", None),
+    ),
+    "strength of several": (
+        "PRO/multi",
+        {"strength": 0.5, "images": LINKS},
+        "strength",
+        (f"but by {WORDS['PRO']!r};", None),
+    ),
     "ratio of one": (
         "MAX",
         {"aspect_ratio": "16:9", "image": LINKS[0]},
         "aspect_ratio",
-        (f"{WORDS['MAX/multi']!r};", None),
+        (f"but by {WORDS['MAX/multi']!r};", None),
     ),
-    "size of one": ("PRO", {"size": "1024x1024", "image": LINKS[0]}, "size", (f"{WORDS['DEV']!r};", None)),
+    "size of one": ("PRO", {"size": "1024x1024", "image": LINKS[0]}, "size", (f"but by {WORDS['DEV']!r};", None)),
     "ratio of dev": ("DEV", {"aspect_ratio": "16:9"}, "aspect_ratio", ("takes a size", "size='1536x864'")),
     "tall ratio of dev": ("DEV", {"aspect_ratio": "9:21"}, "aspect_ratio", ("takes a size", "size='658x1536'")),
     "odd ratio of dev": ("DEV", {"aspect_ratio": "99:1"}, "aspect_ratio", ("takes a size", "size='1536x256'")),

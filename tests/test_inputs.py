@@ -369,7 +369,7 @@ BAD: dict[str, tuple[Given, str]] = {
     "big file": (lambda place: sparse(place, 2**30), TOO_BIG),
     "big bytes": (lambda _: PICTURE + bytes(IMAGE_LIMIT), TOO_BIG),
     "big data": (lambda _: f"data:image/png;base64,{TEXT[:40]}{'A' * (IMAGE_LIMIT // 3 * 4)}", TOO_BIG),
-    "huge data": (lambda _: f"data:image/png;base64,{'A' * 70_000_000}", TOO_BIG),
+    "huge data": (lambda _: f"data:image/png;base64,{'!' * 70_000_000}", TOO_BIG),
 }
 
 
@@ -541,6 +541,7 @@ def test_an_image_is_no_default(name: str) -> None:
     with pytest.raises(InvalidParamsError) as caught:
         FluxOpenAI(api_key="k", defaults={name: file, "steps": 5})
     assert [(fault.param, fault.value is file) for fault in caught.value.faults] == [(name, True)]
+    assert "cannot be a default" in caught.value.faults[0].rule
     assert file.taken == 0
 
 
