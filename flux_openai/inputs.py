@@ -207,14 +207,14 @@ def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
 
 
 _PNG_MODES = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
-_NEAREST_MODES = {"I": "I;16", "I;16L": "I;16", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+_NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
 def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
     buffer = BytesIO()
     try:
         upright = _upright(image)
-        if upright.mode not in _PNG_MODES:
+        while upright.mode not in _PNG_MODES:
             upright = upright.convert(_NEAREST_MODES.get(upright.mode, "RGB"))
         upright.save(buffer, "PNG")
     # Pillow's name for a broken file is now and then SyntaxError.
