@@ -73,11 +73,12 @@ def needs_reading(options: object) -> bool:
 def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
     """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
     image = options.get("image")
-    if not isinstance(image, Sequence) or _is_one(image) or not image or "images" in options:
+    if not isinstance(image, Sequence) or _is_one(image) or "images" in options:
         return options
-    if len(image) == 1:
-        return {**options, "image": image[0]}
-    return {**{name: value for name, value in options.items() if name != "image"}, "images": image}
+    rest = {name: value for name, value in options.items() if name != "image"}
+    if not image:
+        return rest
+    return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": image}
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[Fault]]:

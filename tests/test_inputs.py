@@ -429,7 +429,8 @@ def test_a_list_holds_images_only(value: list[object]) -> None:
 def test_a_list_of_images_is_not_empty(value: object) -> None:
     """No image at all is a fault where the model needs one, and so is an edit of nothing."""
     assert "at least one" in refused("sync", images=value).rule
-    assert refused("sync", "edit", image=value).param == "image"
+    fault = refused("sync", "edit", image=value)
+    assert (fault.param, "an edit starts from" in fault.rule) == ("image", True)
 
 
 def test_the_images_of_a_call_have_one_limit_together() -> None:
