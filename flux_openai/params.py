@@ -59,12 +59,12 @@ def validate(
     what neither has. An edit goes to the model that takes as many images as it has. With `split`, `n` may be more than
     one request makes. Raises InvalidParamsError with every fault.
     """
-    body, faults = _extra_body(extra_body)
-    (named, unreadable), (extra, also) = (
-        read_images(arranged(options) if editing else options) for options in (given(keywords), body)
-    )
-    faults += [*unreadable, *also, *_given_twice(named, extra)]
-    called = {**named, **extra}
+    named = given(keywords)
+    extra, faults = _extra_body(extra_body)
+    faults += _given_twice(named, extra)
+    both = {**named, **extra}
+    called, flaws = read_images(arranged(both) if editing else both)
+    faults += flaws
     model = model_for(called, given(defaults), editing=editing)
     if isinstance(model, Fault):
         raise InvalidParamsError.of([*faults, model])
@@ -134,7 +134,7 @@ def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported
     try:
         validate({name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}, unsupported=unsupported)
     except InvalidParamsError as error:
-        yield from (fault for fault in error.faults if fault.param in defaults)
+        yield from (fault for fault in error.faults if fault.param in defaults.keys() - IMAGE_FIELDS)
 
 
 def _has_place(model: FluxModel, name: str) -> bool:
