@@ -101,7 +101,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
 
 
 def _several(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) and not _is_one(value) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _is_one(value: object) -> bool:
@@ -212,6 +212,8 @@ _NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RG
 
 
 def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
+    if image.mode == "F":
+        return _Flaw(rule="is a PIL image of floats, whose black and white nobody has told: convert it first")
     buffer = BytesIO()
     try:
         upright = _upright(image)

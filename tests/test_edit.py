@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import pickle
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ from openai.resources.images import Images
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, InvalidParamsError
 from flux_openai.errors import Fault, FluxWarning
-from flux_openai.models import FLUX_MODELS
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 from flux_openai.unsupported import Unsupported
 
 PREFIX = "black-forest-labs/flux"
@@ -361,3 +362,29 @@ def test_every_option_of_the_installed_sdk_is_known() -> None:
     taken = {name for model in FLUX_MODELS.values() for name in model.fields} | {"model", "size"}
     escapes = {"self", "extra_headers", "extra_query", "extra_body", "timeout", "stream", "partial_images"}
     assert {*inspect.signature(Images.edit).parameters} - taken - escapes <= {*OPENAI_ONLY}
+
+
+@pytest.mark.parametrize(
+    ("link", "secret"),
+    [
+        ("https://someone:hunter2@img.example/a.png", "hunter2"),
+        ("https://img.example/a.png?sig=AAA BBBSECRET", "BBBSECRET"),
+        ("https://img.example/a.png?sig=CCCSECRET", "CCCSECRET"),
+    ],
+)
+def test_what_opens_a_link_is_not_shown(link: str, secret: str) -> None:
+    """A password in a link, and its signature even where a slip tears it, are in no word or pickle of an error."""
+    with pytest.raises(InvalidParamsError) as caught:
+        Emulator().client().images.generate(prompt="a fox", model=DEFAULT_MODEL, image=link, n=9)
+    said = f"{caught.value} {caught.value!r} {caught.value.faults!r} {pickle.dumps(caught.value)!r}"
+    assert "img.example" in said
+    assert secret not in said
+
+
+def test_a_default_number_of_images_may_be_one_for_splitting() -> None:
+    """With `split`, a default n beyond one request is as good as one given with the call."""
+    emulator = Emulator(pixels=64)
+    assert len(emulator.client(split=True, defaults={"n": 6}).images.generate(prompt="a fox").data) == 6
+    with pytest.raises(InvalidParamsError, match="split=True"):
+        emulator.client(defaults={"n": 6})
+    assert len(emulator.requests) == 2

@@ -245,7 +245,7 @@ def test_any_bytes_behind_the_magic_arrive_whole(start: tuple[bytes, str], rest:
 
 PIXELS: dict[str, tuple[Image.Image, str]] = {
     mode: (COLOURS.convert(mode), mode if mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "RGB")
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "F")
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV")
 } | {
     "I;16": (GREY := Image.frombytes("I;16", (2, 1), struct.pack("<2H", 7, 60_000)), "I;16"),
     "I": (GREY.convert("I"), "I;16"),
@@ -366,6 +366,7 @@ BAD: dict[str, tuple[Given, str]] = {
         "cannot be written as PNG",
     ),
     "picture with a hole": (lambda _: Image.open(io.BytesIO(holed())), "cannot be written as PNG"),
+    "picture of floats": (lambda _: Image.new("F", (2, 2), 0.5), "convert it first"),
     "empty picture": (lambda _: Image.new("RGB", (0, 5)), "cannot be written as PNG"),
     "big file": (lambda place: sparse(place, 2**30), TOO_BIG),
     "big bytes": (lambda _: PICTURE + bytes(IMAGE_LIMIT), TOO_BIG),
@@ -621,7 +622,7 @@ def test_the_emulator_draws_from_the_images() -> None:
     assert drawn(image=PICTURE, strength=0.8) == pictures[0]
 
 
-@pytest.mark.parametrize("size", ["256x256", "640x480", "1000x999", "1536x256"])
+@pytest.mark.parametrize("size", ["256x256", "640x480", "1536x1536", "1536x256"])
 def test_the_emulator_keeps_the_size_that_was_asked_for(size: str) -> None:
     """flux.1-dev answers with a picture of just these pixels."""
     with Emulator().client() as client:
