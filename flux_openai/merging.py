@@ -27,9 +27,14 @@ class Part:
         """Whether it shall begin: when another part has failed for good, nothing more is sent."""
         return not self.run.group.failed
 
-    def ended(self) -> None:
-        """Let the others know how it went."""
-        self.run.group.failed |= self.error is not None
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While it is carried out; if it brings nothing, for whatever reason, the others get to know."""
+        try:
+            yield
+        finally:
+            if self.answer is None:
+                self.run.group.failed = True
 
     @property
     def answer(self) -> FluxImagesResponse | None:

@@ -41,8 +41,8 @@ class Sender:
 
     def _carry_out(self, part: Part) -> None:
         if part.wanted:
-            part.outcome = tenacity.Retrying(**part.run.loop())(self._attempt, part.call, part.run)
-            part.ended()
+            with part.under_way():
+                part.outcome = tenacity.Retrying(**part.run.loop())(self._attempt, part.call, part.run)
 
     def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None
@@ -80,8 +80,8 @@ class AsyncSender:
 
     async def _carry_out(self, part: Part) -> None:
         if part.wanted:
-            part.outcome = await tenacity.AsyncRetrying(**part.run.loop())(self._attempt, part.call, part.run)
-            part.ended()
+            with part.under_way():
+                part.outcome = await tenacity.AsyncRetrying(**part.run.loop())(self._attempt, part.call, part.run)
 
     async def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None

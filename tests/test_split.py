@@ -20,7 +20,11 @@ import pytest
 from anyio import to_thread
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy, adapt
+from flux_openai.answers import Outcome
+from flux_openai.attempts import Group, Run
 from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning, InvalidParamsError
+from flux_openai.merging import Part
+from flux_openai.retries import RetryQuota
 from flux_openai.sdk import httpx
 
 KEY = "sk-CANARY-7f3a/q+9="
@@ -454,6 +458,14 @@ def test_a_hook_that_raises_ends_the_call(way: Way) -> None:
     assert [call["extra_headers"]["Idempotency-Key"] for call in error.rest] == ["k-1", "k-2"]
 
 
+def test_a_hook_that_raises_ends_the_whole_call(way: Way, one_by_one: None) -> None:
+    """After a hook has ended one part, no other is begun: what a hook raises ends the call."""
+    service = Service({1: [BUSY]})
+    error = way.fails(service, n=40, options={"retry": RetryPolicy(waiting=False, on_retry=stop)}, **own("k"))
+    assert service.keys == ["k-0", "k-1"]
+    assert (len(error.partial.data), len(error.rest)) == (4, 9)
+
+
 def test_hooks_see_the_context_of_the_caller(way: Way) -> None:
     """A context variable that the caller has set is there in a hook, on whichever thread or task it runs."""
     seen: list[str] = []
@@ -561,6 +573,23 @@ def test_ctrl_c_in_async_code_leads_to_what_has_come(one_by_one: None) -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         asyncio.run(run())
     assert_told(caught.value.__context__, services[0])
+
+
+def test_a_failure_is_not_forgotten_over_a_success() -> None:
+    """Two parts may end at the same moment: the one that succeeds does not take back that the other has failed."""
+    group = Group()
+
+    class Between(Outcome):
+        @property
+        def error(self) -> None:
+            group.failed = True  # by another thread
+
+    run = Run(policy=RetryPolicy(), quota=RetryQuota(), group=group)
+    call: Any = None
+    part = Part(call=call, run=run)
+    with part.under_way():
+        part.outcome = object.__new__(Between)
+    assert group.failed
 
 
 # The errors travel, show nothing, and go.
