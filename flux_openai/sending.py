@@ -110,6 +110,9 @@ def _begun(calls: Sequence[Call], settings: Settings) -> list[Part]:
 
 
 def _exchange(call: Call, run: Run) -> Exchange:
+    if run.group.abandoned:
+        # An interruption may come while a retry is waited for: then nothing is sent, and nobody sees this.
+        raise RuntimeError("the call was interrupted")
     run.attempts += 1
     return Exchange(key=call.key)
 

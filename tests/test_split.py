@@ -481,7 +481,7 @@ def interrupt() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-@pytest.mark.parametrize("place", ["answering"])
+@pytest.mark.parametrize("place", ["answering", "waiting"])
 def test_ctrl_c_ends_the_call_at_once(place: str, one_by_one: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It carries what has come; nothing is sent after it, neither by a part under way nor by one before a retry."""
     service, raised, before = Service({1: [DOWN]}), threading.Event(), threading.active_count()
