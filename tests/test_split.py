@@ -466,6 +466,17 @@ def test_a_hook_that_raises_ends_the_whole_call(way: Way, one_by_one: None) -> N
     assert (len(error.partial.data), len(error.rest)) == (4, 9)
 
 
+def test_an_error_of_ours_from_elsewhere_is_told_the_bill(one_by_one: None) -> None:
+    """When the key runs out between two parts, the error says that the images of the first are paid for."""
+    keys = iter(["good", "bad key"])
+    service = Service()
+    with pytest.raises(ConfigurationError) as caught:
+        service.client(api_key=lambda: next(keys)).images.generate(prompt="a fox", n=9)
+    error = caught.value
+    assert error.partial is not None
+    assert (len(error.partial.data), error.billing, len(error.rest), len(service.posts)) == (4, "paid", 2, 1)
+
+
 def test_hooks_see_the_context_of_the_caller(way: Way) -> None:
     """A context variable that the caller has set is there in a hook, on whichever thread or task it runs."""
     seen: list[str] = []
