@@ -1,9 +1,14 @@
 """Several jobs side by side: threads for sync code, tasks for async. None ends because another fails."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
 
 __all__ = ["SIDE_BY_SIDE", "atogether", "together"]
 
@@ -14,17 +19,55 @@ SIDE_BY_SIDE = 8
 def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     """Do all the jobs, and tell for each what it raised; a single one raises it itself.
 
-    An interruption is raised at once: jobs that have not begun are dropped, and those under way finish behind it.
+    An interruption is raised at once: jobs that have not begun are dropped, and those under way finish behind it. A
+    process that ends does not wait for them, as it would for the threads of a pool: nobody will see what they bring.
     """
     if len(jobs) == 1:
         jobs[0]()
         return [None]
-    pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="flux-openai")
+    ordered = [_Job(job) for job in jobs]
+    left, idle = deque(ordered), SimpleQueue[None]()
+    work = partial(_work, left, idle)
+    threads = [Thread(target=work, name="flux-openai", daemon=True) for _ in ordered[:SIDE_BY_SIDE]]
     try:
-        futures = [pool.submit(copy_context().run, job) for job in jobs]
-        return [future.exception() for future in futures]
+        for thread in threads:
+            thread.start()
+        # An interruption of `join` would mark a thread as ended that is not.
+        for _ in threads:
+            idle.get()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        left.clear()
+    for thread in threads:
+        thread.join()
+    return [job.raised for job in ordered]
+
+
+def _work(left: "deque[_Job]", idle: SimpleQueue[None]) -> None:
+    with suppress(IndexError):
+        while True:
+            left.popleft().do()
+    idle.put(None)
+
+
+class _Job:
+    """One job, in the context in which it was ordered, and what it raised."""
+
+    def __init__(self, job: Callable[[], None]) -> None:
+        self._job = job
+        self._context = copy_context()
+        self.raised: BaseException | None = None
+
+    def do(self) -> None:
+        with self:
+            self._context.run(self._job)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: TracebackType | None) -> bool:
+        # Without the frame of `do`, which holds this job: the two would keep each other alive.
+        self.raised = error and error.with_traceback(trace and trace.tb_next)
+        return True
 
 
 async def atogether(jobs: Sequence[Callable[[], Coroutine[object, object, None]]]) -> list[BaseException | None]:

@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -487,6 +489,18 @@ def test_hooks_see_the_context_of_the_caller(way: Way) -> None:
     assert seen == ["the caller"] * 3
 
 
+@pytest.mark.parametrize("acts", [{}, {1: [BAD]}, {1: [BUSY]}])
+def test_no_thread_is_left(acts: dict[int, list[Act]]) -> None:
+    """When a call has returned or raised an error, its threads have ended."""
+    before = set(threading.enumerate())
+    service = Service(acts)
+    try:
+        service.client().images.generate(prompt="a fox", n=40)
+    except FluxError:
+        assert acts
+    assert set(threading.enumerate()) == before
+
+
 def interrupt() -> None:
     """As Ctrl-C does: the signal is the main thread's, wherever it comes from."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -516,6 +530,30 @@ def test_ctrl_c_ends_the_call_at_once(place: str, one_by_one: None, monkeypatch:
     assert service.keys == ["k-0", "k-1"]
     assert threading.active_count() == before
     assert sum(len(Service().client().images.generate(**call).data) for call in told["rest"]) == 5
+
+
+EXIT = """
+import signal, threading
+from flux_openai import FluxOpenAI
+from flux_openai.sdk import httpx
+
+def hang(request):
+    if request.headers["idempotency-key"].endswith("-0"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Event().wait()
+
+client = FluxOpenAI(api_key="any", split=True, http_client=httpx.Client(transport=httpx.MockTransport(hang)))
+try:
+    client.images.generate(prompt="a fox", n=9)
+except KeyboardInterrupt as error:
+    print(error.partial, len(error.rest))
+"""
+
+
+def test_after_ctrl_c_the_process_can_end() -> None:
+    """A program that ends after an interruption does not wait for answers that nobody will read."""
+    done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None 3\n", "")
 
 
 class Waiting:
