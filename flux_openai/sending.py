@@ -60,6 +60,7 @@ class Sender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), client=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
+        failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
@@ -99,6 +100,7 @@ class AsyncSender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
+        failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
@@ -121,10 +123,16 @@ def _receipt(call: Call, run: Run) -> Receipt:
     return Receipt(sent=call.sent, attempts=run.attempts, notices=call.params.notices, first=call.params.first)
 
 
-def _finished(parts: Sequence[Part], foreign: Sequence[BaseException | None]) -> FluxImagesResponse:
+def _finished(parts: list[Part], foreign: list[BaseException | None]) -> FluxImagesResponse:
     response = settled(parts, foreign)
     if isinstance(response, BaseException):
-        raise response
+        try:
+            raise response
+        finally:
+            # Its traceback holds these frames: if they held it too, the images would stay until a garbage collection.
+            parts.clear()
+            foreign.clear()
+            del response
     for notice in response.notices[len(parts[0].call.params.notices) :]:
         _remark(notice)
     return parts[0].raw or response

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import pickle
@@ -11,6 +12,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -674,3 +676,25 @@ def test_a_split_call_shows_no_secret(way: Way, name: str, caplog: pytest.LogCap
     assert KEY not in said + repr(vars(error)) + pickle.dumps(error).decode("latin-1")
     assert "CANARY" not in said
     assert "signature=" not in said.lower()
+
+
+@pytest.mark.parametrize("acts", [{}, {1: [BAD]}])
+def test_images_do_not_wait_for_the_garbage_collector(acts: dict[int, list[Act]]) -> None:
+    """When the answer or the error is let go, the images are gone: no cycle holds what may be a gigabyte."""
+    service, client = Service(acts, side_by_side=3), None
+    client = service.client()
+    gc.collect()
+    gc.disable()
+    try:
+        image = weakref.ref(first_image(client))
+        assert image() is None
+    finally:
+        gc.enable()
+
+
+def first_image(client: FluxOpenAI) -> Any:  # noqa: ANN401  # gone as soon as it is looked at
+    try:
+        response: Any = client.images.generate(prompt="a fox", n=9)
+    except FluxError as error:
+        response = error.partial
+    return response.data[0]
