@@ -216,6 +216,8 @@ def test_up_to_four_images_are_one_request(way: Way, n: int) -> None:
         ({"n": 10**30}, "nearest: 1000"),
         ({"n": 5, "extra_headers": {"X-Stainless-Raw-Response": "true"}}, "from 1 to 4"),
         ({"n": 5, "extra_headers": {"X-Stainless-Raw-Response": "stream"}}, "from 1 to 4"),
+        ({"n": 9, "seed": 2**63 - 1}, f"seed={2**63 - 1}: .*nearest: {2**63 - 3}"),
+        ({"n": 9, "seed": 2**63 - 2}, f"seed={2**63 - 2}: .*nearest: {2**63 - 3}"),
     ],
 )
 def test_what_cannot_be_split_is_refused(way: Way, call: dict[str, Any], rule: str) -> None:
