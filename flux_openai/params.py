@@ -119,7 +119,7 @@ def _counted_too_far(params: Params, last: Params) -> list[Fault]:
     ]
 
 
-def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported) -> None:
+def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, split: bool = False) -> None:
     """Check parameters for calls that are not made yet: each by the model named, or by one that takes it.
 
     Raises InvalidParamsError: a wrong default would fail every call; better here, where it was written.
@@ -132,17 +132,20 @@ def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported) 
         home = next((one for one in (model, *FLUX_MODELS.values()) if _has_place(one, name)), model)
         shares.setdefault(home.id, {})[name] = value
     faults = [
-        fault for id, share in shares.items() for fault in _faults_of_defaults({**share, "model": id}, unsupported)
+        fault
+        for id, share in shares.items()
+        for fault in _faults_of_defaults({**share, "model": id}, unsupported, split=split)
     ]
     if faults:
         raise InvalidParamsError.of(faults)
 
 
-def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported) -> Iterator[Fault]:
+def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported, *, split: bool) -> Iterator[Fault]:
     for name in IMAGE_FIELDS & defaults.keys():
         yield Fault(param=name, value=defaults[name], rule="belongs to a call, and cannot be a default of all calls")
+    plain = {name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}
     try:
-        validate({name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}, unsupported=unsupported)
+        validate(plain, unsupported=unsupported, split=split)
     except InvalidParamsError as error:
         yield from (fault for fault in error.faults if fault.param in defaults)
 

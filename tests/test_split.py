@@ -164,6 +164,7 @@ def urls(response: FluxImagesResponse) -> list[str | None]:
         ({"n": 9, "seed": -1}, [-1, -1, -1]),
         ({"n": 9}, [None, None, None]),
         ({"extra_body": {"n": 9, "seed": 7}}, [7, 8, 9]),
+        ({"options": {"defaults": {"n": 9, "seed": 7}}}, [7, 8, 9]),
         ({"n": 9, "options": {"split": False}, "split": True}, [None, None, None]),
     ],
 )
