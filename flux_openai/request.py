@@ -67,7 +67,10 @@ class Call:
     @property
     def again(self) -> dict[str, object]:
         """The arguments of `images.generate` that ask for the same under the same Idempotency-Key."""
-        return {"extra_body": self.sent, "extra_headers": {"Idempotency-Key": self.key}}
+        sent = self.sent
+        # A call without a shape would now get the shape that stands in the client's defaults; "auto" means none.
+        shape = {} if {"aspect_ratio", "size"} & sent.keys() else {"size": "auto"}
+        return {"extra_body": {**sent, **shape}, "extra_headers": {"Idempotency-Key": self.key}}
 
     @property
     def raw(self) -> bool:

@@ -392,6 +392,17 @@ def test_the_rest_asks_for_nothing_twice(way: Way) -> None:
     assert (service.emulator.bill.images, service.emulator.bill.duplicates) == (10, 0)
 
 
+def test_the_rest_keeps_the_shape_that_was_asked_for(way: Way) -> None:
+    """A call without a shape has none in its rest either, although the client has one for calls that give none."""
+    options = {"defaults": {"aspect_ratio": "16:9"}}
+    service = Service({1: [BAD]}, side_by_side=2)
+    error = way.fails(service, options=options, n=5, size="auto")
+    assert service.seen("aspect_ratio") == [(None,), (None,)]
+    again = Service()
+    way(again, options=options, **error.rest[0])
+    assert again.seen("aspect_ratio") == [(None,)]
+
+
 def test_a_part_with_fewer_images_is_an_answer(way: Way) -> None:
     """What is missing is counted over all the parts, places stay, and each remark is made once."""
     service = Service({0: [SHORT], 1: [SHORT]}, side_by_side=3)
