@@ -6,14 +6,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
+from threading import Semaphore, Thread
 from types import TracebackType
 
 __all__ = ["SIDE_BY_SIDE", "atogether", "together"]
 
 SIDE_BY_SIDE = 8
 """Requests that one split call has under way at a time."""
+
+_GLANCE = 0.2
+"""Seconds until an interruption is seen at the latest."""
 
 
 def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
@@ -26,15 +28,17 @@ def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
         jobs[0]()
         return [None]
     ordered = [_Job(job) for job in jobs]
-    left, idle = deque(ordered), SimpleQueue[None]()
+    left, idle = deque(ordered), Semaphore(0)
     work = partial(_work, left, idle)
     threads = [Thread(target=work, name="flux-openai", daemon=True) for _ in ordered[:SIDE_BY_SIDE]]
     try:
         for thread in threads:
             thread.start()
-        # An interruption of `join` would mark a thread as ended that is not.
         for _ in threads:
-            idle.get()
+            # A signal ends no wait on Windows, and on Linux none that is just beginning; it is seen between two. And
+            # not `join`: it marks a thread as ended when it is interrupted.
+            while not idle.acquire(timeout=_GLANCE):
+                pass
     finally:
         left.clear()
     for thread in threads:
@@ -42,11 +46,11 @@ def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     return [job.raised for job in ordered]
 
 
-def _work(left: "deque[_Job]", idle: SimpleQueue[None]) -> None:
+def _work(left: "deque[_Job]", idle: Semaphore) -> None:
     with suppress(IndexError):
         while True:
             left.popleft().do()
-    idle.put(None)
+    idle.release()
 
 
 class _Job:
