@@ -7,7 +7,6 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from threading import Semaphore, Thread
-from types import TracebackType
 
 __all__ = ["SIDE_BY_SIDE", "atogether", "together"]
 
@@ -43,7 +42,7 @@ def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
         left.clear()
     for thread in threads:
         thread.join()
-    return [job.raised for job in ordered]
+    return [job.told() for job in ordered]
 
 
 def _work(left: "deque[_Job]", idle: Semaphore) -> None:
@@ -59,18 +58,22 @@ class _Job:
     def __init__(self, job: Callable[[], None]) -> None:
         self._job = job
         self._context = copy_context()
-        self.raised: BaseException | None = None
+        self._raised: BaseException | None = None
 
     def do(self) -> None:
         with self:
             self._context.run(self._job)
 
+    def told(self) -> BaseException | None:
+        """What it raised, which is kept no longer: its traceback leads back here, and the two would stay for ever."""
+        error, self._raised = self._raised, None
+        return error
+
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, _: object, error: BaseException | None, trace: TracebackType | None) -> bool:
-        # Without the frame of `do`, which holds this job: the two would keep each other alive.
-        self.raised = error and error.with_traceback(trace and trace.tb_next)
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        self._raised = error
         return True
 
 
