@@ -10,7 +10,7 @@ from types import MappingProxyType
 import openai
 
 from flux_openai.errors import Fault, InvalidParamsError
-from flux_openai.fields import faults_of, remarks
+from flux_openai.fields import INT64, faults_of, remarks
 from flux_openai.inputs import arranged, read_images
 from flux_openai.models import FLUX_MODELS, FluxModel
 from flux_openai.ratios import fit_of_size
@@ -87,7 +87,7 @@ def validate(
     already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
     faults += [fault for fault in faults_of(params.values, model.id, split=split) if fault.param not in already]
     last = params if faults else parts(params)[-1]
-    faults = faults or faults_of(last.values, model.id)
+    faults = faults or _counted_too_far(params, last)
     if faults:
         order = ["model", *model.fields]
         raise InvalidParamsError.of(sorted(faults, key=lambda f: order.index(f.param) if f.param in order else 99))
@@ -107,6 +107,18 @@ def _part(params: Params, first: int, n: int, number: int) -> Params:
     # A seed below 0 means that none was chosen, and the service draws a new one each time.
     counted = {"seed": seed + number} if isinstance(seed, int) and seed >= 0 else {}
     return replace(params, values=MappingProxyType({**params.values, "n": n, **counted}), first=first)
+
+
+def _counted_too_far(params: Params, last: Params) -> list[Fault]:
+    """What only the last part has wrong, which is its seed, told of the seed that was given."""
+    seed, reached = params.values.get("seed"), last.values.get("seed")
+    if not isinstance(seed, int) or not isinstance(reached, int):
+        return []
+    more = reached - seed
+    return [
+        replace(fault, value=seed, rule=f"{fault.rule}, and counts up to seed={reached} here", nearest=INT64 - more)
+        for fault in faults_of(last.values, params.model.id)
+    ]
 
 
 def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, split: bool) -> None:
