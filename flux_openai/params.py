@@ -91,7 +91,8 @@ def validate(
     if faults:
         order = ["model", *model.fields]
         raise InvalidParamsError.of(sorted(faults, key=lambda f: order.index(f.param) if f.param in order else 99))
-    return replace(params, notices=(*params.notices, *remarks(last.values, model.fields)))
+    remarked = remarks(last.values, model.fields)
+    return replace(params, notices=(*params.notices, *remarked)) if remarked else params
 
 
 def parts(params: Params) -> tuple[Params, ...]:

@@ -46,6 +46,8 @@ def sort_out(
 ) -> tuple[dict[str, object], list[str]]:
     """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
     strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
+    if not strange:
+        return {}, []
     never = {name: strange.pop(name) for name in _NEVER if name in strange}
     faults += [Fault(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False]
     # An image that is left out would be paid for and missed: no setting makes that right.
