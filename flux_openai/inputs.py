@@ -5,6 +5,7 @@ The type comes from the bytes. A file is read once, and never beyond the limit.
 
 import os
 import re
+import struct
 import sys
 from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
 
+from openai import NotGiven, Omit
 from openai.types import Image
 
 from flux_openai.data_uris import data_uri, plain_base64
@@ -37,8 +39,9 @@ ImageInput: TypeAlias = Union[
 """A path, bytes, an open binary file, a PIL image, a link, a data URI, an image of an answer, or the SDK's tuple."""
 
 _CHUNK = 1024 * 1024
-_LINK = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
+_LINK = re.compile(r"https?://[^\s/?#\ud800-\udfff]+[^\s\ud800-\udfff]*", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_NO_LINK = "must be an http(s) link, a data URI or a path"
 _KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a data URI"
 
 
@@ -62,18 +65,20 @@ class _Flaw:
 def needs_reading(options: object) -> bool:
     """Whether these options of a call hold an image that is no text yet; reading it may take a while."""
     return isinstance(options, Mapping) and any(
-        options.get(name) is not None and not isinstance(options[name], WireImage) for name in IMAGE_FIELDS
+        options.get(name) is not None and not isinstance(options[name], WireImage | Omit | NotGiven)
+        for name in IMAGE_FIELDS
     )
 
 
 def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
     """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
     image = options.get("image")
-    if not isinstance(image, Sequence) or _is_one(image) or not image:
+    if not isinstance(image, Sequence) or _is_one(image) or "images" in options:
         return options
-    if len(image) == 1:
-        return {**options, "image": image[0]}
-    return {**{name: value for name, value in options.items() if name != "image"}, "images": image}
+    rest = {name: value for name, value in options.items() if name != "image"}
+    if not image:
+        return rest
+    return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": image}
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[Fault]]:
@@ -84,7 +89,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
         items = _several(given) if name == "images" else [given]
         wired = list[object]()
         for number, item in enumerate(items, start=1):
-            wire = _wire(item, left)
+            wire = _wire(item, max(0, left))
             if isinstance(wire, _Flaw):
                 which = f" (image {number} of {len(items)})" if len(items) > 1 else ""
                 faults.append(Fault(param=name, value=item, rule=wire.rule + which))
@@ -96,7 +101,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
 
 
 def _several(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) and not _is_one(value) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _is_one(value: object) -> bool:
@@ -114,14 +119,13 @@ def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
 
 
 def _weight(wire: WireImage) -> int:
-    return 0 if _LINK.match(wire) else len(wire) * 3 // 4
+    """How many bytes it holds; a link holds none."""
+    return 0 if _LINK.match(wire) else len(wire.partition(",")[2]) * 3 // 4 - wire.count("=", -2)
 
 
 def _wire(value: object, limit: int) -> WireImage | _Flaw:
-    if isinstance(value, WireImage):
-        return value
-    if isinstance(value, Image):
-        value = value.url if value.b64_json is None else f"data:,{value.b64_json}"
+    if isinstance(value, WireImage | Image):
+        return value if isinstance(value, WireImage) else _answered(value, limit)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
@@ -134,6 +138,14 @@ def _wire(value: object, limit: int) -> WireImage | _Flaw:
         what = "is no PNG, JPEG, WebP or GIF, going by its bytes" if data else "is empty"
         return _Flaw(rule=f"{what}; convert it first, or give a link")
     return WireImage(data_uri(data, mime=kind.mime))
+
+
+def _answered(image: Image, limit: int) -> WireImage | _Flaw:
+    """The image of an answer; its base64 may be bare or, as this service sends it, a data URI."""
+    packed = image.b64_json
+    text = image.url if packed is None else packed if _SCHEME.match(packed) else f"data:,{packed}"
+    # What a server wrote must not name a file on this machine.
+    return _wire(text, limit) if text is None or _SCHEME.match(text) else _Flaw(rule=_NO_LINK)
 
 
 def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
@@ -154,7 +166,7 @@ def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
 
 def _decoded(text: str, limit: int) -> bytes | _Flaw:
     if text.lstrip()[:5].lower() != "data:":
-        return _Flaw(rule="must be an http(s) link, a data URI or a path")
+        return _Flaw(rule=_NO_LINK)
     if len(text) > 2 * (limit + _CHUNK):
         return bytes(limit + 1)
     plain = plain_base64(text)
@@ -165,7 +177,7 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes | _Flaw:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # not every os.PathLike is a pathlib.Path
             return _content(file, limit)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
     start = plain_base64(str(path)[:80])
     if start is not None and sniff(a2b_base64(start)) is not None:
@@ -183,7 +195,7 @@ def _content(file: IO[bytes], limit: int) -> bytes | _Flaw:
             read.append(chunk)
             size += len(chunk)
         return b"".join(read)
-    except TypeError:
+    except (TypeError, UnicodeDecodeError):
         return _Flaw(rule="gives no bytes when it is read: open it with mode 'rb'")
     except (OSError, ValueError) as error:
         return _Flaw(rule=f"cannot be read: {error}")
@@ -195,17 +207,30 @@ def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
     return module is not None and isinstance(value, module.Image)
 
 
-_PNG_MODES = frozenset({"1", "I", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+_PNG_MODES = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+_NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
 def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
-    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
-
+    if image.mode == "F":
+        return _Flaw(rule="is a PIL image of floats, whose black and white nobody has told: convert it first")
     buffer = BytesIO()
     try:
-        # A photograph may say in its metadata which side is up, and the PNG would not.
-        upright = ImageOps.exif_transpose(image)
-        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(buffer, "PNG")
-    except (OSError, ValueError) as error:
+        upright = _upright(image)
+        while upright.mode not in _PNG_MODES:
+            upright = upright.convert(_NEAREST_MODES.get(upright.mode, "RGB"))
+        upright.save(buffer, "PNG")
+    # Pillow's name for a broken file is now and then SyntaxError.
+    except (OSError, SyntaxError, ValueError) as error:
         return _Flaw(rule=f"cannot be written as PNG: {error}")
     return buffer.getvalue()
+
+
+def _upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """The image as it is to be looked at: a photograph may say that in its metadata, and the PNG would not."""
+    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
+
+    # Metadata that cannot be read says nothing, and the picture is as good as without.
+    with suppress(SyntaxError, ValueError, struct.error):
+        return ImageOps.exif_transpose(image)
+    return image

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from flux_openai.answers import Outcome
 from flux_openai.attempts import Run
-from flux_openai.errors import Billing, FluxAPIError
+from flux_openai.errors import Billing, FluxAPIError, FluxError
 from flux_openai.images import FluxImagesResponse
 from flux_openai.request import Call
 
@@ -27,9 +27,14 @@ class Part:
         """Whether it shall begin: when another part has failed for good, nothing more is sent."""
         return not self.run.group.failed
 
-    def ended(self) -> None:
-        """Let the others know how it went."""
-        self.run.group.failed |= self.error is not None
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While it is carried out; if it brings nothing, for whatever reason, the others get to know."""
+        try:
+            yield
+        finally:
+            if self.answer is None:
+                self.run.group.failed = True
 
     @property
     def answer(self) -> FluxImagesResponse | None:
@@ -62,9 +67,15 @@ def settled(parts: Sequence[Part], foreign: Sequence[BaseException | None]) -> F
     doubtful = [error for error in errors if error.billing == "unknown"]
     worst = [*unexpected, *doubtful, *errors][0]
     if len(parts) > 1:
-        paid = bool(answers) or any(error.billing == "paid" for error in errors)
-        _tell(worst, parts, billing="unknown" if unexpected or doubtful else "paid" if paid else "none")
+        _tell(worst, parts, billing=_billing(parts, [*unexpected, *errors]))
     return worst
+
+
+def _billing(parts: Sequence[Part], errors: Sequence[BaseException]) -> Billing:
+    bills = {error.billing if isinstance(error, FluxError) else "unknown" for error in errors}
+    bills |= {"paid" for part in parts if part.answer is not None}
+    bills |= {"unknown" for part in parts if part.answer is None and part.run.doubtful}
+    return "unknown" if "unknown" in bills else "paid" if "paid" in bills else "none"
 
 
 def _merged(parts: Sequence[Part], answers: Sequence[FluxImagesResponse]) -> FluxImagesResponse:
@@ -80,10 +91,13 @@ def _tell(error: BaseException, parts: Sequence[Part], *, billing: Billing) -> N
         "partial": _merged(parts, answers) if answers else None,
         "rest": tuple(part.call.again for part in parts if part.answer is None),
     }
-    if isinstance(error, FluxAPIError):
+    if isinstance(error, FluxError):
         told |= {"billing": billing, "attempts": sum(part.run.attempts for part in parts)}
-        if answers:
-            error.add("the images of the other parts are in .partial, and .rest asks for those that are missing")
+    remark = "the images of the other parts are in .partial, and .rest asks for those that are missing"
+    if answers and isinstance(error, FluxAPIError):
+        error.add(remark)
+    elif answers:
+        error.add_note(remark)
     vars(error).update(told)
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import openai
 
 from flux_openai.errors import Fault, InvalidParamsError
-from flux_openai.fields import faults_of, remarks
+from flux_openai.fields import INT64, faults_of, remarks
 from flux_openai.inputs import arranged, read_images
 from flux_openai.models import FLUX_MODELS, FluxModel
 from flux_openai.ratios import fit_of_size
@@ -59,12 +59,12 @@ def validate(
     what neither has. An edit goes to the model that takes as many images as it has. With `split`, `n` may be more than
     one request makes. Raises InvalidParamsError with every fault.
     """
-    body, faults = _extra_body(extra_body)
-    (named, unreadable), (extra, also) = (
-        read_images(arranged(options) if editing else options) for options in (given(keywords), body)
-    )
-    faults += [*unreadable, *also, *_given_twice(named, extra)]
-    called = {**named, **extra}
+    named = given(keywords)
+    extra, faults = _extra_body(extra_body)
+    faults += _given_twice(named, extra)
+    both = {**named, **extra}
+    called, flaws = read_images(arranged(both) if editing else both)
+    faults += flaws
     model = model_for(called, given(defaults), editing=editing)
     if isinstance(model, Fault):
         raise InvalidParamsError.of([*faults, model])
@@ -87,11 +87,12 @@ def validate(
     already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
     faults += [fault for fault in faults_of(params.values, model.id, split=split) if fault.param not in already]
     last = params if faults else parts(params)[-1]
-    faults = faults or faults_of(last.values, model.id)
+    faults = faults or _counted_too_far(params, last)
     if faults:
         order = ["model", *model.fields]
         raise InvalidParamsError.of(sorted(faults, key=lambda f: order.index(f.param) if f.param in order else 99))
-    return replace(params, notices=(*params.notices, *remarks(last.values, model.fields)))
+    remarked = remarks(last.values, model.fields)
+    return replace(params, notices=(*params.notices, *remarked)) if remarked else params
 
 
 def parts(params: Params) -> tuple[Params, ...]:
@@ -109,7 +110,19 @@ def _part(params: Params, first: int, n: int, number: int) -> Params:
     return replace(params, values=MappingProxyType({**params.values, "n": n, **counted}), first=first)
 
 
-def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported) -> None:
+def _counted_too_far(params: Params, last: Params) -> list[Fault]:
+    """What only the last part has wrong, which is its seed, told of the seed that was given."""
+    seed, reached = params.values.get("seed"), last.values.get("seed")
+    if not isinstance(seed, int) or not isinstance(reached, int):
+        return []
+    more = reached - seed
+    return [
+        replace(fault, value=seed, rule=f"{fault.rule}, and counts up to seed={reached} here", nearest=INT64 - more)
+        for fault in faults_of(last.values, params.model.id)
+    ]
+
+
+def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, split: bool) -> None:
     """Check parameters for calls that are not made yet: each by the model named, or by one that takes it.
 
     Raises InvalidParamsError: a wrong default would fail every call; better here, where it was written.
@@ -122,19 +135,22 @@ def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported) 
         home = next((one for one in (model, *FLUX_MODELS.values()) if _has_place(one, name)), model)
         shares.setdefault(home.id, {})[name] = value
     faults = [
-        fault for id, share in shares.items() for fault in _faults_of_defaults({**share, "model": id}, unsupported)
+        fault
+        for id, share in shares.items()
+        for fault in _faults_of_defaults({**share, "model": id}, unsupported, split=split)
     ]
     if faults:
         raise InvalidParamsError.of(faults)
 
 
-def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported) -> Iterator[Fault]:
+def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported, *, split: bool) -> Iterator[Fault]:
     for name in IMAGE_FIELDS & defaults.keys():
         yield Fault(param=name, value=defaults[name], rule="belongs to a call, and cannot be a default of all calls")
+    others = {name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}
     try:
-        validate({name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}, unsupported=unsupported)
+        validate(others, unsupported=unsupported, split=split)
     except InvalidParamsError as error:
-        yield from (fault for fault in error.faults if fault.param in defaults)
+        yield from (fault for fault in error.faults if fault.param in defaults.keys() - IMAGE_FIELDS)
 
 
 def _has_place(model: FluxModel, name: str) -> bool:
@@ -158,7 +174,13 @@ def _given_twice(keywords: Mapping[str, object], extra: Mapping[str, object]) ->
     ]
 
 
+_COMPARABLE = (str, int, float, bytes, list, tuple, dict)
+
+
 def _same(one: object, other: object) -> bool:
+    if not (isinstance(one, _COMPARABLE) and isinstance(other, _COMPARABLE)):
+        # Arrays and their like answer `==` with an array.
+        return one is other
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 

@@ -25,15 +25,17 @@ RAW_LIMIT = 64 * 1024
 """Bytes of an answer kept in an error."""
 
 _SIGNED = re.compile(r"""(https?:[^\s"'<>?]+)\?[^\s"'<>]+""", re.IGNORECASE)
+_USER_INFO = re.compile(r"""(https?://)[^\s"'<>/@]+@""", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secrets, without bearer tokens and without the query of any link."""
+    """The text without the given secrets and bearer tokens, and without user names and queries of links."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
-    return _BEARER.sub(r"\1 [redacted]", _SIGNED.sub(r"\1?[redacted]", text))
+    text = _USER_INFO.sub(r"\1[redacted]@", _SIGNED.sub(r"\1?[redacted]", text))
+    return _BEARER.sub(r"\1 [redacted]", text)
 
 
 def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
@@ -73,8 +75,11 @@ def showable(value: object, *, name: str = "") -> object:
         return Shown(f"<{type(value).__name__}>")
     if data := _DATA_URI.match(value):
         return Shown(f"<{data[1]}, {len(value)} characters>")
-    text = printable(repr(str(value)), limit=80)
-    return value if text == repr(value) else Shown(text)
+    plain = str(value)
+    # A slip in a link, such as a space, must not show the rest of its query.
+    told = f"{plain.partition('?')[0]}?[redacted]" if _LINK.match(plain) and "?" in plain else plain
+    text = printable(repr(told), limit=80)
+    return value if text == repr(plain) else Shown(text)
 
 
 def shown_value(value: object, *, name: str = "") -> str:
@@ -82,6 +87,7 @@ def shown_value(value: object, *, name: str = "") -> str:
     return repr(showable(value, name=name))
 
 
+_LINK = re.compile(r"\s*https?://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)[;,]", re.ASCII)
 
 _SHOWN_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempotency-key", b"user-agent"})

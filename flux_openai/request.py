@@ -67,7 +67,12 @@ class Call:
     @property
     def again(self) -> dict[str, object]:
         """The arguments of `images.generate` that ask for the same under the same Idempotency-Key."""
-        return {"extra_body": self.sent, "extra_headers": {"Idempotency-Key": self.key}}
+        sent = self.sent
+        # A call without a shape would now get the shape that stands in the client's defaults; "auto" means none.
+        shape = {} if {"aspect_ratio", "size"} & sent.keys() else {"size": "auto"}
+        again: dict[str, object] = {"extra_body": {**sent, **shape}, "extra_headers": {"Idempotency-Key": self.key}}
+        timeout = self.extras.timeout
+        return again if isinstance(timeout, openai.NotGiven) else {**again, "timeout": timeout}
 
     @property
     def raw(self) -> bool:
@@ -98,8 +103,8 @@ class Order:
     """What one method was called with: its named arguments, the SDK's escape hatches and `split`, unchecked."""
 
     verb: Literal["generate", "edit"]
-    named: Mapping[str, object]
-    extra_body: object
+    named: Mapping[str, object] = field(repr=False)
+    extra_body: object = field(repr=False)
     extras: Extras
     split: object
 

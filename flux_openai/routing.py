@@ -10,8 +10,6 @@ from flux_openai.ratios import listed
 
 __all__ = ["IMAGE_FIELDS", "is_flux", "model_for", "takers"]
 
-PREFIX = "black-forest-labs/"
-
 IMAGE_FIELDS = frozenset({"image", "images"})
 """The parameters that hold images; the ones given choose among the models of a family."""
 
@@ -20,9 +18,9 @@ def is_flux(model: object) -> bool:
     """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
     if not isinstance(model, str):
         return True
-    # A slip in spaces or case is ours: passed on, it would be sent unchecked and repeated by the SDK's own retries.
+    # A slip in a name is ours too: passed on, it would be sent unchecked and repeated by the SDK's own retries.
     name = model.strip().lower()
-    return name.startswith(PREFIX) or name in FAMILIES
+    return "flux" in name or name.startswith("black-forest-labs/") or name in FAMILIES
 
 
 def model_for(

@@ -41,8 +41,8 @@ class Sender:
 
     def _carry_out(self, part: Part) -> None:
         if part.wanted:
-            part.outcome = tenacity.Retrying(**part.run.loop())(self._attempt, part.call, part.run)
-            part.ended()
+            with part.under_way():
+                part.outcome = tenacity.Retrying(**part.run.loop())(self._attempt, part.call, part.run)
 
     def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None
@@ -60,6 +60,7 @@ class Sender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), client=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
+        failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
@@ -80,8 +81,8 @@ class AsyncSender:
 
     async def _carry_out(self, part: Part) -> None:
         if part.wanted:
-            part.outcome = await tenacity.AsyncRetrying(**part.run.loop())(self._attempt, part.call, part.run)
-            part.ended()
+            with part.under_way():
+                part.outcome = await tenacity.AsyncRetrying(**part.run.loop())(self._attempt, part.call, part.run)
 
     async def _attempt(self, call: Call, run: Run) -> Outcome:
         exchange, failure, result = _exchange(call, run), None, None
@@ -99,6 +100,7 @@ class AsyncSender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         downloads = Downloads(origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting)
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
+        failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
 
 
@@ -110,6 +112,9 @@ def _begun(calls: Sequence[Call], settings: Settings) -> list[Part]:
 
 
 def _exchange(call: Call, run: Run) -> Exchange:
+    if run.group.abandoned:
+        # An interruption may come while a retry is waited for: then nothing is sent, and nobody sees this.
+        raise RuntimeError("the call was interrupted")
     run.attempts += 1
     return Exchange(key=call.key)
 
@@ -118,10 +123,16 @@ def _receipt(call: Call, run: Run) -> Receipt:
     return Receipt(sent=call.sent, attempts=run.attempts, notices=call.params.notices, first=call.params.first)
 
 
-def _finished(parts: Sequence[Part], foreign: Sequence[BaseException | None]) -> FluxImagesResponse:
+def _finished(parts: list[Part], foreign: list[BaseException | None]) -> FluxImagesResponse:
     response = settled(parts, foreign)
     if isinstance(response, BaseException):
-        raise response
+        try:
+            raise response
+        finally:
+            # Its traceback holds these frames: if they held it too, the images would stay until a garbage collection.
+            parts.clear()
+            foreign.clear()
+            del response
     for notice in response.notices[len(parts[0].call.params.notices) :]:
         _remark(notice)
     return parts[0].raw or response

@@ -84,7 +84,7 @@ class Settings:
         )
         if defaults is None:
             return settings
-        check_defaults(defaults, unsupported=settings.unsupported)
+        check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from flux_openai.errors import Fault
 from flux_openai.models import FluxModel
 from flux_openai.ratios import listed, nearest_size
-from flux_openai.redaction import shown_value
+from flux_openai.redaction import showable, shown_value
 from flux_openai.routing import IMAGE_FIELDS, takers
 
 __all__ = ["Unsupported", "sort_out"]
@@ -46,6 +46,8 @@ def sort_out(
 ) -> tuple[dict[str, object], list[str]]:
     """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
     strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
+    if not strange:
+        return {}, []
     never = {name: strange.pop(name) for name in _NEVER if name in strange}
     faults += [Fault(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False]
     # An image that is left out would be paid for and missed: no setting makes that right.
@@ -63,7 +65,9 @@ def sort_out(
     return {}, said if unsupported == "warn" else []
 
 
-def _image_fault(name: str, value: object, model: FluxModel, *, beside: set[str]) -> Fault:
+def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]) -> Fault:
+    # The image as it was read: megabytes, or a link with its signature, which must not travel on inside the error.
+    value = showable(str(image) if isinstance(image, str) else image)
     if beside:
         return Fault(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
     others = takers(name, instead_of=model)

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,18 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxImagesResponse, InvalidParamsError
-from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField
+from flux_openai.models import FLUX_MODELS, FluxField, FluxModel
 
-FIELDS = FLUX_MODELS[DEFAULT_MODEL].fields
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+TEXT = b64encode(PICTURE).decode()
+IMAGES: dict[object, str] = {
+    "https://img.example/fox.png?X-Signature=a%2Fb": "https://img.example/fox.png?X-Signature=a%2Fb",
+    PICTURE: f"data:image/png;base64,{TEXT}",
+    f"data:image/bmp;base64,{urlsafe_b64encode(PICTURE).decode().rstrip('=')}": f"data:image/png;base64,{TEXT}",
+    b"GIF89a": "data:image/gif;base64,R0lGODlh",
+}
+"""Images as they are given, and as they have to arrive."""
+
 THOROUGH = settings(max_examples=2000, deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
 
 Generate = Callable[..., FluxImagesResponse]
@@ -24,7 +34,7 @@ class Bench:
     """One emulator with both kinds of client in front of it."""
 
     emulator: Emulator
-    ways: dict[str, Generate]
+    ways: dict[tuple[str, str], Generate]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +43,17 @@ def bench() -> Iterator[Bench]:
     with emulator.client() as client, asyncio.Runner() as runner:
         aclient = emulator.async_client()
 
-        def run(**call: Any) -> FluxImagesResponse:  # noqa: ANN401  # passed on
-            return runner.run(aclient.images.generate(**call))
+        def waiting(method: Callable[..., Coroutine[Any, Any, FluxImagesResponse]]) -> Generate:
+            return lambda **call: runner.run(method(**call))
 
-        yield Bench(emulator=emulator, ways={"sync": client.images.generate, "async": run})
+        images, aimages = client.images, aclient.images
+        ways: dict[tuple[str, str], Generate] = {
+            ("sync", "generate"): images.generate,
+            ("sync", "edit"): images.edit,
+            ("async", "generate"): waiting(aimages.generate),
+            ("async", "edit"): waiting(aimages.edit),
+        }
+        yield Bench(emulator=emulator, ways=ways)
         runner.run(aclient.close())
 
 
@@ -46,8 +63,14 @@ def good(field: FluxField) -> st.SearchStrategy[object]:
         return st.just("url")
     if field.choices:
         return st.sampled_from(field.choices)
+    if field.format == "image":
+        one = st.sampled_from(list(IMAGES))
+        return one if field.type is str else st.lists(one, min_size=1, max_size=3)
+    if field.format == "size":
+        side = st.integers(int(field.minimum or 0), int(field.maximum or 0))
+        return st.builds("{}x{}".format, side, side)
     if field.type is str:
-        return st.text(max_size=30).filter(str.strip) if field.required else st.text(max_size=30)
+        return st.text(max_size=30).filter(str.strip) if not field.blank else st.text(max_size=30)
     whole = st.integers(int(field.minimum or 0), int(field.maximum or 0))
     return whole if field.type is int else whole | st.floats(field.minimum, field.maximum)
 
@@ -67,30 +90,48 @@ def bad(field: FluxField) -> st.SearchStrategy[object]:
     never: st.SearchStrategy[object] = (
         st.booleans() | st.lists(st.integers(), max_size=2) | st.binary(max_size=3) | st.just({})
     )
+    if field.format == "image":
+        # A list of several images is a good value to `edit`, whatever is in it is not.
+        wrong = st.integers() | st.sampled_from([b"", b"<svg/>", "ftp://a/b.png", "no such file", "data:,", True, {}])
+        return wrong if field.type is str else wrong | st.lists(wrong, min_size=1, max_size=2)
+    if field.format == "size":
+        return never | st.sampled_from(["255x256", "1x9", "2000x2000", "256x1537", "", "big", "1024", 1024])
     if field.choices:
         return never | st.integers() | st.text(max_size=8).filter(lambda text: text not in field.choices)
     if field.type is str:
-        return never | st.integers() | st.floats() | (st.text(" \t\n\u3000", max_size=4) if field.required else never)
+        return never | st.integers() | st.floats() | (st.text(" \t\n\u3000", max_size=4) if not field.blank else never)
     return never | st.text("0123456789.e-", max_size=6) | st.sampled_from([float("nan"), float("inf")]) | outside(field)
 
 
-PLANTED: dict[str, st.SearchStrategy[object]] = {
-    **{name: bad(field) for name, field in FIELDS.items()},
-    "size": st.sampled_from(["1x9", "1000x800", "", "big", "1024", 1024, True, []]),
-    "quality": st.sampled_from(["hd", "low", 1]),
-    "colour": st.text(max_size=5) | st.integers(),
-    "stream": st.just(value=True),
-    "partial_images": st.integers(0, 3),
-}
+def planted(model: FluxModel) -> dict[str, st.SearchStrategy[object]]:
+    """By name, what no call for this model may have: bad values, and whatever only other models take."""
+    others = {name: field for other in FLUX_MODELS.values() for name, field in other.fields.items()}
+    alien = {name: good(field) | bad(field) for name, field in others.items() if name not in model.fields}
+    return {
+        **alien,
+        "size": st.sampled_from(["1x9", "1000x800", "", "big", "1024", 1024, True, []]),
+        "quality": st.sampled_from(["hd", "low", 1]),
+        "colour": st.text(max_size=5) | st.integers(),
+        "stream": st.just(value=True),
+        "partial_images": st.integers(0, 3),
+        **{name: bad(field) for name, field in model.fields.items()},
+    }
+
+
+def well_made(model: FluxModel) -> st.SearchStrategy[dict[str, object]]:
+    """The parameters of a good call."""
+    return st.fixed_dictionaries(
+        {name: good(field) for name, field in model.fields.items() if field.required},
+        optional={name: good(field) for name, field in model.fields.items() if not field.required},
+    )
 
 
 # Made once: hypothesis examines every strategy that it has not seen before, and that takes longer than a call.
-NAMES = sorted(PLANTED)
-GOOD = st.fixed_dictionaries(
-    {name: good(field) for name, field in FIELDS.items() if field.required},
-    optional={name: good(field) for name, field in FIELDS.items() if not field.required},
-)
-SOME_NAMES = st.sets(st.sampled_from(NAMES), min_size=1, max_size=4)
+MODELS = st.sampled_from(list(FLUX_MODELS.values()))
+PLANTED = {id: planted(model) for id, model in FLUX_MODELS.items()}
+GOOD = {id: well_made(model) for id, model in FLUX_MODELS.items()}
+NAMES = sorted({name for names in PLANTED.values() for name in names})
+SOME_NAMES = {id: st.sets(st.sampled_from(sorted(names)), min_size=1, max_size=4) for id, names in PLANTED.items()}
 PLACES = st.integers(0, 4 ** (len(NAMES) + 1) - 1)
 COIN = st.booleans()
 WAYS = st.sampled_from(["sync", "async"])
@@ -113,47 +154,69 @@ def spread(values: dict[str, object], places: int) -> dict[str, Any]:
     return {**keywords, **({"extra_body": extra} if extra else {})}
 
 
+Case = tuple[str, dict[str, Any], Any]
+"""The method, its arguments, and what must come of them."""
+
+
 @st.composite
-def bad_calls(draw: st.DrawFn) -> tuple[dict[str, Any], set[str]]:
-    names = draw(SOME_NAMES)
-    values = {**draw(GOOD), **{name: draw(PLANTED[name]) for name in sorted(names)}}
-    if "prompt" in names and draw(COIN):
+def bad_calls(draw: st.DrawFn) -> Case:
+    model = draw(MODELS)
+    names = draw(SOME_NAMES[model.id])
+    values = {**draw(GOOD[model.id]), **{name: draw(PLANTED[model.id][name]) for name in sorted(names)}}
+    own = {"image", "images"} & model.fields.keys()
+    if "prompt" in names and model.fields["prompt"].required and draw(COIN):
         del values["prompt"]
-    return spread(values, draw(PLACES)), names
+    # An edit chooses among siblings by what is given, so there the other kind of image is another call, and no fault.
+    editing = own <= values.keys() and own and not {"image", "images"} & names - own and draw(COIN)
+    call = spread({**values, "model": model.id}, draw(PLACES))
+    return "edit" if editing else "generate", call, names
 
 
 @st.composite
-def good_calls(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, object]]:
-    values = draw(GOOD)
-    expected = {"model": DEFAULT_MODEL, **values}
+def good_calls(draw: st.DrawFn) -> Case:
+    model = draw(MODELS)
+    values = draw(GOOD[model.id])
+    expected = {"model": model.id, **{name: wired(value) for name, value in values.items()}}
     if "aspect_ratio" in values and draw(COIN):
         width, height = map(int, str(values.pop("aspect_ratio")).split(":"))
         scale = draw(SCALE)
         values["size"] = f"{width * scale}x{height * scale}"
-    if draw(COIN):
-        values["model"] = DEFAULT_MODEL
-    return spread(values, draw(PLACES)), expected
+    images = values.get("images", [])
+    assert isinstance(images, list)
+    editing = bool({"image", "images"} & values.keys()) and draw(COIN)
+    # One image goes to a /multi model only by its full name; else any name of the family will do, or none.
+    names = [model.id] if editing and len(images) == 1 else [model.id, model.family]
+    if editing and images:
+        values["image"] = values.pop("images")
+    if (name := draw(st.sampled_from(names))) != "kontext-max" or draw(COIN):
+        values["model"] = name
+    return "edit" if editing else "generate", spread(values, draw(PLACES)), expected
+
+
+def wired(value: object) -> object:
+    """A value as it has to arrive."""
+    return list(map(wired, value)) if isinstance(value, list) else IMAGES.get(value, value)
 
 
 @THOROUGH
 @given(case=bad_calls(), way=WAYS)
-def test_no_bad_call_is_sent(bench: Bench, case: tuple[dict[str, Any], set[str]], way: str) -> None:
+def test_no_bad_call_is_sent(bench: Bench, case: Case, way: str) -> None:
     """2,000 calls with one to four planted faults: each fault is named, no other is, and not one request is made."""
-    call, planted = case
+    verb, call, names = case
     with pytest.raises(InvalidParamsError) as caught:
-        bench.ways[way](**call)
-    assert {fault.param for fault in caught.value.faults} == planted
+        bench.ways[way, verb](**call)
+    assert {fault.param for fault in caught.value.faults} == names
     assert len(str(caught.value).splitlines()) == 1 + len(caught.value.faults)
     assert len(bench.emulator.requests) == 0
 
 
 @THOROUGH
 @given(case=good_calls(), way=WAYS)
-def test_a_good_call_is_sent_as_asked(bench: Bench, case: tuple[dict[str, Any], dict[str, object]], way: str) -> None:
+def test_a_good_call_is_sent_as_asked(bench: Bench, case: Case, way: str) -> None:
     """2,000 calls: the body on the wire is what was asked and the model, to the last type, and nothing more."""
-    call, expected = case
+    verb, call, expected = case
     before = len(bench.emulator.requests)
-    response = bench.ways[way](**call)
+    response = bench.ways[way, verb](**call)
     (seen,) = bench.emulator.requests[before:]
     assert json.dumps(seen.body, sort_keys=True) == json.dumps(expected, sort_keys=True)
     assert response.sent == expected

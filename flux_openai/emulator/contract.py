@@ -143,7 +143,7 @@ def _limits(field: FluxField) -> str:
 
 
 _SHAPE = re.compile(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", re.ASCII)
-_LINK = re.compile(r"https?://[^/\s]+(/\S*)?")
+_LINK = re.compile(r"https?://[^/\s]+(/\S*)?", re.IGNORECASE)
 _DATA = re.compile(r"data:image/(png|jpeg|webp|gif);base64,([A-Za-z0-9+/]+={0,2})", re.ASCII)
 _MAGIC = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF", "gif": b"GIF8"}
 

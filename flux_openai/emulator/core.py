@@ -28,6 +28,8 @@ _ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
     (re.compile(r"/files/[^/]+$"), "GET", "download"),
 )
 
+_MEGAPIXEL = 2**20
+
 # The time stamp of the documented example; the list of models has to carry one, and it must not move.
 _MODELS_CREATED = 1_750_667_997
 
@@ -62,8 +64,9 @@ class _Call:
 class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
-    `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1;
-    `clock` gives the Unix time in seconds. Raises ConfigurationError for other values.
+    `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
+    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds. Raises
+    ConfigurationError for other values.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -72,10 +75,10 @@ class Emulator:
         self,
         *,
         api_key: str | None = None,
-        pixels: int = 2**20,
+        pixels: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not is_whole(pixels) or pixels < 1:
+        if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
         if api_key is not None and not api_key.strip():
             raise ConfigurationError(
@@ -185,7 +188,7 @@ class Emulator:
                 return self._download(call) if call.route == "download" else _list_models()
 
     def _generate(self, order: Order, *, call: _Call) -> Reply:
-        width, height = area_to_size(min(self._pixels, order.area or self._pixels), ratio=order.ratio)
+        width, height = area_to_size(self._area(order), ratio=order.ratio)
         sketches = [
             Sketch(
                 prompt=order.prompt,
@@ -200,6 +203,11 @@ class Emulator:
         ]
         data = [self._host(sketch, call=call) | (_inline(sketch) if order.inline else {}) for sketch in sketches]
         return json_reply({"created": int(call.now), "data": data, "usage": {"input_tokens_details": {}}})
+
+    def _area(self, order: Order) -> int:
+        if self._pixels is None:
+            return order.area or _MEGAPIXEL
+        return min(self._pixels, order.area or self._pixels)
 
     def _host(self, sketch: Sketch, *, call: _Call) -> dict[str, str]:
         name = file_name(sketch, call_id=call.id)
