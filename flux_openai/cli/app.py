@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from flux_openai.cli.codes import ExitCode, exit_code_table
+from flux_openai.cli.codes import ExitCode, exit_code_of, exit_code_table
 from flux_openai.cli.report import Report
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service
@@ -25,6 +26,7 @@ __all__ = ["run"]
 
 _POLICY = RetryPolicy()
 _PATIENCE = cast(float, TIMEOUT.read)
+_USUAL_FAMILY = next(iter(FAMILIES))
 _EPILOG = f"\b\nExit codes:\n{exit_code_table()}"
 
 # No markup: square brackets are only text. No pretty tracebacks: they show the values of locals, and one is the key.
@@ -40,7 +42,7 @@ _app = typer.Typer(
 # typer carries a click of its own since 0.26 and used the real one before: this finds the UsageError of either.
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
-_MODEL = f"One of {short_names()}, or a full name: see flux-openai models. Left out, it is {next(iter(FAMILIES))}."
+_MODEL = f"One of {short_names()}, or a full name: see flux-openai models. Left out, it is {_USUAL_FAMILY}."
 _N = f"{field_help('n')} More than {FLUX_MODELS[DEFAULT_MODEL].fields['n'].maximum} are made in several calls."
 _SIZE = f"In place of an aspect ratio. For flux-dev: {field_help('size')}"
 _IMAGE = "Image to start from: a path, a link or a data URI. May be given several times."
@@ -49,6 +51,9 @@ _KEY_FILE = "File that holds the key, - for stdin; or MODELVERSE_API_KEY."
 _MAX_WAIT = "Longest wait before a retry, if the service asks for none."
 _MAX_ELAPSED = "No attempt of a call starts later than this."
 _TIMEOUT = "Longest wait for an answer; what is not waited for may be billed."
+_FAMILY = f"One of {short_names()}."
+_MAX_IMAGES = "Images that all calls together may ask for."
+_MAX_CALLS = "Calls that may be sent to the service."
 _DUPLICATES = f"Risk of paying twice that a retry may take: {', '.join(get_args(Duplicates))}."
 
 
@@ -109,6 +114,9 @@ _MaxAttempts = Annotated[int, typer.Option(metavar="INTEGER", help="Requests for
 _DuplicatesName = Annotated[str, typer.Option(metavar="NAME", help=_DUPLICATES)]
 _MaxWait = Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_WAIT)]
 _MaxElapsed = Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_ELAPSED)]
+_Family = Annotated[str, typer.Option("--model", metavar="NAME", help=_FAMILY)]
+_MaxImages = Annotated[int, typer.Option(metavar="INTEGER", help=_MAX_IMAGES)]
+_MaxCalls = Annotated[int, typer.Option(metavar="INTEGER", help=_MAX_CALLS)]
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", help=_TIMEOUT)]
 
 
@@ -179,9 +187,54 @@ def edit(
 def _ordered(options: dict[str, Any], *, editing: bool) -> int:
     """Carry out what the options of a command ask for: some are about the service, the others are parameters."""
     screen, folder = Screen(as_json=options.pop("as_json")), options.pop("out")
-    service = Service(**{field.name: options.pop(field.name) for field in fields(Service)})
+    service = _service(options)
     order = Order(params=given(options), editing=editing, service=service, folder=folder)
     return carry_out(order, screen).exit_code
+
+
+def _service(options: dict[str, Any]) -> Service:
+    """The options about the service, taken from the others."""
+    return Service(**{field.name: options.pop(field.name) for field in fields(Service)})
+
+
+@_app.command()
+def mcp(
+    *,
+    out: _Out = Path("out"),
+    model: _Family = _USUAL_FAMILY,
+    max_images: _MaxImages = 16,
+    max_calls: _MaxCalls = 16,
+    emulator: _Emulate = False,
+    base_url: _BaseUrl = None,
+    api_key_file: _KeyFile = None,
+    max_attempts: _MaxAttempts = _POLICY.max_attempts,
+    duplicates: _DuplicatesName = _POLICY.duplicates,
+    max_wait: _MaxWait = _POLICY.max_wait,
+    max_elapsed: _MaxElapsed = _POLICY.max_elapsed,
+    timeout: _Timeout = _PATIENCE,
+) -> int:
+    """Serve an agent: two tools, to make and to change images, over stdin and stdout (Model Context Protocol).
+
+    The agent decides what is drawn; the options decide what it may spend and where images go. Ends when stdin does.
+    """
+    return _served(locals())
+
+
+def _served(options: dict[str, Any]) -> int:
+    screen, folder = Screen(as_json=False), options.pop("out")
+    service = _service(options)
+    try:
+        # Half a second to import, and an extra of its own: no other command waits for it or needs it.
+        serve = import_module("flux_openai.cli.serving").serve
+    except ImportError as error:
+        screen.say(f"error: the server needs more than the command line: pip install 'flux-openai[cli,mcp]' ({error})")
+        return ExitCode.BAD_INPUT
+    try:
+        serve(service, folder=folder, on_retry=screen.retrying, **options)
+    except ConfigurationError as error:
+        screen.failed(error)
+        return exit_code_of(error)
+    return ExitCode.DONE
 
 
 @_app.command()

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import openai
 
-from flux_openai.client import FluxOpenAI
+from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.emulated import Emulator
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.retries import Duplicates, RetryEvent, RetryPolicy
@@ -40,6 +40,15 @@ class Service:
 
     def client(self, *, on_retry: Callable[[RetryEvent], object]) -> FluxOpenAI:
         """The client. Raises ConfigurationError."""
+        options = self._options(on_retry)
+        return Emulator().client(**options) if self.emulator else FluxOpenAI(**options)
+
+    def async_client(self, *, on_retry: Callable[[RetryEvent], object]) -> AsyncFluxOpenAI:
+        """The same for async code."""
+        options = self._options(on_retry)
+        return Emulator().async_client(**options) if self.emulator else AsyncFluxOpenAI(**options)
+
+    def _options(self, on_retry: Callable[[RetryEvent], object]) -> dict[str, Any]:
         retry = RetryPolicy(
             duplicates=cast(Duplicates, self.duplicates),
             max_attempts=self.max_attempts,
@@ -47,11 +56,9 @@ class Service:
             max_elapsed=self.max_elapsed,
             on_retry=on_retry,
         )
-        timeout = _timeout(self.timeout)
-        if self.emulator:
-            address = {} if self.base_url is None else {"base_url": self.base_url}
-            return Emulator().client(retry=retry, timeout=timeout, **address)
-        return FluxOpenAI(api_key=_key(self.api_key_file), base_url=self.base_url, retry=retry, timeout=timeout)
+        address = {} if self.base_url is None else {"base_url": self.base_url}
+        key = {} if self.emulator else {"api_key": _key(self.api_key_file)}
+        return {"retry": retry, "timeout": _timeout(self.timeout), **address, **key}
 
 
 def _timeout(seconds: float) -> openai.Timeout:

@@ -7,11 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+ALL = sorted((ROOT / "examples").glob("*.py"))
+SPECIAL = [example for example in ALL if example.read_text(encoding="utf-8").startswith("# needs: ")]
+"""Those that need a framework, so they run where tests/frameworks runs."""
+
+EXAMPLES = [example for example in ALL if example not in SPECIAL]
 
 
 def _run(example: Path, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+    variables = {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, str(example)], cwd=folder, env=variables, capture_output=True, text=True, check=False
     )
@@ -34,3 +39,10 @@ def test_an_example_with_a_key_asks_the_service(example: Path, tmp_path: Path, s
     posts = [request for request in service.emulator.requests if request.method == "POST"]
     assert posts
     assert {request.headers["authorization"] for request in posts} == {"Bearer my-key"}
+
+
+@pytest.mark.parametrize("example", SPECIAL, ids=lambda path: str(path.stem))
+def test_an_example_with_needs_runs_with_its_framework(example: Path) -> None:
+    """An example that needs more than the usual run has is run by a file in tests/frameworks."""
+    tests = (ROOT / "tests" / "frameworks").glob("test_*.py")
+    assert any(example.name in path.read_text(encoding="utf-8") for path in tests)
