@@ -24,6 +24,7 @@ APART: Mapping[str, str] = {
     "images.py:FluxImage._astored": "writes the file in a thread, so as not to block",
     "request.py:acalls_of": "reads files in a thread, so as not to block",
     "tools/album.py:Claim.aoutcome": "waits in a thread, so as not to block",
+    "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
     "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
