@@ -1,4 +1,7 @@
-"""Every example runs: without a key on its own emulator, with a key against the address that is set."""
+"""Every example runs: without a key on its own emulator, with a key against the address that is set.
+
+An example whose first line says what it needs beyond this package is run where that is installed: in tests/frameworks.
+"""
 
 import subprocess
 import sys
@@ -7,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+ALL = sorted((ROOT / "examples").glob("*.py"))
+DEMANDING = [path for path in ALL if path.read_text(encoding="utf-8").startswith("# needs: ")]
+EXAMPLES = [path for path in ALL if path not in DEMANDING]
 
 
 def _run(example: Path, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+    variables = {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, str(example)], cwd=folder, env=variables, capture_output=True, text=True, check=False
     )
@@ -34,3 +40,10 @@ def test_an_example_with_a_key_asks_the_service(example: Path, tmp_path: Path, s
     posts = [request for request in service.emulator.requests if request.method == "POST"]
     assert posts
     assert {request.headers["authorization"] for request in posts} == {"Bearer my-key"}
+
+
+@pytest.mark.parametrize("example", DEMANDING, ids=lambda path: str(path.stem))
+def test_an_example_that_needs_more_is_run_elsewhere(example: Path) -> None:
+    """What is left out here is named by a test of a framework."""
+    tests = (ROOT / "tests" / "frameworks").glob("test_*.py")
+    assert [path.name for path in tests if f"examples/{example.name}" in path.read_text(encoding="utf-8")] != []
