@@ -99,7 +99,7 @@ def _arguments_model(flux: FluxTool) -> type[BaseModel]:
 def _field(schema: Mapping[str, Any]) -> tuple[object, object]:
     """A field that tells its schema, in the form that pydantic itself gives to `X | None = None`.
 
-    LangChain's adapters read null in no other: Google's takes a list of types for text.
+    Not every provider's adapter reads another: Google's takes a list of types for text, and fails on null as a choice.
     """
     told = dict(schema)
     description = told.pop("description")
