@@ -23,7 +23,9 @@ APART: Mapping[str, str] = {
     "images.py:FluxImage._abytes": "decodes and opens sync HTTP clients in a thread, so as not to block",
     "images.py:FluxImage._astored": "writes the file in a thread, so as not to block",
     "request.py:acalls_of": "reads files in a thread, so as not to block",
+    "tools/album.py:Album.aenter": "reads the file in a thread, so as not to block",
     "tools/album.py:Claim.aoutcome": "waits in a thread, so as not to block",
+    "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
     "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
@@ -41,7 +43,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory|calls_"
-        "|together|call|outcome|draw|run_"
+        "|together|call|enter|outcome|draw|run_"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 

@@ -31,6 +31,13 @@ def test_the_lowest_versions_are_the_lower_bounds() -> None:
     assert {one.name: bound(one, "==") for one in pinned} == {one.name: bound(one, ">=") for one in declared}
 
 
+def test_the_lowest_langchain_is_run() -> None:
+    """LangChain's own tests run on the lower bound of the extra that brings LangChain."""
+    [declared] = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["langchain"]]
+    pinned = [Requirement(text) for text in TOX["env"]["frameworks-langchain"]["deps"]]
+    assert [bound(one, "==") for one in pinned if one.name == declared.name] == [bound(declared, ">=")]
+
+
 def test_every_environment_is_in_the_list() -> None:
     """What the gate goes through is the whole table."""
     assert sorted(TOX["env_list"]) == sorted(TOX["env"])

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from threading import Lock
@@ -116,3 +117,7 @@ class Album:
             height=height,
             seed=seed,
         )
+
+    async def aenter(self, path: Path, *, seed: int | None) -> ToolImage:
+        """The same in a thread: the file is read."""
+        return await to_thread.run_sync(partial(self.enter, path, seed=seed))

@@ -1,8 +1,9 @@
-"""What an adapter says where the framework that it adapts is not installed."""
+"""What the adapters for frameworks share: the words for a framework that is not installed."""
 
 __all__ = ["missing"]
 
 
 def missing(extra: str, error: ImportError) -> ImportError:
-    """The error to raise where an extra is not installed, with the command that installs it."""
-    return ImportError(f"{error}: pip install 'flux-openai[{extra}]'", name=error.name, path=error.path)
+    """The error to raise from `error` where an adapter cannot import its framework: it names the extra to install."""
+    text = f"this tool needs the extra {extra!r}: pip install 'flux-openai[{extra}]' ({error})"
+    return ImportError(text, name=error.name, path=error.path)

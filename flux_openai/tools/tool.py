@@ -173,7 +173,7 @@ class FluxTool:
             path = await image.asave(self.album.place)
         except FluxError as error:
             return error
-        return self.album.enter(path, seed=order.seed)
+        return await self.album.aenter(path, seed=order.seed)
 
     def _not_made(self, order: Order, error: FluxError) -> ToolResult:
         if error.billing == "none":

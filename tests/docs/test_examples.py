@@ -1,4 +1,7 @@
-"""Every example runs: without a key on its own emulator, with a key against the address that is set."""
+"""Every example runs: without a key on its own emulator, with a key against the address that is set.
+
+An example whose first line says what it needs beyond this package is run where that is installed: in tests/frameworks.
+"""
 
 import subprocess
 import sys
@@ -9,10 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "examples").glob("*.py"))
-SPECIAL = [example for example in ALL if example.read_text(encoding="utf-8").startswith("# needs: ")]
-"""Those that need a framework, so they run where tests/frameworks runs."""
-
-EXAMPLES = [example for example in ALL if example not in SPECIAL]
+DEMANDING = [path for path in ALL if path.read_text(encoding="utf-8").startswith("# needs: ")]
+EXAMPLES = [path for path in ALL if path not in DEMANDING]
 
 
 def _run(example: Path, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -41,8 +42,8 @@ def test_an_example_with_a_key_asks_the_service(example: Path, tmp_path: Path, s
     assert {request.headers["authorization"] for request in posts} == {"Bearer my-key"}
 
 
-@pytest.mark.parametrize("example", SPECIAL, ids=lambda path: str(path.stem))
-def test_an_example_with_needs_runs_with_its_framework(example: Path) -> None:
-    """An example that needs more than the usual run has is run by a file in tests/frameworks."""
+@pytest.mark.parametrize("example", DEMANDING, ids=lambda path: str(path.stem))
+def test_an_example_that_needs_more_is_run_elsewhere(example: Path) -> None:
+    """What is left out here is named by a test of a framework."""
     tests = (ROOT / "tests" / "frameworks").glob("test_*.py")
-    assert any(example.name in path.read_text(encoding="utf-8") for path in tests)
+    assert [path.name for path in tests if f"examples/{example.name}" in path.read_text(encoding="utf-8")] != []

@@ -116,15 +116,17 @@ def service() -> Iterator[ChatService]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:  # the name that http.server calls
+        def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             url = f"http://{self.headers['host']}{self.path}"
-            response = chat.reply(httpx.Request("POST", url, headers=self.headers.items(), content=body))
+            response = chat.reply(httpx.Request(self.command, url, headers=self.headers.items(), content=body))
             self.send_response(response.status_code)
             for name, value in response.headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(response.content)
+
+        do_GET = do_POST = _answer  # noqa: N815  # the names that http.server calls
 
         def log_message(self, *_: object) -> None:
             """Stay silent: what was asked is kept."""
