@@ -55,9 +55,11 @@ def read_order(arguments: Mapping[str, object] | str, *, family: str, verb: Verb
 def _order(params: Params, key: object) -> Order:
     values = params.values
     n, seed = values.get("n", 1), values.get("seed")
+    images = n if isinstance(n, int) else 1
     return Order(
-        body={"model": params.model.id, **values},
-        images=n if isinstance(n, int) else 1,
+        # The number is always said: a default of the client's would not be counted.
+        body={"model": params.model.id, **values, "n": images},
+        images=images,
         seed=seed if isinstance(seed, int) else None,
         key=key if isinstance(key, str) else None,
     )

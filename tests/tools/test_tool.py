@@ -81,6 +81,7 @@ def test_an_edit_sends_the_images_that_are_named(
         "prompt": "snow",
         "image": two.data_uri(),
         "strength": 0.5,
+        "n": 1,
         "seed": 8,
     }
     assert (made.seed, Path(made.path).parent) == (8, tool.album.folder)
@@ -181,11 +182,11 @@ def test_any_json_value_is_an_answer(emulator: Emulator, tmp_path: Path, argumen
 
 
 def test_null_is_left_out(make: Make, call: Call, posts: Posts) -> None:
-    """Nulls are not sent; only a seed is, chosen here and told, and the same seed draws the same picture."""
+    """Nulls are not sent; one image is asked for, and a seed is chosen here and told, and the same seed draws the same picture."""
     tool = make()
     first, second = (call(tool, {**dict.fromkeys(EVERY), "prompt": "a fox", "seed": seed}) for seed in (None, -1))
     seeds = [body.pop("seed") for body in posts()]
-    assert posts()[0].keys() - {"seed"} == {"model", "prompt"}
+    assert posts()[0].keys() - {"seed"} == {"model", "prompt", "n"}
     assert [first.images[0].seed, second.images[0].seed] == seeds
     assert seeds[0] != seeds[1]
     again = call(tool, {"prompt": "a fox", "seed": seeds[0]})
@@ -305,6 +306,14 @@ def test_limits_hold_for_both_tools(
     result = call(tool.editing(), {"prompt": "snow", "images": [one.name], "n": 2})
     assert (len(posts()), result.is_error, result.billing) == (1, True, "none")
     assert f"the limit is {told}" in result.text
+
+
+def test_limits_hold_against_defaults_of_the_client(emulator: Emulator, tmp_path: Path) -> None:
+    """An order that names no number asks for one image, whatever the client makes by default."""
+    with emulator.client(defaults={"n": 4, "steps": 30}) as client:
+        result = FluxTool(client, folder=tmp_path, max_images=1).call(FOX)
+    assert (len(result.images), emulator.bill.images) == (1, 1)
+    assert (emulator.requests[0].body or {})["steps"] == 30
 
 
 def test_limits_hold_for_threads(emulator: Emulator, tmp_path: Path) -> None:
