@@ -106,6 +106,8 @@ WRONG: list[tuple[object, list[str]]] = [
     ({**FOX, "n": 5}, ["n=5", "from 1 to 4"]),
     ({**FOX, "n": True}, ["n=True"]),
     ({**FOX, "seed": "7"}, ["seed='7'"]),
+    ({**FOX, "seed": -5}, ["seed=-5: must be from -1 to 2147483647", "nearest: -1"]),
+    ({**FOX, "seed": 2**31}, ["nearest: 2147483647"]),
     ({**FOX, "guidance_scale": float("nan")}, ["guidance_scale"]),
     ({**FOX, "response_format": "b64_json"}, ["response_format: is no argument"]),
     ({**FOX, "image": "/etc/passwd"}, ["image: is no argument"]),
