@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from flux_openai.data_uris import data_uri
-from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError
+from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError, SaveError
 from flux_openai.images import FluxImagesResponse
 from flux_openai.redaction import printable
 
@@ -111,7 +111,7 @@ def failed(error: FluxError) -> ToolResult:
 def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequence[FluxError]) -> ToolResult:
     """The images that were made and saved, and those that were made and could not be."""
     lines = [f"Made {len(images)} image{'' if len(images) == 1 else 's'}:", *map(_line, images)] if images else []
-    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(str(error))}"' for error in lost]
+    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(_reason(error))}"' for error in lost]
     if response.missing:
         lines.append(f"{response.missing} did not come back usable.")
     return ToolResult(
@@ -122,6 +122,11 @@ def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequen
         billing="paid",
         response=response,
     )
+
+
+def _reason(error: FluxError) -> str:
+    """What an error says, without the path of the file that could not be written."""
+    return error.strerror if isinstance(error, SaveError) else str(error)
 
 
 def _line(image: ToolImage) -> str:

@@ -405,6 +405,8 @@ def test_a_full_disk_is_told(make: Make, call: Call, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("flux_openai.files._fill", full)
     result = call(make(), FOX)
+    assert "No space left on device" in result.text
+    assert_presentable(result, tmp_path)
     assert (result.is_error, result.billing, result.images) == (True, "paid", ())
     assert "Paid for, but not saved; do not call again for it" in result.text
     assert result.response is not None
