@@ -147,5 +147,7 @@ _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\b[a-z][a-z0-9+.-]*://\S+", re.IGNO
 
 def quoted(text: str, *, limit: int = 200) -> str:
     """Text that may hold words of the service's or of the model's: on one line, short, and without links."""
-    plain = _LINK.sub(lambda match: match[1] or "[link]", printable(text, limit=4 * limit))
+    # Half a surrogate pair, which JSON can spell, would make the whole answer one that nobody can send.
+    sendable = text.encode("utf-8", "replace").decode()
+    plain = _LINK.sub(lambda match: match[1] or "[link]", printable(sendable, limit=4 * limit))
     return printable(" ".join(plain.replace('"', "'").split()), limit=limit)

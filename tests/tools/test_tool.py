@@ -43,6 +43,7 @@ def assert_presentable(result: ToolResult, folder: Path) -> None:
     """The words hold nothing that a model must not see, and the artifact is JSON without the answer in it."""
     assert not re.search(r"://|base64,|signature=|key-of-the-flux-service|[A-Za-z0-9+/]{80}", result.text)
     assert str(folder) not in result.text
+    assert result.text.encode()
     assert json.loads(json.dumps(result.artifact, allow_nan=False)) == result.artifact
     assert not re.search(r"signature|key-of-the-flux-service|base64", json.dumps(result.artifact))
 
@@ -113,6 +114,8 @@ WRONG: list[tuple[object, list[str]]] = [
     ({**FOX, "image": "/etc/passwd"}, ["image: is no argument"]),
     ({**FOX, "model": "flux-dev"}, ["model: is no argument"]),
     ({**FOX, "extra_body": {"n": 4}}, ["extra_body: is no argument"]),
+    ({**FOX, "\ud800": 1}, ["?: is no argument"]),
+    ('{"prompt": "\\ud800"}', ["prompt='\\ud800'"]),
     ({**FOX, "request_key": 5}, ["request_key: must be text"]),
     ({**FOX, "request_key": " "}, ["request_key: must be text"]),
     ({"prompt": {"text": ["a fox"]}, "seed": [[]], "n": {}}, ["prompt=", "seed=", "n="]),
@@ -136,6 +139,7 @@ def test_wrong_arguments_are_told_and_not_sent(
     assert (posts(), result.is_error, result.billing, result.images) == ([], True, "none", ())
     assert [part for part in told if part not in result.text] == []
     assert result.text.endswith("Correct them and call again.")
+    assert result.text.encode(), "or no chat API takes it"
 
 
 STRANGERS: list[object] = [
