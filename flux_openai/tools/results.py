@@ -142,7 +142,7 @@ def repeated(result: ToolResult) -> ToolResult:
     )
 
 
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\bdata:\S+|(\b[a-z][a-z0-9+.-]*:)?//\S+", re.IGNORECASE)
 
 
 def quoted(text: str, *, limit: int = 200) -> str:

@@ -20,6 +20,7 @@ from flux_openai.errors import ConfigurationError
 from flux_openai.models import FAMILIES
 from flux_openai.sdk import httpx
 from flux_openai.tools import FluxTool, ToolResult
+from flux_openai.tools.results import quoted
 
 Make = Callable[..., FluxTool]
 Call = Callable[[FluxTool, Mapping[str, object] | str], ToolResult]
@@ -246,6 +247,24 @@ ERRORS: dict[str, tuple[dict[str, Any], str, str]] = {
     "rubbish": ({"status": 200, "body": SERVICE}, "unknown", "Do not call again"),
     "unusable": ({"status": 200, "body": {"data": [{"b64_json": "?"}]}}, "paid", "cannot be used. Do not"),
 }
+
+
+QUOTES = [
+    ("![a](http://e.com/p.png)", "a"),
+    ("![a](//e.com/p.png)", "a"),
+    ("![a![b](c)](//e.com/p.png)", "a![b]([link]"),
+    ("<img src=//e.com/p.png>", "<img src=[link]"),
+    ("see DATA:image/png;base64,iVBORw0KGgo= here", "see [link] here"),
+    ("[a]: https://e.com", "[a]: [link]"),
+    ("and/or, 3//4 \u2028 next\tline", "and/or, 3[link] next line"),
+    ('say "stop"', "say 'stop'"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), QUOTES)
+def test_a_quotation_leads_nowhere(text: str, shown: str) -> None:
+    """No link, picture, data or quotation mark is left of what a server says."""
+    assert quoted(text) == shown
 
 
 @pytest.mark.parametrize("name", ERRORS)
