@@ -118,7 +118,7 @@ def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequen
         text="\n".join(lines),
         images=tuple(images),
         request_id=response.request_id,
-        is_error=bool(lost) or not images,
+        is_error=bool(lost or response.missing or not images),
         billing="paid",
         response=response,
     )

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
-from flux_openai.errors import ConfigurationError
+from flux_openai.errors import ConfigurationError, FluxWarning
 from flux_openai.models import FAMILIES
 from flux_openai.sdk import httpx
 from flux_openai.tools import FluxTool, ToolResult
@@ -295,6 +295,16 @@ def test_a_picture_whose_link_is_dead_is_paid(make: Make, call: Call, emulator: 
     assert (result.is_error, result.billing, len(result.images)) == (True, "paid", 1)
     assert "Paid for, but not saved; do not call again for it" in result.text
     assert_presentable(result, tmp_path)
+
+
+def test_a_missing_picture_is_an_error(make: Make, call: Call, emulator: Emulator) -> None:
+    """Where fewer images come than were asked for, the result says so: not everything was made."""
+    emulator.fail(status=200, body={"created": 1, "data": [{"b64_json": "iVBORw0KGgo="}]})
+    with pytest.warns(FluxWarning, match="1 of 2 images"):
+        result = call(make(), {**FOX, "n": 2})
+    assert (result.is_error, result.billing, len(result.images)) == (True, "paid", 1)
+    assert "1 did not come back usable" in result.text
+    assert "(image/png, seed 7)" in result.text
 
 
 @pytest.mark.parametrize("key", ["fox", None])
