@@ -95,7 +95,7 @@ def failed(error: FluxError) -> ToolResult:
     if isinstance(error, InvalidParamsError):
         return misused(map(str, error.faults))
     if error.billing == "unknown":
-        return unknown()
+        return replace(unknown(), request_id=error.request_id)
     said = f'The error: "{quoted(str(error))}"'
     if error.billing == "paid":
         text = f"The images were paid for, but cannot be used. Do not call again; tell the user. {said}"

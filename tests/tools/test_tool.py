@@ -278,6 +278,7 @@ def test_errors_say_what_they_cost(
     result = call(tool, {**FOX, "request_key": "fox"})
     assert (result.is_error, result.billing, result.images) == (True, billing, ())
     assert advice in result.text
+    assert (result.request_id is None) == ("error" in plan)
     quoted = re.findall(r'"(.*)"', result.text, re.DOTALL)
     assert all(len(text) <= 200 and not re.search(r"[\x00-\x1f\x7f]|\]\(", text) for text in quoted)
     assert_presentable(result, tmp_path)
