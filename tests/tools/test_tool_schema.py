@@ -149,3 +149,12 @@ def test_both_definitions_hold_the_schema() -> None:
         told = {"name": "draw", "description": "Draws.", "parameters": tool.parameters, "strict": True}
         assert tool.chat_definition() == {"type": "function", "function": told}
         assert tool.responses_definition() == {"type": "function", **told}
+
+
+def test_a_schema_is_a_fresh_copy() -> None:
+    """Frameworks rewrite the schema that they are given; the next one does not see it."""
+    before = copy.deepcopy(schema_of("kontext-max", "edit"))
+    for inner in schema_of("kontext-max", "edit")["properties"].values():
+        inner.get("items", {}).clear()
+        inner["type"] = inner["type"] if isinstance(inner["type"], str) else inner["type"].clear()
+    assert schema_of("kontext-max", "edit") == before
