@@ -189,7 +189,7 @@ def test_any_json_value_is_an_answer(emulator: Emulator, tmp_path: Path, argumen
 
 
 def test_null_is_left_out(make: Make, call: Call, posts: Posts) -> None:
-    """Nulls are not sent; one image is asked for, and a seed is chosen here and told, and the same seed draws the same picture."""
+    """Nulls are not sent, a seed is chosen here and told, and the same seed draws the same picture."""
     tool = make()
     first, second = (call(tool, {**dict.fromkeys(EVERY), "prompt": "a fox", "seed": seed}) for seed in (None, -1))
     seeds = [body.pop("seed") for body in posts()]
