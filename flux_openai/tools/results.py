@@ -126,7 +126,7 @@ def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequen
 
 def _reason(error: FluxError) -> str:
     """What an error says, without the path of the file that could not be written."""
-    return error.strerror if isinstance(error, SaveError) else str(error)
+    return error.strerror or "the file cannot be written" if isinstance(error, SaveError) else str(error)
 
 
 def _line(image: ToolImage) -> str:
