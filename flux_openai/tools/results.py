@@ -46,16 +46,22 @@ class ToolImage:
 class ToolResult:
     """The result of one tool call: `text` is for the model, all else for the program.
 
-    `is_error`: nothing, or not everything, was made. `billing`: what the call cost: "none", "unknown" or "paid".
-    `response` is the answer itself, if one came.
+    `is_error`: nothing, or not everything, was made; `correctable`: because the arguments were wrong. `billing`: what
+    the call cost: "none", "unknown" or "paid". `response` is the answer itself, if one came.
     """
 
     text: str
     images: tuple[ToolImage, ...] = ()
     request_id: str | None = None
     is_error: bool = False
+    correctable: bool = False
     billing: Billing = "none"
     response: FluxImagesResponse | None = None
+
+    @property
+    def shown(self) -> list[ToolImage]:
+        """The images that a model can be shown: those of a type that it knows."""
+        return [image for image in self.images if image.mime_type is not None]
 
     @property
     def artifact(self) -> dict[str, object]:
@@ -72,7 +78,7 @@ def misused(problems: Iterable[str]) -> ToolResult:
     """The arguments are wrong: each problem, and that a corrected call may follow."""
     lines = [f"- {quoted(problem, limit=300)}" for problem in problems]
     text = "\n".join(["The arguments are wrong; nothing was made and nothing was paid:", *lines[:20]])
-    return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True)
+    return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True, correctable=True)
 
 
 def limited(limit: str) -> ToolResult:
@@ -132,7 +138,7 @@ def _reason(error: FluxError) -> str:
 def _line(image: ToolImage) -> str:
     size = "" if image.width is None else f", {image.width}x{image.height}"
     seed = "" if image.seed is None else f", seed {image.seed}"
-    return f"- {image.name} ({image.mime_type}{size}{seed})"
+    return f"- {image.name} ({image.mime_type or 'unknown type'}{size}{seed})"
 
 
 def repeated(result: ToolResult) -> ToolResult:

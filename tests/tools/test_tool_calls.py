@@ -108,6 +108,14 @@ def test_images_are_shown_on_request(run: Run, tool: FluxTool) -> None:
     assert "prompt" in broken
 
 
+def test_only_images_are_shown(run: Run, tool: FluxTool, emulator: Emulator) -> None:
+    """What was paid for and is no known kind of image is kept and told, but an API would refuse to be shown it."""
+    emulator.fail(status=200, body={"created": 1, "data": [{"b64_json": "aGVsbG8gd29ybGQ="}]})
+    answer = Response.model_validate(responses_body(("flux_generate_image", RIGHT)))
+    [output] = run(answer, [tool], show=True)
+    assert "a-fox_seed7_0.bin (unknown type, seed 7)" in output["output"]
+
+
 class Service:
     """A chat model that errs, corrects itself when it is told, and then speaks; and the emulator beside it."""
 
