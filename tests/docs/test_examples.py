@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+ALL = sorted((ROOT / "examples").glob("*.py"))
+NEEDY = [path for path in ALL if path.read_text(encoding="utf-8").startswith("# needs: ")]
+EXAMPLES = [path for path in ALL if path not in NEEDY]
 
 
 def _run(example: Path, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -34,3 +37,10 @@ def test_an_example_with_a_key_asks_the_service(example: Path, tmp_path: Path, s
     posts = [request for request in service.emulator.requests if request.method == "POST"]
     assert posts
     assert {request.headers["authorization"] for request in posts} == {"Bearer my-key"}
+
+
+@pytest.mark.parametrize("example", NEEDY, ids=lambda path: str(path.stem))
+def test_an_example_that_needs_more_is_run_elsewhere(example: Path) -> None:
+    """An example that says what it needs is run where that is installed: a file in tests/frameworks names it."""
+    tests = (ROOT / "tests" / "frameworks").glob("test_*.py")
+    assert any(f'"{example.name}"' in path.read_text(encoding="utf-8") for path in tests)
