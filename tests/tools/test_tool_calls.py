@@ -106,6 +106,7 @@ def test_images_are_shown_on_request(run: Run, tool: FluxTool) -> None:
     assert image in words["text"]
     assert shown["image_url"].startswith("data:image/png;base64,iVBOR")
     assert "prompt" in broken
+    assert isinstance(run(answer, [tool])[0]["output"], str)
 
 
 def test_only_images_are_shown(run: Run, tool: FluxTool, emulator: Emulator) -> None:
