@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FRAMEWORKS = {"langchain": "langchain_core", "mcp": "mcp"}
-"""The adapters in `flux_openai.tools`, each named like its extra, and the package that the extra brings."""
+FRAMEWORKS = {"agents": "agents", "langchain": "langchain_core", "mcp": "mcp", "pydantic-ai": "pydantic_ai"}
+"""The extras, each with an adapter of its name in `flux_openai.tools`, and the package that the extra brings."""
+
+
+def adapter(extra: str) -> str:
+    """The module that an extra is for."""
+    return f"flux_openai.tools.{extra.replace('-', '_')}"
 
 
 def run_without(package: str, code: str) -> subprocess.CompletedProcess[str]:
@@ -22,14 +27,14 @@ def run_without(package: str, code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("extra", "package"), FRAMEWORKS.items())
 def test_the_neutral_tool_needs_no_framework(extra: str, package: str) -> None:
     """`flux_openai.tools` is there without the framework, and does not bring it in by itself."""
-    done = run_without(package, f"import flux_openai.tools; assert 'flux_openai.tools.{extra}' not in sys.modules")
+    done = run_without(package, f"import flux_openai.tools; assert {adapter(extra)!r} not in sys.modules")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("extra", "package"), FRAMEWORKS.items())
 def test_a_missing_framework_is_named_with_the_command_that_installs_it(extra: str, package: str) -> None:
     """Whoever imports an adapter without its extra is told what to type, and which package was not found."""
-    done = run_without(package, f"import flux_openai.tools.{extra}")
+    done = run_without(package, f"import {adapter(extra)}")
     last = done.stderr.rstrip().splitlines()[-1]
     assert last.startswith(f"ImportError: this tool needs the extra {extra!r}: pip install 'flux-openai[{extra}]' (")
     assert package in last

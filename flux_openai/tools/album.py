@@ -9,7 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 from threading import Lock
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.files import sniff
@@ -32,7 +32,9 @@ class Claim:
 
     async def aoutcome(self) -> ToolResult:
         """The same for async code."""
-        return await to_thread.run_sync(self.result.result, abandon_on_cancel=True)
+        # A thread of its own: many who wait must not take those that the first one needs to read and to write files.
+        limiter = CapacityLimiter(1)
+        return await to_thread.run_sync(self.result.result, abandon_on_cancel=True, limiter=limiter)
 
 
 class Album:

@@ -83,6 +83,6 @@ def _message(call: _Call, result: ToolResult) -> ChatCompletionToolMessageParam:
 
 def _item(call: _Call, result: ToolResult, *, show: bool) -> FunctionCallOutput:
     parts: list[ResponseFunctionCallOutputItemParam] = [{"type": "input_text", "text": result.text}]
-    parts += [{"type": "input_image", "image_url": image.data_uri()} for image in result.images]
-    output = parts if show and result.images else result.text
+    parts += [{"type": "input_image", "image_url": image.data_uri()} for image in result.shown]
+    output = parts if show and result.shown else result.text
     return {"type": "function_call_output", "call_id": call.id, "output": output}

@@ -11,15 +11,20 @@ _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")
 def measured(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels of a PNG, GIF, WebP or JPEG; None when its header does not say."""
     try:
-        if data.startswith(b"\x89PNG"):
-            return _pair(">II", data, 16)
-        if data.startswith(b"GIF8"):
-            return _pair("<HH", data, 6)
-        if data[8:12] == b"WEBP":
-            return _webp(data)
-        return _jpeg(data) if data.startswith(b"\xff\xd8") else None
+        size = _size(data)
     except struct.error:
         return None
+    return size if size is not None and all(size) else None
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    if data.startswith(b"\x89PNG"):
+        return _pair(">II", data, 16)
+    if data.startswith(b"GIF8"):
+        return _pair("<HH", data, 6)
+    if data[8:12] == b"WEBP":
+        return _webp(data)
+    return _jpeg(data) if data.startswith(b"\xff\xd8") else None
 
 
 def _pair(layout: str, data: bytes, offset: int) -> tuple[int, int]:
@@ -36,7 +41,8 @@ def _webp(data: bytes) -> tuple[int, int] | None:
             [bits] = struct.unpack_from("<I", data, 21)
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         case b"VP8X":
-            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+            low, high, height_low, height_high = struct.unpack_from("<HBHB", data, 24)
+            return (high << 16 | low) + 1, (height_high << 16 | height_low) + 1
         case _:
             return None
 
@@ -44,6 +50,9 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     offset = 2
     while data[offset : offset + 1] == b"\xff":
+        if data[offset + 1 : offset + 2] == b"\xff":
+            offset += 1  # a marker may have any number of these before it
+            continue
         if _JPEG_FRAME.match(data, offset):
             height, width = _pair(">HH", data, offset + 5)
             return width, height

@@ -49,15 +49,28 @@ def read_order(arguments: Mapping[str, object] | str, *, family: str, verb: Verb
     except InvalidParamsError as error:
         named = {problem.partition(":")[0] for problem in problems}
         return problems + [_told(fault) for fault in error.faults if _argument(fault) not in named]
+    problems += [_told(fault) for fault in _beyond(params)]
     return problems or _order(params, key)
+
+
+def _beyond(params: Params) -> list[Fault]:
+    """The numbers that a call only remarks on; a model was told their limits, and nobody reads remarks to it."""
+    return [
+        Fault(param=name, value=value, rule=f"must be from {low} to {high}", nearest=low if value < low else high)
+        for name, value in params.values.items()
+        for low, high in [(params.model.fields[name].minimum, params.model.fields[name].maximum)]
+        if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high
+    ]
 
 
 def _order(params: Params, key: object) -> Order:
     values = params.values
     n, seed = values.get("n", 1), values.get("seed")
+    images = n if isinstance(n, int) else 1
     return Order(
-        body={"model": params.model.id, **values},
-        images=n if isinstance(n, int) else 1,
+        # The number is always said: a default of the client's would not be counted.
+        body={"model": params.model.id, **values, "n": images},
+        images=images,
         seed=seed if isinstance(seed, int) else None,
         key=key if isinstance(key, str) else None,
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from flux_openai.data_uris import data_uri
-from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError
+from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError, SaveError
 from flux_openai.images import FluxImagesResponse
 from flux_openai.redaction import printable
 
@@ -46,16 +46,22 @@ class ToolImage:
 class ToolResult:
     """The result of one tool call: `text` is for the model, all else for the program.
 
-    `is_error`: nothing, or not everything, was made. `billing`: what the call cost: "none", "unknown" or "paid".
-    `response` is the answer itself, if one came.
+    `is_error`: nothing, or not everything, was made; `correctable`: because the arguments were wrong. `billing`: what
+    the call cost: "none", "unknown" or "paid". `response` is the answer itself, if one came.
     """
 
     text: str
     images: tuple[ToolImage, ...] = ()
     request_id: str | None = None
     is_error: bool = False
+    correctable: bool = False
     billing: Billing = "none"
     response: FluxImagesResponse | None = None
+
+    @property
+    def shown(self) -> list[ToolImage]:
+        """The images that a model can be shown: those of a type that it knows."""
+        return [image for image in self.images if image.mime_type is not None]
 
     @property
     def artifact(self) -> dict[str, object]:
@@ -72,7 +78,7 @@ def misused(problems: Iterable[str]) -> ToolResult:
     """The arguments are wrong: each problem, and that a corrected call may follow."""
     lines = [f"- {quoted(problem, limit=300)}" for problem in problems]
     text = "\n".join(["The arguments are wrong; nothing was made and nothing was paid:", *lines[:20]])
-    return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True)
+    return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True, correctable=True)
 
 
 def limited(limit: str) -> ToolResult:
@@ -95,7 +101,7 @@ def failed(error: FluxError) -> ToolResult:
     if isinstance(error, InvalidParamsError):
         return misused(map(str, error.faults))
     if error.billing == "unknown":
-        return unknown()
+        return replace(unknown(), request_id=error.request_id)
     said = f'The error: "{quoted(str(error))}"'
     if error.billing == "paid":
         text = f"The images were paid for, but cannot be used. Do not call again; tell the user. {said}"
@@ -111,23 +117,28 @@ def failed(error: FluxError) -> ToolResult:
 def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequence[FluxError]) -> ToolResult:
     """The images that were made and saved, and those that were made and could not be."""
     lines = [f"Made {len(images)} image{'' if len(images) == 1 else 's'}:", *map(_line, images)] if images else []
-    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(str(error))}"' for error in lost]
+    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(_reason(error))}"' for error in lost]
     if response.missing:
         lines.append(f"{response.missing} did not come back usable.")
     return ToolResult(
         text="\n".join(lines),
         images=tuple(images),
         request_id=response.request_id,
-        is_error=bool(lost) or not images,
+        is_error=bool(lost or response.missing or not images),
         billing="paid",
         response=response,
     )
 
 
+def _reason(error: FluxError) -> str:
+    """What an error says, without the path of the file that could not be written."""
+    return error.strerror or "the file cannot be written" if isinstance(error, SaveError) else str(error)
+
+
 def _line(image: ToolImage) -> str:
     size = "" if image.width is None else f", {image.width}x{image.height}"
     seed = "" if image.seed is None else f", seed {image.seed}"
-    return f"- {image.name} ({image.mime_type}{size}{seed})"
+    return f"- {image.name} ({image.mime_type or 'unknown type'}{size}{seed})"
 
 
 def repeated(result: ToolResult) -> ToolResult:
@@ -137,10 +148,12 @@ def repeated(result: ToolResult) -> ToolResult:
     )
 
 
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\bdata:\S+|(\b[a-z][a-z0-9+.-]*:)?//\S+", re.IGNORECASE)
 
 
 def quoted(text: str, *, limit: int = 200) -> str:
     """Text that may hold words of the service's or of the model's: on one line, short, and without links."""
-    plain = _LINK.sub(lambda match: match[1] or "[link]", printable(text, limit=4 * limit))
+    # Half a surrogate pair, which JSON can spell, would make the whole answer one that nobody can send.
+    sendable = text.encode("utf-8", "replace").decode()
+    plain = _LINK.sub(lambda match: match[1] or "[link]", printable(sendable, limit=4 * limit))
     return printable(" ".join(plain.replace('"', "'").split()), limit=limit)

@@ -5,6 +5,7 @@ used that those rules do not name. What a developer decides (address, key, paths
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Literal
 
@@ -41,9 +42,9 @@ def arguments_of(family: str, verb: Verb) -> dict[str, FluxField]:
 
 def json_schema(family: str, verb: Verb, *, most: int) -> dict[str, object]:
     """The arguments of a tool; `most` is the number of images that one call may ask for."""
-    images = {"images": dict(_IMAGES)} if verb == "edit" else {}
+    images = {"images": deepcopy(_IMAGES)} if verb == "edit" else {}
     fields = {name: _property(field, most=most) for name, field in arguments_of(family, verb).items()}
-    properties = {**images, **fields, REQUEST_KEY: dict(_REQUEST_KEY)}
+    properties = {**images, **fields, REQUEST_KEY: deepcopy(_REQUEST_KEY)}
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 

@@ -1,12 +1,9 @@
 """`flux-openai mcp` where its extra is missing: said in one line, and nothing else waits for what it needs."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-
-from flux_openai.tools import extras
 
 pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
 
@@ -24,21 +21,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(program: Callable[..
     assert "pip install 'flux-openai[cli,mcp]'" in done.err
 
 
-def test_the_error_of_a_missing_extra() -> None:
-    """It keeps what was missing, and names the command."""
-    error = extras.missing("mcp", ModuleNotFoundError("No module named 'mcp'", name="mcp"))
-    assert (str(error), error.name) == ("No module named 'mcp': pip install 'flux-openai[mcp]'", "mcp")
-
-
 def test_nobody_else_waits_for_it(program: Callable[..., "Done"]) -> None:
     """Neither the tools nor the program load mcp or Pillow before a server is asked for."""
     code = "import sys, flux_openai.tools, flux_openai.cli.app; sys.exit(bool({'mcp', 'PIL'} & sys.modules.keys()))"
     assert program(python=("-c", code)).code == 0
-
-
-def test_the_extra_is_asked_for_at_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever imports the adapter without its extra is told what to install."""
-    monkeypatch.setitem(sys.modules, "mcp", None)
-    monkeypatch.delitem(sys.modules, "flux_openai.tools.mcp", raising=False)
-    with pytest.raises(ImportError, match=r"pip install 'flux-openai\[mcp\]'"):
-        __import__("flux_openai.tools.mcp")
