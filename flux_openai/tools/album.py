@@ -103,7 +103,10 @@ class Album:
 
     def enter(self, path: Path, *, seed: int | None) -> ToolImage:
         """Give a saved image a name, and tell what is known of it."""
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError:
+            data = b""  # gone again already; it was made and paid for all the same
         kind = sniff(data)
         with self._lock:
             taken = (f"{path.stem}-{number}{path.suffix}" for number in count(2))

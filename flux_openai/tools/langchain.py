@@ -74,10 +74,10 @@ class FluxImageTool(BaseTool):
         # An exception would take the artifact with it, and with that the paths of the images that are there.
         if result.is_error and not result.images:
             raise ToolException(result.text)
-        if not (self.show and result.images):
+        shown = result.shown if self.show else []
+        if not shown:
             return result.text, result.artifact
-        text = TextContentBlock(type="text", text=result.text)
-        return [text, *map(_image_block, result.images)], result.artifact
+        return [TextContentBlock(type="text", text=result.text), *map(_image_block, shown)], result.artifact
 
 
 class _Arguments(BaseModel):
@@ -118,5 +118,4 @@ def _joined(prompt: tuple[str, ...], arguments: Mapping[str, object]) -> Mapping
 
 
 def _image_block(image: ToolImage) -> ImageContentBlock:
-    mime_type = image.mime_type or "application/octet-stream"
-    return ImageContentBlock(type="image", base64=b64encode(image.read()).decode(), mime_type=mime_type)
+    return ImageContentBlock(type="image", base64=b64encode(image.read()).decode(), mime_type=str(image.mime_type))

@@ -94,7 +94,8 @@ def _found(names: object, album: Album) -> tuple[list[Path], list[str]]:
     if not isinstance(names, list | tuple) or not names:
         return [], ["images: must be a list of one name or more"]
     paths = [album.path_of(name) if isinstance(name, str) else None for name in names]
-    there = f"; there are {listed(album.names[-20:])}" if album.names else "; there is none yet"
+    # The newest first: a long list is cut off.
+    there = f"; there are {listed(album.names[:-21:-1])}" if album.names else "; there is none yet"
     strangers = [
         f"images: {shown_value(name)} is no image here{there}"
         for name, path in zip(names, paths, strict=True)

@@ -60,8 +60,8 @@ class ToolResult:
 
     @property
     def shown(self) -> list[ToolImage]:
-        """The images that a model can be shown: those of a type that it knows."""
-        return [image for image in self.images if image.mime_type is not None]
+        """The images that a model can be shown: those of a type that it knows, whose files are still there."""
+        return [image for image in self.images if image.mime_type is not None and Path(image.path).is_file()]
 
     @property
     def artifact(self) -> dict[str, object]:

@@ -8,9 +8,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from anyio import to_thread
+from openai.types.chat import ChatCompletionToolParam
+from openai.types.responses import FunctionToolParam
 
 from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.errors import ConfigurationError, Fault, FluxError
@@ -21,6 +23,9 @@ from flux_openai.tools.album import Album
 from flux_openai.tools.orders import Order, read_order
 from flux_openai.tools.results import ToolImage, ToolResult, failed, limited, made, misused, repeated, unknown
 from flux_openai.tools.schema import Verb, json_schema
+
+if TYPE_CHECKING:
+    from openai.types.shared_params import FunctionDefinition
 
 __all__ = ["FluxTool"]
 
@@ -81,16 +86,25 @@ class FluxTool:
         """The arguments as JSON schema, valid under OpenAI's strict rules; a fresh copy."""
         return json_schema(self.model, self.verb, most=self.album.max_images)
 
-    def chat_definition(self) -> dict[str, object]:
+    def chat_definition(self) -> ChatCompletionToolParam:
         """The tool as it stands in `tools=` of Chat Completions."""
-        return {"type": "function", "function": {**self._told(), "strict": True}}
+        function: FunctionDefinition = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": True,
+        }
+        return {"type": "function", "function": function}
 
-    def responses_definition(self) -> dict[str, object]:
+    def responses_definition(self) -> FunctionToolParam:
         """The tool as it stands in `tools=` of the Responses API."""
-        return {"type": "function", **self._told(), "strict": True}
-
-    def _told(self) -> dict[str, object]:
-        return {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": True,
+        }
 
     def call(self, arguments: Mapping[str, object] | str) -> ToolResult:
         """Carry out one call of the model's; `arguments` are a mapping, or JSON text as a model writes it.
@@ -113,7 +127,8 @@ class FluxTool:
             return order
         if order.key is None:
             return self._draw(order, client)
-        claim = self.album.claim(order.key)
+        key = f"{self.name}:{order.key}"
+        claim = self.album.claim(key)
         if not claim.first:
             return repeated(claim.outcome())
         result = unknown()
@@ -121,7 +136,7 @@ class FluxTool:
             result = self._draw(order, client)
         finally:
             # Whoever interrupts this leaves an order that may have been carried out.
-            self.album.settle(order.key, result)
+            self.album.settle(key, result)
         return result
 
     async def _acall(self, arguments: Mapping[str, object] | str, client: AsyncFluxOpenAI) -> ToolResult:
@@ -130,7 +145,8 @@ class FluxTool:
             return order
         if order.key is None:
             return await self._adraw(order, client)
-        claim = self.album.claim(order.key)
+        key = f"{self.name}:{order.key}"
+        claim = self.album.claim(key)
         if not claim.first:
             return repeated(await claim.aoutcome())
         result = unknown()
@@ -138,7 +154,7 @@ class FluxTool:
             result = await self._adraw(order, client)
         finally:
             # Whoever interrupts this leaves an order that may have been carried out.
-            self.album.settle(order.key, result)
+            self.album.settle(key, result)
         return result
 
     def _draw(self, order: Order, client: FluxOpenAI) -> ToolResult:

@@ -1,9 +1,11 @@
 """The emulator behind a loopback port, so that documents and examples run as they stand, clients and all."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,18 @@ class Service:
     base_url: str
 
 
+def chat(asked: Mapping[str, Any]) -> httpx.Response:
+    """A chat model that calls the first tool it is given, once, and then says what it was told."""
+    last = asked["messages"][-1]
+    if last["role"] == "tool":
+        message = {"role": "assistant", "content": last["content"]}
+    else:
+        function = {"name": asked["tools"][0]["function"]["name"], "arguments": '{"prompt": "a red fox", "seed": 7}'}
+        message = {"role": "assistant", "tool_calls": [{"id": "call", "type": "function", "function": function}]}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return httpx.Response(200, json={"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]})
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     """The emulator as a service on this machine."""
@@ -30,7 +44,8 @@ def service() -> Iterator[Service]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             url = f"http://{self.headers['host']}{self.path}"
-            response = emulator.handle(httpx.Request(self.command, url, headers=self.headers.items(), content=body))
+            request = httpx.Request(self.command, url, headers=self.headers.items(), content=body)
+            response = chat(json.loads(body)) if self.path.endswith("/completions") else emulator.handle(request)
             self.send_response(response.status_code)
             for name, value in response.headers.items():
                 self.send_header(name, value)

@@ -29,7 +29,7 @@ def test_every_python_block_runs_as_it_stands(
 
 def test_the_readme_has_the_blocks_that_this_file_is_about() -> None:
     """A change of the README's layout must not silently leave this file with nothing to run."""
-    assert len(BLOCKS) >= 12
+    assert len(BLOCKS) >= 13
 
 
 def test_the_error_shown_is_the_error_raised(
@@ -65,6 +65,20 @@ def test_the_first_block_sends_what_it_says_and_saves_two_images(
         "n": 2,
     }
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_the_agent_of_the_readme_draws_once(
+    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop shown for tool calls makes one image, and what the model is told of it is a name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
+    monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
+    [loop] = [block for block in BLOCKS if "run_tool_calls" in block]
+    exec(compile(loop, "README.md", "exec"), {})  # noqa: S102  # that is the point
+    [image] = (tmp_path / "out").iterdir()
+    assert image.name in capsys.readouterr().out
+    assert service.emulator.bill.images == 1
 
 
 def test_the_parameter_table_says_what_the_model_table_says() -> None:

@@ -5,10 +5,12 @@ Not part of the usual run: each framework is installed by the tox environments t
 
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -107,6 +109,19 @@ class ChatService:
         """Whether an answer is the emulator's first and only image."""
         [request] = self.emulator.requests
         return request.body == response.sent and self.emulator.bill.images == len(response.data) == 1
+
+
+@pytest.fixture
+def readme() -> Callable[..., dict[str, Any]]:
+    """Run the README's block about a framework, with the names that it takes as given, and return all names."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+    def run(word: str, **names: object) -> dict[str, Any]:
+        [block] = [block for block in re.findall(r"^```py\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if word in block]
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # that is the point
+        return names
+
+    return run
 
 
 @pytest.fixture

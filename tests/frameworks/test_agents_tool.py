@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flux_openai import Emulator
 from flux_openai.tools import FluxTool
 from flux_openai.tools.agents import function_tool
 
+Readme = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).parents[2]
 WRONG = {"prompt": "a fox", "steps": 99}
 RIGHT = {"prompt": "a fox", "steps": 20, "seed": 7, "aspect_ratio": None}
@@ -96,6 +97,19 @@ async def test_a_hostile_prompt_is_a_prompt(emulator: Emulator, tmp_path: Path, 
     assert file.parent == tmp_path / "out"
     assert (emulator.requests[0].body or {})["prompt"] == prompt
     assert words == f"Made 1 image:\n- {file.name} (image/png, 8x8, seed 7)"
+
+
+@pytest.mark.anyio
+async def test_the_lines_of_the_readme_draw(emulator: Emulator, tmp_path: Path, readme: Readme) -> None:
+    """An agent made as the README makes it has both tools, and draws with the first."""
+    draw = FluxTool(emulator.async_client(), folder=tmp_path)
+    model = ScriptedModel([[function_call(draw.name, RIGHT, call_id="call")], [assistant_message("done")]])
+    painter = readme("flux_openai.tools.agents", draw=draw, model=model)["painter"]
+    assert (await agents.Runner.run(painter, "Draw a fox.")).final_output == "done"
+    assert ([tool.name for tool in painter.tools], len(files_in(tmp_path))) == (
+        ["flux_generate_image", "flux_edit_image"],
+        1,
+    )
 
 
 def test_the_schema_stays_strict(emulator: Emulator, tmp_path: Path) -> None:

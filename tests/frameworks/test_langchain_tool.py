@@ -164,7 +164,7 @@ async def test_an_agent_corrects_itself_and_draws(
     assert "(nearest: '16:9')" in first.text
     assert "steps=99: must be an integer from 1 to 50 (nearest: 50)" in first.text
     assert second.status == "success"
-    assert posts(emulator) == [{**FOX, "model": DEFAULT_MODEL, "aspect_ratio": "16:9", "steps": 28}]
+    assert posts(emulator) == [{**FOX, "model": DEFAULT_MODEL, "n": 1, "aspect_ratio": "16:9", "steps": 28}]
     [path] = files(tmp_path)
     [image] = second.artifact["images"]
     assert (image["path"], image["seed"], second.artifact["billing"]) == (str(path), 7, "paid")
@@ -243,6 +243,16 @@ async def test_models_that_see_are_shown_the_images(
     assert [(block["type"], block["mime_type"]) for block in shown] == [("image", "image/png")] * 2
     paths = [Path(image["path"]) for image in message.artifact["images"]]
     assert [b64decode(block["base64"]) for block in shown] == [path.read_bytes() for path in paths]
+
+
+def test_the_lines_of_the_readme_draw(
+    flux: FluxTool, emulator: Emulator, readme: Callable[..., dict[str, Any]]
+) -> None:
+    """An agent made as the README makes it draws when its model asks for that."""
+    script = iter([said(flux.name, {"prompt": "a fox"}), AIMessage("done")])
+    agent = readme("create_agent", draw=flux, model=ScriptedModel(messages=script))["agent"]
+    state = agent.invoke({"messages": [{"role": "user", "content": "Draw a fox."}]})
+    assert (state["messages"][-1].text, len(posts(emulator))) == ("done", 1)
 
 
 def test_images_are_not_shown_unasked(tool: FluxImageTool) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flux_openai import Emulator
 from flux_openai.tools import FluxTool
 from flux_openai.tools.pydantic_ai import pydantic_ai_tool
 
+Readme = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).parents[2]
 WRONG = {"prompt": "a fox", "steps": 99}
 RIGHT = {"prompt": "a fox", "steps": 20, "seed": 7, "aspect_ratio": None}
@@ -62,6 +64,21 @@ async def test_an_agent_goes_from_error_to_picture(emulator: Emulator, tmp_path:
     assert [one.body for one in emulator.requests if one.method == "POST"] == [
         {"model": "black-forest-labs/flux-kontext-max/text-to-image", "prompt": "a fox", "n": 1, "seed": 7, "steps": 20}
     ]
+
+
+@pytest.mark.anyio
+async def test_the_lines_of_the_readme_draw(emulator: Emulator, tmp_path: Path, readme: Readme) -> None:
+    """An agent made as the README makes it has both tools, and draws with the first."""
+    draw = FluxTool(emulator.async_client(), folder=tmp_path)
+    offered: list[str] = []
+
+    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        offered[:] = [tool.name for tool in info.function_tools]
+        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart(draw.name, RIGHT)])
+
+    painter = readme("flux_openai.tools.pydantic_ai", draw=draw, model=FunctionModel(model))["painter"]
+    assert (await painter.run("Draw a fox.")).output == "done"
+    assert (offered, len(files_in(tmp_path))) == (["flux_generate_image", "flux_edit_image"], 1)
 
 
 @pytest.mark.anyio

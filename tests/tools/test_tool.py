@@ -315,13 +315,29 @@ def test_the_same_name_pays_once(make: Make, call: Call, posts: Posts, key: str 
     """A second order of the same name brings the first one's images and says so; without a name it is a new one."""
     tool = make()
     first = call(tool, {**FOX, "request_key": key})
-    second = call(
-        tool.editing() if key else tool,
-        {**FOX, "request_key": key, **({"images": [first.images[0].name]} if key else {})},
-    )
+    second = call(tool, {**FOX, "request_key": key})
     assert len(posts()) == (1 if key else 2)
     assert (second.images == first.images) == bool(key)
     assert ("nothing new was made" in second.text) == bool(key)
+
+
+def test_a_name_belongs_to_its_tool(make: Make, call: Call, posts: Posts) -> None:
+    """An edit may have the name of a drawing: it is another order, and what it asks for is made."""
+    tool = make()
+    first = call(tool, {**FOX, "request_key": "fox"})
+    second = call(tool.editing(), {**FOX, "request_key": "fox", "images": [first.images[0].name]})
+    assert (len(posts()), second.is_error) == (2, False)
+    assert second.images != first.images
+
+
+def test_an_image_that_is_gone_is_not_shown(make: Make, call: Call) -> None:
+    """A result told again names an image whose file was deleted meanwhile, but does not try to show it."""
+    tool = make()
+    result = call(tool, {**FOX, "request_key": "fox"})
+    assert result.shown == [result.images[0]]
+    Path(result.images[0].path).unlink()
+    again = call(tool, {**FOX, "request_key": "fox"})
+    assert (again.shown, again.images) == ([], result.images)
 
 
 def test_wrong_arguments_use_up_no_name(make: Make, call: Call, posts: Posts) -> None:

@@ -149,7 +149,7 @@ def test_a_chat_goes_from_error_to_picture(emulator: Emulator, tmp_path: Path) -
         tool = FluxTool(client, folder=tmp_path)
         messages: list[Any] = [{"role": "user", "content": "Draw a fox."}]
         while True:
-            answer = client.chat.completions.create(model="m", messages=messages, tools=[tool.chat_definition()])  # type: ignore[list-item]
+            answer = client.chat.completions.create(model="m", messages=messages, tools=[tool.chat_definition()])
             if answer.choices[0].finish_reason == "stop":
                 break
             messages += [answer.choices[0].message, *run_tool_calls(answer, [tool])]
@@ -167,7 +167,7 @@ async def test_responses_go_from_error_to_picture(emulator: Emulator, tmp_path: 
         tool = FluxTool(client, folder=tmp_path)
         items: list[Any] = [{"role": "user", "content": "Draw a fox."}]
         while True:
-            answer = await client.responses.create(model="m", input=items, tools=[tool.responses_definition()])  # type: ignore[list-item]
+            answer = await client.responses.create(model="m", input=items, tools=[tool.responses_definition()])
             outputs = await arun_tool_calls(answer, [tool])
             if not outputs:
                 break
