@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, Unpack
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
-from flux_openai.emulator.journal import Bill, Journal, SeenRequest
+from flux_openai.emulator.journal import Bill, Journal, SeenRequest, request_key
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, deliver, envelope, json_reply, xml_error
 from flux_openai.errors import ConfigurationError, Fault
@@ -51,10 +51,15 @@ class ClientOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """A request on its way through; `verdict` is what to draw, why not, or None where nothing is drawn."""
+    """A request on its way through; `verdict` is what to draw, why not, or None where nothing is drawn.
+
+    `id` is by arrival; `token` tells what is asked and how many times before, so it does not depend on what else is
+    under way.
+    """
 
     request: httpx.Request
     id: str
+    token: str
     now: float
     route: Route | Refusal
     verdict: Order | Refusal | None
@@ -154,12 +159,21 @@ class Emulator:
             headers=httpx.Headers(request.headers),
             body=None if isinstance(content, Refusal) else content,
         )
+        key = request_key(seen)
         with self._lock:
-            number = self._journal.add(seen)
+            number, nth = self._journal.add(seen, key=key)
             plan = None if isinstance(route, Refusal) else self._faults[route].take()
             if isinstance(verdict, Order) and (plan is None or plan.billed):
                 self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
-        return _Call(request=request, id=f"emu-{number:06d}", now=now, route=route, verdict=verdict, plan=plan)
+        return _Call(
+            request=request,
+            id=f"emu-{number:06d}",
+            token=f"{key}:{nth}",
+            now=now,
+            route=route,
+            verdict=verdict,
+            plan=plan,
+        )
 
     def _judge(
         self, request: httpx.Request, *, content: dict[str, object] | Refusal, route: Route | Refusal, now: float
@@ -193,7 +207,7 @@ class Emulator:
             Sketch(
                 prompt=order.prompt,
                 # Without a seed of its own, every call draws another picture.
-                inspiration=order.inspiration + (call.id if order.seed < 0 else ""),
+                inspiration=order.inspiration + (call.token if order.seed < 0 else ""),
                 seed=order.seed,
                 index=index,
                 width=width,
@@ -210,7 +224,7 @@ class Emulator:
         return min(self._pixels, order.area or self._pixels)
 
     def _host(self, sketch: Sketch, *, call: _Call) -> dict[str, str]:
-        name = file_name(sketch, call_id=call.id)
+        name = file_name(sketch, token=call.token)
         with self._lock:
             self._hosted[name] = sketch
         return {"url": link_to(name, expires=int(call.now) + LIFETIME, origin=call.request.url)}

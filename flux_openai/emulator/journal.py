@@ -1,10 +1,13 @@
 """What came in and what it would have cost. Not thread safe by itself: the emulator holds its lock around it."""
 
+import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 
 from flux_openai.sdk import httpx
 
-__all__ = ["Bill", "Journal", "SeenRequest"]
+__all__ = ["Bill", "Journal", "SeenRequest", "request_key"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,15 @@ class Bill:
     duplicates: int = 0
 
 
+def request_key(seen: SeenRequest) -> str:
+    """What tells one request from another: its method, path and body, and neither when nor by whom it is sent.
+
+    What is decided by it comes out the same however many requests are under way at once.
+    """
+    told = json.dumps([seen.method, seen.path, seen.body], sort_keys=True)
+    return blake2b(told.encode(), digest_size=16).hexdigest()
+
+
 class Journal:
     """All requests and the bill."""
 
@@ -41,11 +53,13 @@ class Journal:
         self.requests: list[SeenRequest] = []
         self.bill = Bill()
         self._billed_keys: set[str] = set()
+        self._times: Counter[str] = Counter()
 
-    def add(self, seen: SeenRequest) -> int:
-        """Note a request; returns its number, from 1."""
+    def add(self, seen: SeenRequest, *, key: str) -> tuple[int, int]:
+        """Note a request; returns its number, and how many with this `key` there are by now, both from 1."""
         self.requests.append(seen)
-        return len(self.requests)
+        self._times[key] += 1
+        return len(self.requests), self._times[key]
 
     def charge(self, images: int, *, idempotency_key: str | None) -> None:
         """Bill one call."""

@@ -15,9 +15,9 @@ LIFETIME = 7 * 24 * 60 * 60
 _SIGNING_KEY = b"flux_openai.emulator"
 
 
-def file_name(sketch: Sketch, *, call_id: str) -> str:
+def file_name(sketch: Sketch, *, token: str) -> str:
     """The name of a hosted picture, different for each order."""
-    told = f"{call_id}:{sketch.index}:{sketch.width}x{sketch.height}:{sketch.seed}:{sketch.inspiration}{sketch.prompt}"
+    told = f"{token}:{sketch.index}:{sketch.width}x{sketch.height}:{sketch.seed}:{sketch.inspiration}{sketch.prompt}"
     return f"{blake2b(told.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.png"
 
 

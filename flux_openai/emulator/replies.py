@@ -20,13 +20,14 @@ class Reply:
     """One answer, or the way in which it fails to arrive.
 
     `headers` has lower-case names; `status` is 0 where nothing arrives. With `error` "truncate", half of `body`
-    arrives; with any other, nothing does.
+    arrives; with any other, nothing does. `delay` is in seconds, before the first byte.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     error: Breakage | None = None
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
