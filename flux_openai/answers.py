@@ -24,7 +24,7 @@ from flux_openai.errors import (
     status_error_class,
 )
 from flux_openai.images import Downloads, FluxImagesResponse, Receipt
-from flux_openai.redaction import printable, shown_bytes, shown_request, shown_response
+from flux_openai.redaction import identifier, printable, shown_bytes, shown_request, shown_response
 from flux_openai.retries import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
 from flux_openai.sdk import httpx
 from flux_openai.wire import Exchange
@@ -69,7 +69,7 @@ def conclude(
         raise error
     if exchange.flaw is not None:
         return _unusable(Unusable(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
-    receipt = replace(receipt, request_id=reply.headers.get("x-request-id"))
+    receipt = replace(receipt, request_id=identifier(reply.headers.get("x-request-id")))
     answer = read_answer(reply.content, receipt=receipt, downloads=downloads, secrets=exchange.secrets)
     if isinstance(answer, Unusable):
         return _unusable(answer, reply, exchange, receipt)
@@ -95,7 +95,9 @@ def _status_error(
     error.status_code = status
     error.raw = shown.content
     error.retry_after = retry_after(shown.headers)
-    return _marked(error, cause=cause, receipt=receipt, request_id=text_of(body, "param") or error.request_id)
+    return _marked(
+        error, cause=cause, receipt=receipt, request_id=identifier(text_of(body, "param")) or error.request_id
+    )
 
 
 _REMARKS: Mapping[Billing, str] = {"none": "", "unknown": "; it may have been carried out and billed", "paid": ""}
@@ -107,7 +109,7 @@ _E = TypeVar("_E", bound=FluxAPIError)
 def _marked(error: _E, *, cause: Cause, receipt: Receipt, request_id: str | None) -> _E:
     error.billing = BILLING[cause]
     error.attempts = receipt.attempts
-    error.request_id = request_id
+    error.request_id = identifier(request_id)
     return error
 
 

@@ -12,7 +12,7 @@ from flux_openai.data_uris import plain_base64
 from flux_openai.errors import Billing
 from flux_openai.files import sniff, stem
 from flux_openai.images import Downloads, FluxImage, FluxImagesResponse, Receipt
-from flux_openai.redaction import printable
+from flux_openai.redaction import printable, without
 
 __all__ = ["Unusable", "read_answer", "text_of"]
 
@@ -45,6 +45,9 @@ def read_answer(
         return Unusable(reason="it is not JSON" if body.strip() else "it is empty")
     if not isinstance(answer, dict):
         return Unusable(reason="it is not a JSON object")
+    secrets = tuple(secrets)
+    if any(secret.encode() in body for secret in secrets):
+        answer = _cleaned(answer, secrets)
     data, error = answer.get("data"), answer.get("error")
     items = data if isinstance(data, list) else []
     found, notices = _usable(items)
@@ -65,6 +68,18 @@ def read_answer(
         data=images,
         receipt=replace(receipt, missing=missing, notices=(*receipt.notices, *notices)),
     )
+
+
+def _cleaned(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
+    """The answer without the secrets, but for what leads to the images or holds them: those would be lost."""
+    return {
+        name: value
+        if name in ("url", "b64_json")
+        else [_cleaned(item, secrets) if isinstance(item, dict) else item for item in value]
+        if name == "data" and isinstance(value, list)
+        else without(value, secrets)
+        for name, value in answer.items()
+    }
 
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:

@@ -68,6 +68,7 @@ class FluxOpenAI(openai.OpenAI):
             organization=organization,
             project=project,
             admin_api_key=options.get("admin_api_key"),
+            webhook_secret=options.get("webhook_secret"),
             headers=default_headers,
         )
 
@@ -171,6 +172,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
             organization=organization,
             project=project,
             admin_api_key=options.get("admin_api_key"),
+            webhook_secret=options.get("webhook_secret"),
             headers=default_headers,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flux_openai.errors import SaveError
 
-__all__ = ["ImageType", "numbered", "safe_stem", "sniff", "stem", "target", "write"]
+__all__ = ["ImageType", "numbered", "read_image", "safe_stem", "sniff", "stem", "target", "write"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,19 @@ def numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]
     """The path for one of several images: the name of a file gets the index, a folder stays what it is."""
     place = Path(path)
     return place.with_stem(f"{place.stem}_{index}") if _names_a_file(path) else path
+
+
+def read_image(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file. Raises OSError, also for a symbolic link and for what is no image.
+
+    What was saved as an image can have been replaced since, by something that is nobody's to hand out.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read()
+    if sniff(data) is None:
+        raise OSError(errno.EINVAL, "it is no image")
+    return data
 
 
 def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path | SaveError:

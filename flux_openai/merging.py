@@ -48,6 +48,11 @@ class Part:
         return error.after_doubt() if error is not None and self.run.doubtful else error
 
     @property
+    def lost(self) -> bool:
+        """Whether it was paid for and came to nothing all the same."""
+        return self.error is not None and self.error.billing == "paid"
+
+    @property
     def raw(self) -> FluxImagesResponse | None:
         """The SDK's own raw response, if the caller asked for it."""
         if self.outcome is None or self.outcome.raw is None:
@@ -89,7 +94,8 @@ def _tell(error: BaseException, parts: Sequence[Part], *, billing: Billing) -> N
     answers = [part.answer for part in parts if part.answer is not None]
     told: dict[str, Any] = {
         "partial": _merged(parts, answers) if answers else None,
-        "rest": tuple(part.call.again for part in parts if part.answer is None),
+        # What was paid for and cannot be used is not asked for again: that would be another order.
+        "rest": tuple(part.call.again for part in parts if part.answer is None and not part.lost),
     }
     if isinstance(error, FluxError):
         told |= {"billing": billing, "attempts": sum(part.run.attempts for part in parts)}

@@ -9,6 +9,7 @@ from flux_openai.sdk import httpx
 
 __all__ = [
     "Shown",
+    "identifier",
     "is_secret",
     "printable",
     "scrub",
@@ -19,6 +20,7 @@ __all__ = [
     "shown_request",
     "shown_response",
     "shown_value",
+    "without",
 ]
 
 RAW_LIMIT = 64 * 1024
@@ -27,7 +29,10 @@ RAW_LIMIT = 64 * 1024
 _SIGNED = re.compile(r"""(https?:[^\s"'<>?]+)\?[^\s"'<>]+""", re.IGNORECASE)
 _USER_INFO = re.compile(r"""(https?://)[^\s"'<>/@]+@""", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Also what has no width: words that a person does not see would still reach a model.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
@@ -42,6 +47,25 @@ def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> st
     """Text from the server as it may stand in a message: scrubbed, without control characters, not too long."""
     clean = _CONTROL.sub(" ", scrub(text, secrets)).strip()
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._:/+=@#-]{1,128}")
+
+
+def identifier(text: str | None) -> str | None:
+    """The text, if it can be the name of a request; None for anything longer or with more to say."""
+    return text if text is not None and _IDENTIFIER.fullmatch(text) else None
+
+
+def without(value: object, secrets: tuple[str, ...]) -> object:
+    """A JSON value in which none of the secrets stands any more."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "[redacted]")
+        return value
+    if isinstance(value, dict):
+        return {name: without(item, secrets) for name, item in value.items()}
+    return [without(item, secrets) for item in value] if isinstance(value, list) else value
 
 
 class Shown(str):

@@ -71,8 +71,9 @@ class Call:
         # A call without a shape would now get the shape that stands in the client's defaults; "auto" means none.
         shape = {} if {"aspect_ratio", "size"} & sent.keys() else {"size": "auto"}
         again: dict[str, object] = {"extra_body": {**sent, **shape}, "extra_headers": {"Idempotency-Key": self.key}}
-        timeout = self.extras.timeout
-        return again if isinstance(timeout, openai.NotGiven) else {**again, "timeout": timeout}
+        timeout = {} if isinstance(self.extras.timeout, openai.NotGiven) else {"timeout": self.extras.timeout}
+        query = {"extra_query": self.extras.query} if self.extras.query else {}
+        return {**again, **timeout, **query}
 
     @property
     def raw(self) -> bool:

@@ -192,10 +192,12 @@ def shield(
     organization: str | None,
     project: str | None,
     admin_api_key: str | None,
+    webhook_secret: str | None,
     headers: Mapping[str, str] | None,
 ) -> None:
     """Take back what the SDK's constructor read from OPENAI_* variables: it belongs to another service."""
     client.organization = organization
     client.project = project
     client.admin_api_key = admin_api_key
+    client.webhook_secret = webhook_secret
     client._custom_headers = dict(headers or {})  # noqa: SLF001  # where the SDK merged OPENAI_CUSTOM_HEADERS in

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_openai.errors import FluxError, SaveError
-from flux_openai.files import ImageType, safe_stem, sniff, stem, target, write
+from flux_openai.files import ImageType, read_image, safe_stem, sniff, stem, target, write
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 24
 JPEG = b"\xff\xd8\xff\xe0" + b"j" * 24
@@ -436,3 +436,15 @@ def test_the_error_is_caught_as_ours_and_as_an_os_error(tmp_path: Path) -> None:
     assert error.billing == "paid"
     assert error.args[0].startswith("cannot write the image to")
     assert (error.__cause__, error.__context__) == (None, None)
+
+
+def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> None:
+    """A symbolic link, a file that is no image and one that is gone are refused; an image is read as it is."""
+    image, text, link = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n")
+    text.write_text("root:x:0:0")
+    link.symlink_to(image)
+    assert read_image(image) == image.read_bytes()
+    for path in (text, link, tmp_path / "d.png"):
+        with pytest.raises(OSError, match=r"no image|symbolic|No such"):
+            read_image(path)

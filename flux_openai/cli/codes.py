@@ -29,7 +29,7 @@ EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
         ExitCode.REFUSED: "refused by the service",
         ExitCode.GAVE_UP: "gave up and nothing was billed",
         ExitCode.UNKNOWN: "outcome unknown and may be billed",
-        ExitCode.UNUSABLE: "paid but unusable or not saved",
+        ExitCode.UNUSABLE: "paid, at least in part, and not all of it saved",
         ExitCode.INTERRUPTED: "interrupted",
     }
 )

@@ -79,7 +79,8 @@ class Report:
 
     `images`: the files. `request_ids` and `sent`: the service's names and the bodies of the calls that were answered.
     `attempts`: requests in all. `notices`: what was sent, or came back, in another way than asked. `missing`: images
-    that did not come back usable. `expires_at`: when the first link of the service stops working.
+    that did not come back usable. `unsaved`: the links of images that came and are in no file. `expires_at`: when the
+    first link of the service stops working.
     """
 
     images: tuple[SavedImage, ...] = ()
@@ -88,6 +89,7 @@ class Report:
     attempts: int = 0
     notices: tuple[str, ...] = ()
     missing: int = 0
+    unsaved: tuple[str, ...] = ()
     expires_at: datetime | None = None
     error: FluxError | None = None
 
@@ -105,6 +107,7 @@ class Report:
             "attempts": self.attempts,
             "notices": self.notices,
             "missing": self.missing,
+            "unsaved": self.unsaved,
             "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
             "error": None if self.error is None else asdict(Failure.of(self.error)),
             "exit_code": self.exit_code,

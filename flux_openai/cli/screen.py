@@ -59,6 +59,12 @@ class Screen:
         """Say how the run ended."""
         if report.exit_code not in (ExitCode.DONE, ExitCode.BAD_INPUT) and report.error is not None:
             self.say(_conclusion(report, Failure.of(report.error)))
+        with contextlib.suppress(OSError):
+            for link in report.unsaved:
+                # In full, signature and all: it is all that is left of an image that is paid for.
+                _write(
+                    sys.stderr, f"not saved; until it expires, the image is at {link.encode('unicode_escape').decode()}"
+                )
         if self.as_json:
             _print([report.as_json()])
 

@@ -63,4 +63,4 @@ def _plain(model: FluxModel) -> Mapping[str, object]:
         }
         for field in model.fields.values()
     ]
-    return {"id": model.id, "short_name": model.family, "fields": fields}
+    return {"id": model.id, "short_name": model.family, "source": model.source, "fields": fields}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_openai.cli.codes import EndedEarlyError, MissingImagesError
+from flux_openai.cli.codes import EndedEarlyError, ExitCode, MissingImagesError, exit_code_of
 from flux_openai.cli.report import Report, SavedImage, shown
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service, prove_writable
@@ -35,6 +35,7 @@ class _Tally:
         self.screen = screen
         self.answers: list[FluxImagesResponse] = []
         self.images: list[SavedImage] = []
+        self.unsaved: list[FluxImage] = []
         self.notices: dict[str, None] = {}
         self.errors: list[FluxError] = []
         self.under_way = False
@@ -46,6 +47,10 @@ class _Tally:
                 self.screen.say(f"notice: {notice}")
 
     def fail(self, error: FluxError) -> None:
+        if self.answers and isinstance(error, FluxAPIError) and exit_code_of(error) is ExitCode.GAVE_UP:
+            # What the run came to is more than its last call.
+            error.billing = "paid"
+            error.add("the images of the calls before are paid for")
         self.errors.append(error)
         self.screen.failed(error)
 
@@ -63,6 +68,7 @@ class _Tally:
             notices=tuple(self.notices),
             missing=self.missing,
             expires_at=min((answer.expires_at for answer in self.answers), default=None),
+            unsaved=tuple(image.url for image in self.unsaved if image.url is not None),
             error=self.errors[-1] if self.errors else None,
         )
 
@@ -111,6 +117,7 @@ def _ask_and_save(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally)
     answer = client.images.generate(extra_body={"model": part.model.id, **part.values})
     tally.answers.append(answer)
     tally.under_way = False
+    tally.unsaved += answer.data
     tally.note(answer.notices)
     for image in answer.data:
         _save(image, folder, tally)
@@ -123,6 +130,7 @@ def _save(image: FluxImage, folder: Path, tally: _Tally) -> None:
     except FluxError as error:
         tally.fail(error)
     else:
+        tally.unsaved.remove(image)
         tally.images.append(SavedImage.at(path))
 
 

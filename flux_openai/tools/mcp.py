@@ -16,7 +16,7 @@ from urllib.parse import quote
 import anyio
 from anyio import to_thread
 
-from flux_openai.files import sniff
+from flux_openai.files import read_image, sniff
 from flux_openai.tools.extras import missing
 from flux_openai.tools.results import ToolImage, ToolResult
 from flux_openai.tools.tool import FluxTool
@@ -48,8 +48,8 @@ _ANNOTATIONS = types.ToolAnnotations(
 def mcp_server(tool: FluxTool) -> Server:
     """A server with this tool and, unless it is one that edits, the tool that edits what it has made.
 
-    The images that they know are its resources. With a tool that has an AsyncFluxOpenAI, a client can call off what it
-    has asked for; one with a FluxOpenAI goes on in a thread until the answer is there.
+    The images that they know are its resources. What a client has asked for is carried out to its end, also when the
+    client calls it off or leaves: it is paid for, and the images are in the folder.
     """
     desk = _Desk((tool,) if tool.verb == "edit" else (tool, tool.editing()))
     return Server(
@@ -113,7 +113,7 @@ class _Desk:
         if path is None:
             raise MCPError(types.INVALID_PARAMS, "no image of that address; those that are there are listed")
         try:
-            data = await to_thread.run_sync(path.read_bytes)
+            data = await to_thread.run_sync(read_image, path)
         except OSError as error:
             raise MCPError(types.INTERNAL_ERROR, f"the image cannot be read: {error.strerror}") from error
         return types.ReadResourceResult(contents=[_contents(params.uri, data)])
@@ -135,7 +135,9 @@ async def _called(tool: FluxTool, arguments: Mapping[str, object], session: Serv
     ticks = count(1)
     async with anyio.create_task_group() as group:
         group.start_soon(_tick, session, ticks)
-        result = await tool.acall(arguments)
+        # A client may leave at any moment; what it asked for is paid for all the same, and gets as far as the folder.
+        with anyio.CancelScope(shield=True):
+            result = await tool.acall(arguments)
         group.cancel_scope.cancel()
     last = next(ticks)
     await session.report_progress(last, total=last)
@@ -184,14 +186,13 @@ def _uri(name: str) -> str:
 
 
 def _resource(name: str, path: Path) -> types.Resource | None:
-    """An image as it is listed; None when its file has gone."""
+    """An image as it is listed; None when its file has gone, or is no image any more."""
     try:
-        with path.open("rb") as file:
-            kind = sniff(file.read(64))
-        size = path.stat().st_size
+        data = read_image(path)
     except OSError:
         return None
-    return types.Resource(name=name, uri=_uri(name), mime_type=None if kind is None else kind.mime, size=size)
+    kind = sniff(data)
+    return types.Resource(name=name, uri=_uri(name), mime_type=None if kind is None else kind.mime, size=len(data))
 
 
 def _contents(uri: str, data: bytes) -> types.BlobResourceContents:

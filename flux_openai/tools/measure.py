@@ -5,6 +5,7 @@ import struct
 
 __all__ = ["measured"]
 
+_FILL = re.compile(rb"\xff+")
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")
 
 
@@ -49,10 +50,9 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     offset = 2
-    while data[offset : offset + 1] == b"\xff":
-        if data[offset + 1 : offset + 2] == b"\xff":
-            offset += 1  # a marker may have any number of these before it
-            continue
+    # A marker may have any number of these before it, and a hostile file has millions.
+    while fill := _FILL.match(data, offset):
+        offset = fill.end() - 1
         if _JPEG_FRAME.match(data, offset):
             height, width = _pair(">HH", data, offset + 5)
             return width, height

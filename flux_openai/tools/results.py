@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flux_openai.data_uris import data_uri
 from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError, SaveError
+from flux_openai.files import read_image
 from flux_openai.images import FluxImagesResponse
 from flux_openai.redaction import printable
 
@@ -34,8 +35,8 @@ class ToolImage:
     seed: int | None
 
     def read(self) -> bytes:
-        """The bytes of the file. Raises OSError."""
-        return Path(self.path).read_bytes()
+        """The bytes of the file. Raises OSError, also for what has been put in its place and is no image."""
+        return read_image(self.path)
 
     def data_uri(self) -> str:
         """The whole image as a data URI. Raises OSError."""
@@ -47,7 +48,8 @@ class ToolResult:
     """The result of one tool call: `text` is for the model, all else for the program.
 
     `is_error`: nothing, or not everything, was made; `correctable`: because the arguments were wrong. `billing`: what
-    the call cost: "none", "unknown" or "paid". `response` is the answer itself, if one came.
+    the call cost: "none", "unknown" or "paid". `response` is the answer itself, if one came. `unsaved`: the links, in
+    full, of images that came and could not be saved.
     """
 
     text: str
@@ -57,6 +59,7 @@ class ToolResult:
     correctable: bool = False
     billing: Billing = "none"
     response: FluxImagesResponse | None = None
+    unsaved: tuple[str, ...] = ()
 
     @property
     def shown(self) -> list[ToolImage]:
@@ -65,7 +68,7 @@ class ToolResult:
 
     @property
     def artifact(self) -> dict[str, object]:
-        """All but the words and the answer, as plain values that JSON can hold."""
+        """What was made, as plain values that JSON can hold; links are left out, for it may end in a log."""
         return {
             "images": [asdict(image) for image in self.images],
             "request_id": self.request_id,
@@ -114,10 +117,12 @@ def failed(error: FluxError) -> ToolResult:
     return ToolResult(text=text, is_error=True, request_id=error.request_id, billing=error.billing)
 
 
-def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequence[FluxError]) -> ToolResult:
-    """The images that were made and saved, and those that were made and could not be."""
+def made(
+    response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequence[tuple[FluxError, str | None]]
+) -> ToolResult:
+    """The images that were made and saved, and those that were made and could not be, with their links."""
     lines = [f"Made {len(images)} image{'' if len(images) == 1 else 's'}:", *map(_line, images)] if images else []
-    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(_reason(error))}"' for error in lost]
+    lines += [f'Paid for, but not saved; do not call again for it: "{quoted(_reason(error))}"' for error, _ in lost]
     if response.missing:
         lines.append(f"{response.missing} did not come back usable.")
     return ToolResult(
@@ -127,6 +132,7 @@ def made(response: FluxImagesResponse, images: Sequence[ToolImage], lost: Sequen
         is_error=bool(lost or response.missing or not images),
         billing="paid",
         response=response,
+        unsaved=tuple(link for _, link in lost if link is not None),
     )
 
 

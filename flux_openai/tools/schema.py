@@ -36,8 +36,9 @@ def arguments_of(family: str, verb: Verb) -> dict[str, FluxField]:
     """The fields that are arguments: those of the models of a family that such an order can go to."""
     models = [model for model in FAMILIES[family] if bool(IMAGE_FIELDS & model.fields.keys()) == (verb == "edit")]
     fields = {name: field for model in models or FAMILIES[family] for name, field in model.fields.items()}
-    # The form of the answer is the tool's own business, and images go by name.
-    return {name: field for name, field in fields.items() if name not in {"response_format", *IMAGE_FIELDS}}
+    # The form of the answer is the tool's own business, and images go by name; without one, none can be departed from.
+    apart = {"response_format", *IMAGE_FIELDS, *(["strength"] if verb == "generate" else [])}
+    return {name: field for name, field in fields.items() if name not in apart}
 
 
 def json_schema(family: str, verb: Verb, *, most: int) -> dict[str, object]:
@@ -63,5 +64,5 @@ def _property(field: FluxField, *, most: int) -> dict[str, object]:
 
 def _description(field: FluxField) -> str:
     limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
-    default = "" if field.default is None else f" Null stands for {field.default}."
+    default = "" if field.default is None else f" Usually {field.default}."
     return f"{field.doc}{limits}{default}"

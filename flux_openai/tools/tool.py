@@ -209,7 +209,7 @@ def _kept(response: FluxImagesResponse, saved: Sequence[ToolImage | FluxError]) 
     return made(
         response,
         [image for image in saved if isinstance(image, ToolImage)],
-        [error for error in saved if isinstance(error, FluxError)],
+        [(error, image.url) for error, image in zip(saved, response.data, strict=True) if isinstance(error, FluxError)],
     )
 
 

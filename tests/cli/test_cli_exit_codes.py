@@ -189,13 +189,14 @@ def test_6_missing(ask: Ask, service: "Service", tmp_path: Path) -> None:
 
 
 def test_6_not_downloaded(ask: Ask, service: "Service", tmp_path: Path) -> None:
-    """A link that cannot be read costs its image only, but no further call is paid for."""
+    """A link that cannot be read costs its image only, no further call is paid for, and the link is not lost."""
     unsafe = {"url": "https://10.0.0.1/x.png?signature=abc"}
     service.says(200, {"created": 1, "data": [unsafe, *[{"b64_json": service.picture}] * 3]})
     done = ask("-n", "8")
     assert (done.code, service.posts) == (6, 1)
     assert len(done.out.splitlines()) == len(list((tmp_path / "out").iterdir())) == 3
-    assert "signature" not in done.err
+    [told] = [line for line in done.err.splitlines() if "signature" in line]
+    assert told == f"not saved; until it expires, the image is at {unsafe['url']}"
 
 
 def test_6_not_saved(ask: Ask, service: "Service", tmp_path: Path) -> None:
@@ -259,6 +260,16 @@ def test_a_later_failure_keeps_what_was_made(ask: Ask, service: "Service", tmp_p
     assert (done.code, service.posts) == (3, 2)
     assert len(done.out.splitlines()) == len(list((tmp_path / "out").iterdir())) == 4
     assert "images saved: 4" in done.err
+
+
+def test_nothing_billed_is_not_said_of_a_run_that_was(ask: Ask, service: "Service") -> None:
+    """When the last call gives up, the calls before it are paid for all the same: the code and the document say so."""
+    service.draws(4)
+    service.refuses(429)
+    done = ask("-n", "8", "--json", "--max-attempts", "1")
+    error: dict[str, object] = done.document["error"]  # type: ignore[assignment]  # it is an object
+    assert (done.code, error["billing"], service.posts) == (6, "paid", 2)
+    assert "the images of the calls before are paid for" in done.err
 
 
 def error_of(cls: type[FluxError], billing: Billing) -> FluxError:

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 Ask = Callable[..., "Done"]
 
-FIELDS = ["images", "request_ids", "sent", "attempts", "notices", "missing", "expires_at", "error", "exit_code"]
+FIELDS = [
+    "images",
+    "request_ids",
+    "sent",
+    "attempts",
+    "notices",
+    "missing",
+    "unsaved",
+    "expires_at",
+    "error",
+    "exit_code",
+]
 ERROR_FIELDS = ["type", "message", "billing", "attempts", "retry_after", "request_id", "status_code"]
 
 
@@ -52,6 +63,7 @@ def test_the_document_of_a_good_run(ask: Ask, service: "Service", tmp_path: Path
         "attempts": 1,
         "notices": [],
         "missing": 0,
+        "unsaved": [],
         "expires_at": "2025-06-30T08:39:57+00:00",
         "error": None,
         "exit_code": 0,
@@ -65,12 +77,12 @@ def test_the_document_of_a_failure(ask: Ask, service: "Service") -> None:
     done = ask("-n", "8", "--json")
     document = strict(done.out)
     assert list(document) == FIELDS
-    assert (document["exit_code"], document["attempts"]) == (4, 2)
+    assert (document["exit_code"], document["attempts"]) == (6, 2)
     assert len(document["images"]) == 4  # type: ignore[arg-type]  # it is a list
     assert document["error"] == {
         "type": "FluxRateLimitError",
-        "message": "Error code: 429 - slow",
-        "billing": "none",
+        "message": "Error code: 429 - slow; the images of the calls before are paid for",
+        "billing": "paid",
         "attempts": 1,
         "retry_after": 600.0,
         "request_id": "req-1",

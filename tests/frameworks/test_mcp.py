@@ -328,43 +328,47 @@ async def test_progress_is_seen_while_the_service_works(
 
 
 @each_protocol
-async def test_a_call_that_is_called_off(tool: FluxTool, mode: str) -> None:
-    """The request ends at once, and whoever asks for the same order later hears that its outcome is unknown."""
-    sent, ended = anyio.Event(), anyio.Event()
+async def test_a_call_that_is_called_off(tool: FluxTool, emulator: Emulator, mode: str) -> None:
+    """It is paid for, so it gets as far as the folder, and whoever names the same order later is given what it made."""
+    sent, go = anyio.Event(), anyio.Event()
 
-    async def handle(request: httpx.Request) -> None:
-        sent.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            ended.set()
+    async def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            sent.set()
+            await go.wait()
+        return emulator.handle(request)
 
-    order = {"prompt": "x", "request_key": "one"}
+    order = {"prompt": "x", "seed": 7, "request_key": "one"}
     async with Client(mcp_server(waiting(tool, handle)), mode=mode) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, GENERATE, order)
             await sent.wait()
             group.cancel_scope.cancel()
-        await ended.wait()
+            go.set()
         again = await client.call_tool(GENERATE, order)
-    assert again.is_error
     assert "nothing new was made" in text_of(again)
-    assert "The outcome is unknown" in text_of(again)
+    assert (tool.album.folder / "x_seed7_0.png").exists()
+    assert emulator.bill.images == 1
 
 
 def test_stdin_ends_while_a_call_is_under_way(tmp_path: Path) -> None:
-    """A host that leaves takes the program with it, even while the service has not answered."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+    """A host that leaves loses no image that is paid for: the program ends when the answer has come and is saved."""
+    picture = Emulator(pixels=64).client().images.generate(prompt="x", response_format="b64_json").data[0].b64_json
+    body = json.dumps({"created": 1, "data": [{"b64_json": picture}]}).encode()
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        url = f"http://127.0.0.1:{service.getsockname()[1]}/v1"
         with start("-o", str(tmp_path), "--base-url", url, MODELVERSE_API_KEY="k") as process:
             say(process, INITIALIZE)
             heard(process)
             say(process, {"method": "notifications/initialized"}, CALL)
-            connection, _ = silent.accept()
+            connection, _ = service.accept()
             with connection:
-                rest, errors = process.communicate(timeout=60)
-    assert [json.loads(line)["id"] for line in rest.splitlines()] == [CALL["id"]]
-    assert (errors, process.returncode) == ("", 0)
+                assert connection.recv(65536)
+                assert process.stdin
+                process.stdin.close()
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                assert process.wait(timeout=60) == 0
+    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
 
 
 def test_ctrl_c_ends_the_program(tmp_path: Path) -> None:
