@@ -35,6 +35,11 @@ def instant(seconds: float) -> Fraction:
     return Fraction(round(seconds * 1_000_000), 1_000_000)
 
 
+def _exact(number: float) -> Fraction:
+    """What was meant by a float: one a minute is exactly 1/60 a second, so the next may come after 60 s, not 61."""
+    return Fraction(number).limit_denominator(1_000_000_000)
+
+
 def _check_count(value: object, *, param: str, least: int = 1) -> None:
     if not is_whole(value) or value < least:
         rule = f"must be a whole number from {least}"
@@ -71,12 +76,12 @@ class TokenBucket:
 
     def refuse(self, state: State, *, now: Fraction, work: Work) -> Refusal | None:  # noqa: ARG002  # an order is an order
         """429, with the time until there is a token."""
-        wait = max((*state, now)) - now - (self.burst - 1) / Fraction(self.rate)
+        wait = max((*state, now)) - now - (self.burst - 1) / _exact(self.rate)
         return _too_many(wait, what=f"More than {self.rate:g} orders a second.") if wait > 0 else None
 
     def charge(self, state: State, *, now: Fraction, work: Work, seconds: Fraction) -> State:  # noqa: ARG002  # as above
         """One token less."""
-        return (max((*state, now)) + 1 / Fraction(self.rate),)
+        return (max((*state, now)) + 1 / _exact(self.rate),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,7 @@ class FixedWindow:
     def refuse(self, state: State, *, now: Fraction, work: Work) -> Refusal | None:  # noqa: ARG002  # as above
         """429, with the time until the next window."""
         start, used = self._window(state, now=now)
-        wait = start + Fraction(self.seconds) - now
+        wait = start + _exact(self.seconds) - now
         return (
             _too_many(wait, what=f"More than {self.count} orders in {self.seconds:g} s.")
             if used >= self.count
@@ -110,7 +115,7 @@ class FixedWindow:
         return start, used + 1
 
     def _window(self, state: State, *, now: Fraction) -> tuple[Fraction, Fraction]:
-        length = Fraction(self.seconds)
+        length = _exact(self.seconds)
         start = now // length * length
         return (state[0], state[1]) if state and state[0] >= start else (start, Fraction(0))
 
