@@ -22,7 +22,7 @@ class Gate:
 
     def __init__(self, *, limits: Iterable[Limit | str], latency: Latency | str) -> None:
         self._limits = read_limits(limits)
-        self._latency = parse_latency(latency) if isinstance(latency, str) else latency
+        self._latency = latency if isinstance(latency, Latency) else parse_latency(str(latency))
         self._states: list[State] = [() for _ in self._limits]
 
     def refuse(self, work: Work, *, now: float) -> Refusal | None:

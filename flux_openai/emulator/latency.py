@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flux_openai.errors import ConfigurationError, Fault
 
@@ -21,6 +21,7 @@ class Work:
     steps: int = 0
 
 
+@runtime_checkable
 class Latency(Protocol):
     """Says how long work takes."""
 

@@ -18,7 +18,7 @@ _RULE = "must be like 10/s, 60/min,burst=5, window:60/min, concurrency=8 or cred
 def read_limits(limits: Iterable[Limit | str]) -> list[Limit]:
     """The limits, those read that are given as text; a single text is one limit. Raises ConfigurationError."""
     given = [limits] if isinstance(limits, str) else limits
-    return [parse_limit(limit) if isinstance(limit, str) else limit for limit in given]
+    return [limit if isinstance(limit, Limit) else parse_limit(str(limit)) for limit in given]
 
 
 def parse_limit(text: str) -> Limit:

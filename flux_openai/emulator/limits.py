@@ -7,7 +7,7 @@ exactly the asked wait is not turned away over the last bit of a float.
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flux_openai.emulator.contract import is_whole
 from flux_openai.emulator.latency import Work
@@ -20,6 +20,7 @@ State = tuple[Fraction, ...]
 """What a limit remembers."""
 
 
+@runtime_checkable
 class Limit(Protocol):
     """Says what is turned away, and what is remembered of the rest; values, so that emulators can share one."""
 

@@ -1,6 +1,6 @@
 import asyncio
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
@@ -9,11 +9,9 @@ import pytest
 
 from flux_openai import RetryPolicy
 from flux_openai.emulated import Emulator
-from flux_openai.emulator import BySteps, Constant, Latency, Lognormal, RealClock, VirtualClock
-from flux_openai.emulator import Emulator as PlainEmulator
+from flux_openai.emulator import BySteps, Constant, Latency, Lognormal, VirtualClock
 from flux_openai.emulator.latency import Work, parse_latency
 from flux_openai.errors import ConfigurationError
-from flux_openai.models import DEFAULT_MODEL
 from flux_openai.retries import RetryEvent
 from flux_openai.sdk import httpx
 
@@ -26,20 +24,21 @@ PATIENT = RetryPolicy(max_attempts=100)
 
 
 @pytest.fixture(autouse=True)
-def no_real_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may really wait; a sleep of 0 s only lets others go first."""
+def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The real waits, which are not carried out and must be none; one of 0 s only lets others go first."""
+    real, waits = asyncio.sleep, list[float]()
 
-    def sleep(seconds: float) -> None:
-        assert seconds == 0
+    async def asleep(seconds: float) -> None:
+        waits.extend([seconds] if seconds else [])
+        await real(0)
 
-    async def asleep(self: RealClock, seconds: float) -> None:
-        sleep(seconds)
+    monkeypatch.setattr("time.sleep", lambda seconds: waits.extend([seconds] if seconds else []))
+    monkeypatch.setattr("asyncio.sleep", asleep)
+    yield waits
+    assert waits == []
 
-    monkeypatch.setattr("time.sleep", sleep)
-    monkeypatch.setattr(RealClock, "asleep", asleep)
 
-
-def passed(emulator: PlainEmulator) -> float:
+def passed(emulator: Emulator) -> float:
     """The seconds since the emulator's clock was made."""
     return round(emulator.clock.now() - START, 6)
 
@@ -107,41 +106,30 @@ def test_no_clock_runs_backwards(seconds: float) -> None:
         VirtualClock().advance(seconds)
 
 
-def post(http: httpx.Client) -> httpx.Response:
-    return http.post("/images/generations", json={"model": DEFAULT_MODEL, "prompt": "a fox"})
-
-
 @pytest.mark.parametrize(("read", "late"), [(5.9, True), (6.0, False), (None, False)])
 async def test_an_answer_after_the_read_time_out_never_comes(read: float | None, *, late: bool) -> None:
     """The caller waits for the time-out and no longer, and the order is billed: it was carried out."""
     timeout = httpx.Timeout(1, read=read)
     for asynchronous in (False, True):
-        emulator = PlainEmulator(pixels=64, clock=VirtualClock(), latency="6s")
-        common = {"base_url": emulator.base_url, "headers": {"authorization": "Bearer test"}}
-        body = {"model": DEFAULT_MODEL, "prompt": "a fox"}
+        emulator = Emulator(pixels=64, clock=VirtualClock(), latency="6s")
+        client, aclient = emulator.client(timeout=timeout), emulator.async_client(timeout=timeout)
         try:
-            if asynchronous:
-                async with emulator.async_http_client(timeout=timeout, **common) as ahttp:  # type: ignore[arg-type]
-                    answer = await ahttp.post("/images/generations", json=body)
-            else:
-                with emulator.http_client(timeout=timeout, **common) as http:  # type: ignore[arg-type]
-                    answer = http.post("/images/generations", json=body)
+            order = client.images.generate(prompt="a fox") if not asynchronous else None
+            assert (order or await aclient.images.generate(prompt="a fox")).attempts == 1
             assert not late
-            assert answer.status_code == 200
-        except httpx.ReadTimeout:
+        except openai.APITimeoutError:
             assert late
         assert (emulator.bill.images, passed(emulator)) == (1, read if late else 6)
 
 
-def test_a_real_clock_really_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_real_clock_really_waits(slept: list[float]) -> None:
     """A callable gives the time, as before, and waits are then left to the system's own sleep."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    emulator = PlainEmulator(pixels=64, clock=lambda: 5.0, latency="2s")
-    with emulator.http_client(base_url=emulator.base_url, headers={"authorization": "Bearer test"}) as http:
-        assert http.post("/images/generations", json={"model": DEFAULT_MODEL, "prompt": "a"}).json()["created"] == 5
-        assert http.get("/models").status_code == 200
-    assert slept == [2.0]
+    emulator = Emulator(pixels=64, clock=lambda: 5.0, latency="2s")
+    assert emulator.client().images.generate(prompt="a fox").created == 5
+    assert (await emulator.async_client().images.generate(prompt="a fox")).created == 5
+    assert emulator.client().models.list().data
+    assert slept == [2.0, 2.0]
+    slept.clear()
 
 
 def test_retries_wait_on_the_virtual_clock() -> None:
