@@ -156,9 +156,10 @@ async def test_places_are_free_again_when_their_orders_are_done() -> None:
     """Of twelve orders at once eight are taken, and the others when the first of those six seconds are over."""
     emulator = Emulator(pixels=64, clock=VirtualClock(), limits=["concurrency=8"], latency="6s")
     client = emulator.async_client(retry=PATIENT)
+    await client.images.generate(prompt="a fox")  # the first call of a client asks a thread about the platform
     await asyncio.gather(*(client.images.generate(prompt=f"fox {k}") for k in range(12)))
-    assert (emulator.bill.images, len(emulator.requests)) == (12, 16)
-    assert 12 <= passed(emulator) < 13
+    assert (emulator.bill.images, len(emulator.requests)) == (1 + 12, 1 + 8 + 2 * 4)
+    assert 6 + 12 <= passed(emulator) < 6 + 13
 
 
 def test_what_the_users_hook_raises_ends_the_call() -> None:
@@ -237,8 +238,8 @@ async def test_what_is_drawn_and_paid_does_not_depend_on_how_many_call() -> None
     assert told[0][1] == {"images": 100, "calls": 100, "duplicates": 0}
     one_after_another, *_ = lengths
     assert one_after_another > 600
-    assert lengths[:3] + lengths[4:5] == [one_after_another] * 4
-    assert one_after_another > lengths[3] > lengths[5] > 6
+    assert lengths[::2] == [one_after_another] * 3
+    assert all(6 < length <= one_after_another for length in lengths[1::2])
 
 
 @pytest.mark.parametrize("callers", CALLERS)
