@@ -29,6 +29,9 @@ APART: Mapping[str, str] = {
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
     "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
+    "emulator/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
+    "emulator/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
+    "emulator/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
     "emulator/replies.py:_HalfStream.__aiter__": "one generator for both kinds of client; tested on both",
 }
 """Async code that is not a mirror of sync code, and why."""
@@ -43,7 +46,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory|calls_"
-        "|together|call|enter|outcome|draw|run_"
+        "|together|call|enter|outcome|draw|run_|handle|sleep"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 

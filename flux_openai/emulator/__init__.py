@@ -1,7 +1,27 @@
 """The other side of the wire: a FLUX image service in this process, for tests, demos and work without a key."""
 
+from flux_openai.emulator.clock import Clock, RealClock, VirtualClock
 from flux_openai.emulator.core import Emulator
 from flux_openai.emulator.journal import Bill, SeenRequest
+from flux_openai.emulator.latency import BySteps, Constant, Latency, Lognormal
+from flux_openai.emulator.limits import Concurrency, Credits, FixedWindow, Limit, TokenBucket
 from flux_openai.emulator.replies import Reply
 
-__all__ = ["Bill", "Emulator", "Reply", "SeenRequest"]
+__all__ = [
+    "Bill",
+    "BySteps",
+    "Clock",
+    "Concurrency",
+    "Constant",
+    "Credits",
+    "Emulator",
+    "FixedWindow",
+    "Latency",
+    "Limit",
+    "Lognormal",
+    "RealClock",
+    "Reply",
+    "SeenRequest",
+    "TokenBucket",
+    "VirtualClock",
+]

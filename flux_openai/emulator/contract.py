@@ -24,7 +24,7 @@ class Order:
     """What is to be drawn: `n` pictures of `ratio` (width, height), sent inside the answer if `inline`.
 
     `inspiration` stands for the images to start from, and for how far to depart from them. `area` is in pixels, and
-    None where the order leaves it open.
+    None where the order leaves it open; `steps` is 0 where the model has none.
     """
 
     prompt: str
@@ -33,6 +33,7 @@ class Order:
     n: int
     ratio: tuple[int, int]
     area: int | None = None
+    steps: int = 0
     inline: bool
 
 
@@ -184,7 +185,7 @@ _FORMATS: Mapping[str | None, Callable[[object, FluxField], str | None]] = {
 
 def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Order:
     values = {name: body.get(name, field.default) for name, field in fields.items()}
-    prompt, seed, n = values.get("prompt"), values.get("seed"), values.get("n")
+    prompt, seed, n, steps = (values.get(name) for name in ("prompt", "seed", "n", "steps"))
     sized = "size" in fields
     width, height = _shape(values.get("size" if sized else "aspect_ratio"))
     common = math.gcd(width, height) if sized else 1
@@ -195,6 +196,7 @@ def _order(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Or
         n=n if isinstance(n, int) else 1,
         ratio=(width // common, height // common),
         area=width * height if sized else None,
+        steps=steps if isinstance(steps, int) else 0,
         inline=values.get("response_format") == "b64_json",
     )
 

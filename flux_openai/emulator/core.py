@@ -3,17 +3,21 @@
 import base64
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Literal, TypedDict, Unpack
 
+from flux_openai.emulator.clock import Clock, RealClock
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
+from flux_openai.emulator.gate import Gate, work_of
 from flux_openai.emulator.journal import Bill, Journal, SeenRequest, request_key
+from flux_openai.emulator.latency import Latency, Work
+from flux_openai.emulator.limits import Limit
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
-from flux_openai.emulator.replies import Breakage, Refusal, Reply, deliver, envelope, json_reply, xml_error
+from flux_openai.emulator.replies import Breakage, Refusal, Reply, as_seen, deliver, envelope, json_reply, xml_error
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
 from flux_openai.sdk import httpx
@@ -54,13 +58,14 @@ class _Call:
     """A request on its way through; `verdict` is what to draw, why not, or None where nothing is drawn.
 
     `id` is by arrival; `token` tells what is asked and how many times before, so it does not depend on what else is
-    under way.
+    under way. `seconds` is how long it takes.
     """
 
     request: httpx.Request
     id: str
     token: str
     now: float
+    seconds: float
     route: Route | Refusal
     verdict: Order | Refusal | None
     plan: Plan | None
@@ -70,7 +75,9 @@ class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
-    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds. Raises
+    None for a megapixel, and for the exact size where an order has one. `clock` is a clock, or gives the Unix time in
+    seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. What a limit
+    refuses uses up no fault; what a fault leaves unbilled draws on no limit and takes no time. Raises
     ConfigurationError for other values.
     """
 
@@ -81,7 +88,9 @@ class Emulator:
         *,
         api_key: str | None = None,
         pixels: int | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | Callable[[], float] = time.time,
+        limits: Iterable[Limit | str] = (),
+        latency: Latency | str = "0s",
     ) -> None:
         if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
@@ -91,7 +100,8 @@ class Emulator:
             )
         self.api_key = api_key
         self._pixels = pixels
-        self._clock = clock
+        self.clock = clock if isinstance(clock, Clock) else RealClock(now=clock)
+        self._gate = Gate(limits=limits, latency=latency)
         self._lock = Lock()
         self._journal = Journal()
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in _ROUTES}
@@ -115,7 +125,7 @@ class Emulator:
 
     def async_http_client(self, **options: Unpack[ClientOptions]) -> httpx.AsyncClient:
         """An async client of httpx whose requests end here, whatever their host."""
-        return httpx.AsyncClient(transport=httpx.MockTransport(self.handle), **options)
+        return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
 
     def fail(
         self,
@@ -140,18 +150,28 @@ class Emulator:
             self._faults[on].add(plan, times=times)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request of httpx; for `httpx.MockTransport`, sync and async. Raises what `fail` asked for."""
-        return deliver(self.answer(request), request=request)
+        """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
+        reply = as_seen(self.answer(request), request=request)
+        self.clock.sleep(reply.delay)
+        return deliver(reply, request=request)
+
+    async def ahandle(self, request: httpx.Request) -> httpx.Response:
+        """The same without blocking the event loop."""
+        reply = as_seen(self.answer(request), request=request)
+        await self.clock.asleep(reply.delay)
+        return deliver(reply, request=request)
 
     def answer(self, request: httpx.Request) -> Reply:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
-        return replace(reply, headers={"x-request-id": call.id, **reply.headers})
+        # An exchange that was to time out is as late as it says itself.
+        late = 0.0 if reply.error == "timeout" else call.seconds
+        return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + late)
 
     def _admit(self, request: httpx.Request) -> _Call:
         content = read_json(request.read())
-        route, now = _find_route(request.method, path=request.url.path), self._clock()
+        route, now = _find_route(request.method, path=request.url.path), self.clock.now()
         verdict = self._judge(request, content=content, route=route, now=now)
         seen = SeenRequest(
             method=request.method,
@@ -162,18 +182,25 @@ class Emulator:
         key = request_key(seen)
         with self._lock:
             number, nth = self._journal.add(seen, key=key)
-            plan = None if isinstance(route, Refusal) else self._faults[route].take()
-            if isinstance(verdict, Order) and (plan is None or plan.billed):
-                self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
+            work = work_of(verdict, token=f"{key}:{nth}")
+            refusal = None if work is None else self._gate.refuse(work, now=now)
+            plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
+            carried_out = refusal is None and (plan is None or plan.billed)
+            seconds = self._carry_out(work, now=now, seen=seen) if work is not None and carried_out else 0.0
         return _Call(
             request=request,
             id=f"emu-{number:06d}",
             token=f"{key}:{nth}",
             now=now,
+            seconds=seconds,
             route=route,
-            verdict=verdict,
+            verdict=refusal or verdict,
             plan=plan,
         )
+
+    def _carry_out(self, work: Work, *, now: float, seen: SeenRequest) -> float:
+        self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
+        return self._gate.charge(work, now=now)
 
     def _judge(
         self, request: httpx.Request, *, content: dict[str, object] | Refusal, route: Route | Refusal, now: float

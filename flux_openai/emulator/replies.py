@@ -9,7 +9,17 @@ from xml.sax.saxutils import escape
 
 from flux_openai.sdk import httpx
 
-__all__ = ["Breakage", "Refusal", "Reply", "deliver", "envelope", "json_reply", "plain_refusal", "xml_error"]
+__all__ = [
+    "Breakage",
+    "Refusal",
+    "Reply",
+    "as_seen",
+    "deliver",
+    "envelope",
+    "json_reply",
+    "plain_refusal",
+    "xml_error",
+]
 
 Breakage = Literal["connect", "timeout", "reset", "truncate"]
 """How an exchange can break below HTTP: before it, while waiting, after sending, or half way through the answer."""
@@ -108,6 +118,13 @@ class _HalfStream(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._half
         raise httpx.RemoteProtocolError(self._error)
+
+
+def as_seen(reply: Reply, *, request: httpx.Request) -> Reply:
+    """The reply as its caller sees it: what would come after the read time-out is given up then, and never comes."""
+    limits: Mapping[str, float | None] = request.extensions.get("timeout", {})
+    read = limits.get("read")
+    return reply if read is None or reply.delay <= read else Reply(status=0, error="timeout", delay=read)
 
 
 def deliver(reply: Reply, *, request: httpx.Request) -> httpx.Response:
