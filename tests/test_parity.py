@@ -29,7 +29,7 @@ APART: Mapping[str, str] = {
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
     "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
-    "emulator/replies.py:_HalfStream.__aiter__": "one generator for both kinds of client; tested on both",
+    "emulator/replies.py:_BrokenStream.__aiter__": "one generator for both kinds of client; tested on both",
 }
 """Async code that is not a mirror of sync code, and why."""
 

@@ -3,5 +3,7 @@
 from flux_openai.emulator.core import Emulator
 from flux_openai.emulator.journal import Bill, SeenRequest
 from flux_openai.emulator.replies import Reply
+from flux_openai.emulator.rules import Script
+from flux_openai.emulator.table import fault_table
 
-__all__ = ["Bill", "Emulator", "Reply", "SeenRequest"]
+__all__ = ["Bill", "Emulator", "Reply", "Script", "SeenRequest", "fault_table"]

@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Literal, TypedDict, Unpack
 
+from flux_openai.emulator.acts import Act
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
 from flux_openai.emulator.journal import Bill, Journal, SeenRequest, request_key
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, deliver, envelope, json_reply, xml_error
+from flux_openai.emulator.rules import Rule, Script, find_acts
+from flux_openai.emulator.script import as_script
+from flux_openai.emulator.table import is_billed, spoiled
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
 from flux_openai.sdk import httpx
@@ -64,14 +68,16 @@ class _Call:
     route: Route | Refusal
     verdict: Order | Refusal | None
     plan: Plan | None
+    acts: tuple[Act, ...] = ()
 
 
 class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
-    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds. Raises
-    ConfigurationError for other values.
+    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds;
+    `script` says what goes wrong, and `seed` decides where it leaves that to chance. Raises ConfigurationError for
+    other values.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -82,6 +88,8 @@ class Emulator:
         api_key: str | None = None,
         pixels: int | None = None,
         clock: Callable[[], float] = time.time,
+        script: str | Script | Rule | None = None,
+        seed: int = 0,
     ) -> None:
         if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
@@ -89,6 +97,8 @@ class Emulator:
             raise ConfigurationError(
                 str(Fault(param="api_key", value=api_key, rule="must not be blank; None takes any"))
             )
+        if not is_whole(seed):
+            raise ConfigurationError(str(Fault(param="seed", value=seed, rule="must be an int", nearest=0)))
         self.api_key = api_key
         self._pixels = pixels
         self._clock = clock
@@ -96,6 +106,8 @@ class Emulator:
         self._journal = Journal()
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in _ROUTES}
         self._hosted: dict[str, Sketch] = {}
+        self._script = as_script(script)
+        self._seed = seed
 
     @property
     def requests(self) -> list[SeenRequest]:
@@ -139,6 +151,15 @@ class Emulator:
         with self._lock:
             self._faults[on].add(plan, times=times)
 
+    def script(self, script: str | Script | Rule | None) -> None:
+        """Let this script say from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
+
+        Occurrences count all requests, those before it as well. Raises ScriptError for a text that is no script.
+        """
+        read = as_script(script)
+        with self._lock:
+            self._script = read
+
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answer one request of httpx; for `httpx.MockTransport`, sync and async. Raises what `fail` asked for."""
         return deliver(self.answer(request), request=request)
@@ -147,6 +168,7 @@ class Emulator:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
+        reply = spoiled(reply, acts=call.acts, request_id=call.id)
         return replace(reply, headers={"x-request-id": call.id, **reply.headers})
 
     def _admit(self, request: httpx.Request) -> _Call:
@@ -163,7 +185,9 @@ class Emulator:
         with self._lock:
             number, nth = self._journal.add(seen, key=key)
             plan = None if isinstance(route, Refusal) else self._faults[route].take()
-            if isinstance(verdict, Order) and (plan is None or plan.billed):
+            chosen = find_acts(self._script, seen, on=route, key=key, nth=nth, seed=self._seed)
+            acts = chosen if plan is None else ()
+            if isinstance(verdict, Order) and (plan is None or plan.billed) and is_billed(acts):
                 self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
         return _Call(
             request=request,
@@ -173,6 +197,7 @@ class Emulator:
             route=route,
             verdict=verdict,
             plan=plan,
+            acts=acts,
         )
 
     def _judge(
