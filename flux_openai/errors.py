@@ -3,6 +3,7 @@
     openai.OpenAIError
     └── FluxError                          .billing .attempts .retry_after .request_id
         ├── ConfigurationError             the client was set up wrongly; also a ValueError
+        │   └── ScriptError                a fault script of the emulator is wrong    .line .column
         ├── InvalidParamsError             the call is wrong, nothing was sent; also a ValueError
         ├── DownloadError                  the image was made, but its link could not be read
         │   └── UnsafeURLError             the link is one we refuse to open
@@ -59,6 +60,7 @@ __all__ = [
     "FluxWarning",
     "InvalidParamsError",
     "SaveError",
+    "ScriptError",
     "UnsafeURLError",
 ]
 
@@ -104,6 +106,13 @@ def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, obj
 
 class ConfigurationError(FluxError, ValueError):
     """The client cannot be set up as asked: no key, a key that no header can hold, an unsafe base_url."""
+
+
+class ScriptError(ConfigurationError):
+    """A fault script of the emulator cannot be read; `line` and `column` count from 1, and the message shows them."""
+
+    line: int = 1
+    column: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ APART: Mapping[str, str] = {
     "emulator/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
     "emulator/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
     "emulator/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
-    "emulator/replies.py:_HalfStream.__aiter__": "one generator for both kinds of client; tested on both",
+    "emulator/replies.py:_BrokenStream.__aiter__": "one generator for both kinds of client; tested on both",
 }
 """Async code that is not a mirror of sync code, and why."""
 

@@ -6,6 +6,8 @@ from flux_openai.emulator.journal import Bill, SeenRequest
 from flux_openai.emulator.latency import BySteps, Constant, Latency, Lognormal
 from flux_openai.emulator.limits import Concurrency, Credits, FixedWindow, Limit, TokenBucket
 from flux_openai.emulator.replies import Reply
+from flux_openai.emulator.rules import Script
+from flux_openai.emulator.table import fault_table
 
 __all__ = [
     "Bill",
@@ -21,7 +23,9 @@ __all__ = [
     "Lognormal",
     "RealClock",
     "Reply",
+    "Script",
     "SeenRequest",
     "TokenBucket",
     "VirtualClock",
+    "fault_table",
 ]

@@ -1,13 +1,13 @@
 """The emulator itself: routes, and the little state that lies behind them."""
 
 import base64
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
+from flux_openai.emulator.acts import Act
 from flux_openai.emulator.clock import Clock, RealClock
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
@@ -18,19 +18,15 @@ from flux_openai.emulator.latency import Latency, Work
 from flux_openai.emulator.limits import Limit
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, as_seen, deliver, envelope, json_reply, xml_error
+from flux_openai.emulator.routes import ROUTES, Route, find_route
+from flux_openai.emulator.rules import Rule, Script, find_acts
+from flux_openai.emulator.script import as_script
+from flux_openai.emulator.table import is_billed, spoiled
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
 from flux_openai.sdk import httpx
 
 __all__ = ["ClientOptions", "Emulator"]
-
-Route = Literal["generate", "models", "download"]
-
-_ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
-    (re.compile(r"/images/generations$"), "POST", "generate"),
-    (re.compile(r"/models$"), "GET", "models"),
-    (re.compile(r"/files/[^/]+$"), "GET", "download"),
-)
 
 _MEGAPIXEL = 2**20
 
@@ -69,6 +65,7 @@ class _Call:
     route: Route | Refusal
     verdict: Order | Refusal | None
     plan: Plan | None
+    acts: tuple[Act, ...] = ()
 
 
 class Emulator:
@@ -76,9 +73,9 @@ class Emulator:
 
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
     None for a megapixel, and for the exact size where an order has one. `clock` is a clock, or gives the Unix time in
-    seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. What a limit
-    refuses uses up no fault; what a fault leaves unbilled draws on no limit and takes no time. Raises
-    ConfigurationError for other values.
+    seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. `script` says
+    what goes wrong, and `seed` decides where it leaves that to chance. What a limit refuses uses up no fault; what a
+    fault leaves unbilled draws on no limit and takes no time. Raises ConfigurationError for other values.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -91,6 +88,8 @@ class Emulator:
         clock: Clock | Callable[[], float] = time.time,
         limits: Iterable[Limit | str] = (),
         latency: Latency | str = "0s",
+        script: str | Script | Rule | None = None,
+        seed: int = 0,
     ) -> None:
         if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
@@ -98,14 +97,18 @@ class Emulator:
             raise ConfigurationError(
                 str(Fault(param="api_key", value=api_key, rule="must not be blank; None takes any"))
             )
+        if not is_whole(seed):
+            raise ConfigurationError(str(Fault(param="seed", value=seed, rule="must be an int", nearest=0)))
         self.api_key = api_key
         self._pixels = pixels
         self.clock = clock if isinstance(clock, Clock) else RealClock(now=clock)
         self._gate = Gate(limits=limits, latency=latency)
         self._lock = Lock()
         self._journal = Journal()
-        self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in _ROUTES}
+        self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in ROUTES}
         self._hosted: dict[str, Sketch] = {}
+        self._script = as_script(script)
+        self._seed = seed
 
     @property
     def requests(self) -> list[SeenRequest]:
@@ -149,6 +152,15 @@ class Emulator:
         with self._lock:
             self._faults[on].add(plan, times=times)
 
+    def script(self, script: str | Script | Rule | None) -> None:
+        """Let this script say from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
+
+        Occurrences count all requests, those before it as well. Raises ScriptError for a text that is no script.
+        """
+        read = as_script(script)
+        with self._lock:
+            self._script = read
+
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
         reply = as_seen(self.answer(request), request=request)
@@ -165,13 +177,14 @@ class Emulator:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
+        reply = spoiled(reply, acts=call.acts, request_id=call.id)
         # An exchange that was to time out is as late as it says itself.
         late = 0.0 if reply.error == "timeout" else call.seconds
         return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + late)
 
     def _admit(self, request: httpx.Request) -> _Call:
         content = read_json(request.read())
-        route, now = _find_route(request.method, path=request.url.path), self.clock.now()
+        route, now = find_route(request.method, path=request.url.path), self.clock.now()
         verdict = self._judge(request, content=content, route=route, now=now)
         seen = SeenRequest(
             method=request.method,
@@ -185,7 +198,9 @@ class Emulator:
             work = work_of(verdict, token=f"{key}:{nth}")
             refusal = None if work is None else self._gate.refuse(work, now=now)
             plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
-            carried_out = refusal is None and (plan is None or plan.billed)
+            chosen = find_acts(self._script, seen, on=route, key=key, nth=nth, seed=self._seed)
+            acts = chosen if plan is None and refusal is None else ()
+            carried_out = refusal is None and (plan is None or plan.billed) and is_billed(acts)
             seconds = self._carry_out(work, now=now, seen=seen) if work is not None and carried_out else 0.0
         return _Call(
             request=request,
@@ -196,6 +211,7 @@ class Emulator:
             route=route,
             verdict=refusal or verdict,
             plan=plan,
+            acts=acts,
         )
 
     def _carry_out(self, work: Work, *, now: float, seen: SeenRequest) -> float:
@@ -263,18 +279,6 @@ class Emulator:
             missing = Refusal(status=404, code="NoSuchKey", message="There is no such picture here.")
             return xml_error(missing, request_id=call.id)
         return Reply(status=200, headers={"content-type": "image/png"}, body=draw(sketch))
-
-
-def _find_route(method: str, *, path: str) -> Route | Refusal:
-    for pattern, allowed, route in _ROUTES:
-        if pattern.search(path):
-            return route if method == allowed else _wrong_method(method, allowed=allowed)
-    return Refusal(status=404, code="not_found", message=f"There is nothing at {path:.200}.")
-
-
-def _wrong_method(method: str, *, allowed: str) -> Refusal:
-    message = f"{method} is not possible here; {allowed} is."
-    return Refusal(status=405, code="method_not_allowed", message=message, headers={"allow": allowed})
 
 
 def _list_models() -> Reply:

@@ -29,8 +29,8 @@ Breakage = Literal["connect", "timeout", "reset", "truncate"]
 class Reply:
     """One answer, or the way in which it fails to arrive.
 
-    `headers` has lower-case names; `status` is 0 where nothing arrives. With `error` "truncate", half of `body`
-    arrives; with any other, nothing does. `delay` is in seconds, before the first byte.
+    `headers` has lower-case names; `status` is 0 where nothing arrives. With `error` "truncate", the share `kept` of
+    `body` arrives; with any other, nothing does. `delay` is in seconds, before the first byte.
     """
 
     status: int
@@ -38,6 +38,7 @@ class Reply:
     body: bytes = b""
     error: Breakage | None = None
     delay: float = 0.0
+    kept: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +105,19 @@ def plain_refusal(status: int) -> Refusal:
     return Refusal(status=status, code=code, message=f"{phrase}.")
 
 
-class _HalfStream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The first half of a body, then a broken connection."""
+class _BrokenStream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The first part of a body, then a broken connection."""
 
-    def __init__(self, body: bytes) -> None:
-        self._half = body[: len(body) // 2]
-        self._error = f"peer closed connection after {len(self._half)} of {len(body)} bytes"
+    def __init__(self, body: bytes, *, kept: float) -> None:
+        self._part = body[: int(len(body) * kept)]
+        self._error = f"peer closed connection after {len(self._part)} of {len(body)} bytes"
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._half
+        yield self._part
         raise httpx.RemoteProtocolError(self._error)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._half
+        yield self._part
         raise httpx.RemoteProtocolError(self._error)
 
 
@@ -142,6 +143,6 @@ def deliver(reply: Reply, *, request: httpx.Request) -> httpx.Response:
             raise httpx.ReadError("connection reset by the emulator", request=request)
         case "truncate":
             headers = {**reply.headers, "content-length": str(len(reply.body))}
-            return httpx.Response(reply.status, headers=headers, stream=_HalfStream(reply.body))
+            return httpx.Response(reply.status, headers=headers, stream=_BrokenStream(reply.body, kept=reply.kept))
         case None:
             return httpx.Response(reply.status, headers=dict(reply.headers), content=reply.body)

@@ -1,0 +1,204 @@
+"""What each act makes of an answer: pure functions on plain values, from the good reply to the spoiled one."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from flux_openai.emulator.acts import Job
+from flux_openai.emulator.replies import Breakage, Refusal, Reply, envelope, plain_refusal, xml_error
+
+__all__ = [
+    "body",
+    "broken",
+    "coded",
+    "edited",
+    "error_in_200",
+    "gzipped",
+    "header",
+    "hosted_error",
+    "items",
+    "long_header",
+    "long_message",
+    "markup",
+    "partial",
+    "redirected",
+    "refused",
+    "rewritten",
+    "slow",
+    "status",
+    "truncated",
+    "url",
+]
+
+Spoil = Callable[[Job], Reply]
+
+_PAGE = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+
+def body(content: bytes) -> Spoil:
+    """Something else in place of the body, under the same headers."""
+    return lambda job: replace(job.reply, body=content)
+
+
+def rewritten(change: Callable[[bytes], bytes]) -> Spoil:
+    """The bytes of the body, changed."""
+    return lambda job: replace(job.reply, body=change(job.reply.body))
+
+
+def edited(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Spoil:
+    """The JSON object of the body, changed; an answer without `data` stays what it is."""
+
+    def spoil(job: Job) -> Reply:
+        answer = _order_in(job.reply)
+        return job.reply if answer is None else replace(job.reply, body=json.dumps(change(answer)).encode())
+
+    return spoil
+
+
+def items(change: Callable[[Mapping[str, object], Job], Mapping[str, object]]) -> Spoil:
+    """Each picture of the answer, changed."""
+
+    def spoil(job: Job) -> Reply:
+        answer = _order_in(job.reply)
+        if answer is None:
+            return job.reply
+        data = [change(item, job) for item in _data_of(answer)]
+        return replace(job.reply, body=json.dumps({**answer, "data": data}).encode())
+
+    return spoil
+
+
+def _order_in(reply: Reply) -> dict[str, object] | None:
+    try:
+        answer = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) and isinstance(answer.get("data"), list) else None
+
+
+def _data_of(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
+    data = answer.get("data")
+    return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+
+
+def header(name: str, value: str) -> Spoil:
+    """One header, set."""
+    return lambda job: replace(job.reply, headers={**job.reply.headers, name: value})
+
+
+def status(job: Job) -> Reply:
+    """The documented error with a status, and with the code, message and Retry-After that are given."""
+    plain = plain_refusal(int(job.number("status")))
+    seconds = job.arguments.get("retry_after")
+    headers = {} if seconds is None else {"retry-after": f"{seconds:g}" if isinstance(seconds, float) else str(seconds)}
+    refusal = replace(
+        plain, code=job.text("code") or plain.code, message=job.text("message") or plain.message, headers=headers
+    )
+    return envelope(refusal, request_id=job.request_id)
+
+
+def refused(refusal: Refusal) -> Spoil:
+    """The documented error, always the same."""
+    return lambda job: envelope(refusal, request_id=job.request_id)
+
+
+def error_in_200(job: Job) -> Reply:
+    """The documented error under a 200."""
+    refusal = Refusal(status=200, code=job.text("code"), message="The order could not be carried out.")
+    return envelope(refusal, request_id=job.request_id)
+
+
+def long_message(job: Job) -> Reply:
+    """An error whose message is as long as asked."""
+    refusal = Refusal(status=500, code="internal_server_error", message="x" * int(job.number("characters")))
+    return envelope(refusal, request_id=job.request_id)
+
+
+def long_header(job: Job) -> Reply:
+    """A header as long as asked."""
+    return header("x-trace", "x" * int(job.number("characters")))(job)
+
+
+def broken(how: Breakage) -> Spoil:
+    """An exchange that breaks: nothing arrives."""
+    return lambda _: Reply(status=0, error=how)
+
+
+def truncated(job: Job) -> Reply:
+    """A good answer that breaks off."""
+    return replace(job.reply, error="truncate", kept=job.number("kept") or 0.5)
+
+
+def markup(job: Job) -> Reply:
+    """A gateway's page."""
+    return Reply(status=int(job.number("status")) or 200, headers={"content-type": "text/html"}, body=_PAGE)
+
+
+def redirected(job: Job) -> Reply:
+    """A way to somewhere else."""
+    return Reply(status=int(job.number("status")), headers={"location": "https://elsewhere.example/images"})
+
+
+def gzipped(job: Job) -> Reply:
+    """The same answer, compressed."""
+    headers = {**job.reply.headers, "content-encoding": "gzip"}
+    return replace(job.reply, headers=headers, body=gzip.compress(job.reply.body, mtime=0))
+
+
+def partial(job: Job) -> Reply:
+    """Only the first pictures."""
+    count = int(job.number("n"))
+    return edited(lambda answer: {**answer, "data": _data_of(answer)[:count]})(job)
+
+
+def coded(job: Job) -> Reply:
+    """The pictures' base64 in another dress than the documented data URI."""
+    return items(lambda item, _: {**item, **_dressed(item.get("b64_json"), style=job.text("style"))})(job)
+
+
+def _dressed(packed: object, *, style: str) -> Mapping[str, object]:
+    if not isinstance(packed, str):
+        return {}
+    plain = packed.rpartition(",")[2]
+    match style:
+        case "url_safe":
+            plain = base64.urlsafe_b64encode(base64.b64decode(plain)).decode()
+        case "unpadded":
+            plain = plain.rstrip("=")
+        case "wrapped":
+            plain = "\n".join(plain[at : at + 76] for at in range(0, len(plain), 76))
+        case _:
+            pass
+    return {"b64_json": plain}
+
+
+def slow(job: Job) -> Reply:
+    """The same answer, later."""
+    return replace(job.reply, delay=job.reply.delay + job.number("seconds"))
+
+
+def hosted_error(code: int, request_id: str) -> Reply:
+    """The error of an object store with a bare status."""
+    return xml_error(plain_refusal(code), request_id=request_id)
+
+
+def url(job: Job) -> Reply:
+    """What goes wrong with a link."""
+    how = job.text("how")
+    if how.isdigit():
+        return hosted_error(int(how), job.request_id)
+    return _LINKS[how](job)
+
+
+_LINKS: Mapping[str, Spoil] = {
+    "redirect": lambda _: Reply(status=302, headers={"location": "http://127.0.0.1/files/other.png"}),
+    "html": markup,
+    "empty": body(b""),
+    "truncate": truncated,
+    "wrong_type": body(b"these bytes are no image"),
+    "timeout": broken("timeout"),
+    "reset": broken("reset"),
+    "connect": broken("connect"),
+}

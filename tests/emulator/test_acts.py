@@ -1,0 +1,237 @@
+"""Every act of a fault script: what it declares is what happens."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+from warnings import catch_warnings, simplefilter
+
+import pytest
+
+from flux_openai import Emulator, RetryPolicy, errors
+from flux_openai.emulator import Script, fault_table
+from flux_openai.emulator.script import parse
+from flux_openai.emulator.table import KINDS
+from flux_openai.models import DEFAULT_MODEL, ResponseFormat
+from flux_openai.sdk import httpx
+
+ONCE = RetryPolicy(max_attempts=1, waiting=False)
+Row = tuple[str, str, str, str, str]
+each_row = pytest.mark.parametrize("row", fault_table(), ids=lambda row: row[0])
+
+
+def selector(row: Row) -> str:
+    """What selects the calls that the row is about."""
+    return "img" if row[1] == "download" else "*"
+
+
+def response_format(row: Row) -> ResponseFormat:
+    """Orders bring the picture itself, so that reading it needs no second call; links are only for downloads."""
+    return "url" if row[1] == "download" else "b64_json"
+
+
+@contextmanager
+def expecting(row: Row) -> Iterator[None]:
+    """Expects the error of the row, of that very class, or none; warnings are not what this is about."""
+    with catch_warnings():
+        simplefilter("ignore", errors.FluxWarning)
+        if not row[4]:
+            yield
+            return
+        with pytest.raises(errors.FluxError) as caught:
+            yield
+    assert type(caught.value) is getattr(errors, row[4])
+
+
+def check_bill(emulator: Emulator, row: Row) -> None:
+    """One order was sent, and billed as the row says."""
+    assert [seen.method for seen in emulator.requests].count("POST") == 1
+    assert emulator.bill.images == (2 if row[3] == "yes" else 0)
+
+
+@each_row
+def test_an_act_does_what_it_declares(row: Row) -> None:
+    """One order is sent; its error and its bill are those of the table."""
+    emulator = Emulator(pixels=64, script=f"{selector(row)} -> {row[0]}")
+    client = emulator.client(retry=ONCE)
+    with expecting(row):
+        for image in client.images.generate(prompt="a fox", n=2, response_format=response_format(row)).data:
+            assert image.read()
+    check_bill(emulator, row)
+
+
+@each_row
+@pytest.mark.anyio
+async def test_an_act_does_what_it_declares_async(row: Row) -> None:
+    """An async client sees the same."""
+    emulator = Emulator(pixels=64, script=f"{selector(row)} -> {row[0]}")
+    client = emulator.async_client(retry=ONCE)
+    with expecting(row):
+        for image in (await client.images.generate(prompt="a fox", n=2, response_format=response_format(row))).data:
+            assert await image.aread()
+    check_bill(emulator, row)
+
+
+def test_the_table_names_every_act() -> None:
+    """There are thirty acts or more, each has a row, and each row has a line on what it does."""
+    named = Counter(act.partition("(")[0] for act, *_ in fault_table())
+    assert set(named) == set(KINDS)
+    assert len(named) >= 30
+    assert all(on and doc and billed in ("yes", "no") for _, on, doc, billed, _ in fault_table())
+
+
+@each_row
+@pytest.mark.parametrize("billed", [True, False])
+def test_a_script_may_bill_otherwise(row: Row, *, billed: bool) -> None:
+    """`billed=` wins over what an act of an order declares; what is never sent has no such choice."""
+    name, _, inside = row[0].rstrip(")").partition("(")
+    if row[1] == "download" or (name == "connect" and billed):
+        return
+    text = f"{name}({inside}{', ' if inside else ''}billed={str(billed).lower()})"
+    emulator = Emulator(pixels=64, script=f"* -> {text}")
+    with catch_warnings(), expecting(row):
+        emulator.client(retry=ONCE).images.generate(prompt="a fox", n=2, response_format="b64_json")
+    assert emulator.bill.images == (2 if billed else 0)
+
+
+@pytest.mark.parametrize(
+    ("acts", "images"), [("slow, status(500)", 0), ("status(500), slow(2s)", 0), ("slow(0), extra_field", 2)]
+)
+def test_an_order_is_billed_if_nothing_kept_it_from_being_done(acts: str, images: int) -> None:
+    """Of several acts, one that is not billed is enough."""
+    emulator = Emulator(pixels=64, script=f"* -> {acts}")
+    with emulator.http_client(headers={"authorization": "Bearer k"}) as client:
+        client.post("https://api.example/v1/images/generations", json=BODY | {"n": 2})
+    assert emulator.bill.images == images
+
+
+BODY: dict[str, object] = {"model": DEFAULT_MODEL, "prompt": "a fox"}
+HEADERS = {"authorization": "Bearer k"}
+
+
+def order(emulator: Emulator, **fields: object) -> httpx.Response:
+    """The answer to an order over plain httpx."""
+    with emulator.http_client(base_url=emulator.base_url, headers=HEADERS) as client:
+        return client.post("/images/generations", json=BODY | fields)
+
+
+def test_arguments_reach_the_answer() -> None:
+    """Status, code, message and Retry-After are what the script says."""
+    answer = order(
+        Emulator(script='* -> status(429, retry_after=1500ms, code=slow_down, message="Not \\u00e9ven; now")')
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1.5")
+    assert (error["code"], error["message"]) == ("slow_down", "Not éven; now")
+    assert error["param"] == answer.headers["x-request-id"]
+
+
+def test_acts_work_one_after_the_other() -> None:
+    """Each act gets what the one before it made; delays add up."""
+    emulator = Emulator(pixels=64, script="* -> partial(1), string_created, slow(1s), slow(500ms)")
+    request = httpx.Request("POST", "https://api.example/v1/images/generations", json=BODY | {"n": 3}, headers=HEADERS)
+    reply = emulator.answer(request)
+    answer = httpx.Response(200, content=reply.body).json()
+    assert (len(answer["data"]), type(answer["created"]), reply.delay) == (1, str, 1.5)
+
+
+def test_a_truncated_answer_keeps_the_share_that_is_asked_for() -> None:
+    """A tenth of the bytes arrives before the break."""
+    emulator = Emulator(pixels=64, script="* -> truncate(10%)")
+    with (
+        emulator.http_client(base_url=emulator.base_url, headers=HEADERS) as client,
+        client.stream("POST", "/images/generations", json=BODY) as response,
+    ):
+        parts = response.iter_raw()
+        received = next(parts)
+        with pytest.raises(httpx.RemoteProtocolError):
+            next(parts)
+    assert len(received) == int(response.headers["content-length"]) // 10
+
+
+@pytest.mark.parametrize("act", ["bad_json", "no_data", "partial(1)", "base64(plain)", "extra_field", "missing(both)"])
+def test_a_refusal_is_spoiled_too_and_never_billed(act: str) -> None:
+    """Where the service refuses an order there is nothing to bill, whatever the script does to the answer."""
+    emulator = Emulator(script=f"* -> {act}")
+    assert order(emulator, n=99).status_code == 400
+    assert emulator.bill.calls == 0
+
+
+def test_what_was_lined_up_goes_first() -> None:
+    """`fail` wins over the script, and the request counts as an occurrence all the same."""
+    emulator = Emulator(pixels=64, script="* #1..2 -> status(429)")
+    emulator.fail(status=503)
+    assert [order(emulator).status_code for _ in range(3)] == [503, 429, 200]
+
+
+def test_a_script_can_be_replaced() -> None:
+    """The new script holds from the next request on, and None ends it; a wrong one changes nothing."""
+    emulator = Emulator(pixels=64, script="* -> status(429)")
+    emulator.script(parse("* -> status(502)"))
+    with pytest.raises(errors.ScriptError):
+        emulator.script("* -> nonsense")
+    assert order(emulator).status_code == 502
+    emulator.script(Script())
+    assert order(emulator).status_code == 200
+    emulator.script(parse("* -> status(404)").rules[0])
+    assert order(emulator).status_code == 404
+    emulator.script(None)
+    assert order(emulator).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"script": 7}, "script=7: must be a text"),
+        ({"script": "* -> x"}, "line 1, column 6"),
+        ({"seed": "a"}, "seed='a': must be an int"),
+        ({"seed": True}, "seed=True: must be an int"),
+    ],
+)
+def test_an_emulator_refuses_what_is_no_script(wrong: dict[str, object], says: str) -> None:
+    """Wrong arguments are a ConfigurationError from the start, not at the first request."""
+    with pytest.raises(errors.ConfigurationError, match=says):
+        Emulator(**wrong)  # type: ignore[arg-type]
+
+
+def test_only_orders_and_downloads_go_wrong() -> None:
+    """The list of models, and what is not there, are out of a script's reach."""
+    emulator = Emulator(script="* -> status(500) ; img -> url(410)")
+    with emulator.http_client(base_url=emulator.base_url, headers=HEADERS) as client:
+        assert [client.get(path).status_code for path in ("/models", "/nowhere", "/files/x.png")] == [200, 404, 410]
+
+
+MIXED = """
+prompt~/[02468]$/ #1..2 -> status(429)
+prompt~/fox/ p=0.3 -> status(503)
+* #every 3 -> status(500, billed=true)
+* p=0.2 -> html(200)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 8, 64])
+def test_what_goes_wrong_does_not_depend_on_who_else_asks(threads: int) -> None:
+    """The same script and seed bring every request the same, however many are under way."""
+    assert outcomes(threads, seed=1) == outcomes(1, seed=1)
+
+
+def test_another_seed_draws_otherwise() -> None:
+    """The seed decides where the script leaves something to chance."""
+    assert outcomes(1, seed=1) != outcomes(1, seed=2)
+
+
+def outcomes(threads: int, *, seed: int) -> tuple[list[list[tuple[int, str]]], object]:
+    """What 64 prompts, four times each, come to: statuses and types of content, and the bill."""
+    emulator = Emulator(pixels=64, script=MIXED, seed=seed)
+    start = Barrier(threads)
+
+    def work(first: int) -> dict[int, list[tuple[int, str]]]:
+        start.wait()
+        mine = range(first, 64, threads)
+        answers = {n: [order(emulator, prompt=f"fox {n}") for _ in range(4)] for n in mine}
+        return {n: [(a.status_code, a.headers["content-type"]) for a in those] for n, those in answers.items()}
+
+    with ThreadPoolExecutor(threads) as pool:
+        merged = {n: those for part in pool.map(work, range(threads)) for n, those in part.items()}
+    return [merged[n] for n in range(64)], emulator.bill
