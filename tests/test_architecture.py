@@ -187,6 +187,7 @@ def test_all_is_sorted_and_true(path: Path) -> None:
 
 def test_the_package_offers_exactly_the_promised_names() -> None:
     """`flux_openai` has the promised names, sorted, and no other public name that is not one of its modules."""
+    assert all(hasattr(flux_openai, name) for name in PUBLIC_NAMES)
     found = {name for name, value in vars(flux_openai).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert flux_openai.__all__ == PUBLIC_NAMES
     assert found == set(PUBLIC_NAMES)
