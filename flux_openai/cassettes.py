@@ -9,7 +9,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ from vcr.errors import CannotOverwriteExistingCassetteException
 from vcr.request import Request
 
 from flux_openai.files import sniff
+from flux_openai.sdk import httpx
 
-__all__ = ["Label", "Provenance", "bare_link", "kept_bytes", "kept_text", "player", "replaying"]
+__all__ = ["Label", "Provenance", "bare_link", "kept_bytes", "kept_text", "player", "recording", "replaying"]
 
 Provenance = Literal["emulator", "documented example", "live"]
 
@@ -191,6 +192,43 @@ def _answered(response: Mapping[str, Any], *, told: list[str]) -> dict[str, obje
 
 
 @contextmanager
+def recording(
+    path: Path, *, fresh: Path, secrets: tuple[str, ...], serve: Callable[[httpx.Request], httpx.Response] | None
+) -> Iterator[Cassette]:
+    """Record into the file `fresh`, and put it at `path` if all goes well.
+
+    `serve` answers in place of the network, for whatever client of httpx; None is the network itself.
+    """
+    if serve and path.exists() and yaml.safe_load(path.read_bytes()).get("provenance") == "live":
+        pytest.skip("recorded from the service, which alone can repeat it; to use the emulator, delete it first")
+    machine = player(provenance="emulator" if serve else "live", secrets=secrets)
+    with machine.use_cassette(fresh, record_mode="all") as tape, _served(serve) if serve else nullcontext():
+        yield tape
+    if not fresh.exists():
+        pytest.fail(f"nothing was asked of the service, so there is nothing for {path.name}", pytrace=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(fresh.read_text(encoding="utf-8"), encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _served(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[None]:
+    # Entered after vcrpy, which has the mock transport too: so what is answered here is recorded there.
+    wire = httpx.MockTransport(serve)
+
+    def handle(_: object, request: httpx.Request) -> httpx.Response:
+        return wire.handle_request(request)
+
+    async def ahandle(_: object, request: httpx.Request) -> httpx.Response:
+        return await wire.handle_async_request(request)
+
+    with (
+        mock.patch.object(httpx.HTTPTransport, "handle_request", handle),
+        mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", ahandle),
+    ):
+        yield
+
+
+@contextmanager
 def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Iterator[Cassette]:
     """Play a cassette: asking for more than it holds fails the test at once, asking for less fails it at the end.
 
@@ -203,9 +241,8 @@ def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Ite
             yield tape
     unplayed = [str(request) for index, request in enumerate(tape.requests) if not tape.play_counts[index]]
     if unplayed:
-        pytest.fail(
-            f"{path.name} was not played to its end: {len(unplayed)} left, the first is {unplayed[0]}", pytrace=False
-        )
+        reason = f"{path.name} was not played to its end: {len(unplayed)} left, the first is {unplayed[0]}"
+        pytest.fail(f"{reason}\n\nTo record: {command}", pytrace=False)
 
 
 def _playable(tape: Cassette, ask: Callable[[Request], bool], command: str, request: Request) -> bool:
