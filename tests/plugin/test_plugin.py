@@ -1,8 +1,12 @@
 """The pytest plugin, in projects of users that have nothing but it: each test here is a test run of its own."""
 
+import json
 import re
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -164,6 +168,53 @@ def test_a_live_recording_is_not_lost_and_needs_a_key(pytester: pytest.Pytester)
     run(pytester, "--flux-record=emulator").assert_outcomes(skipped=1)
     done = run(pytester, "--flux-record=live")
     assert (done.ret, "set MODELVERSE_API_KEY" in done.stderr.str()) == (pytest.ExitCode.USAGE_ERROR, True)
+
+
+@pytest.fixture
+def telltale() -> Iterator[str]:
+    """A service on this machine that repeats the key it was sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps({"error": {"code": "invalid_api_key", "message": self.headers["authorization"]}}).encode()
+            self.send_response(401)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_a_live_recording_keeps_no_key(
+    pytester: pytest.Pytester, telltale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service itself is asked, with the developer's key or the client's own, and neither is on the cassette."""
+    pytester.makepyfile(
+        test_keys="""
+        import asyncio, openai, pytest
+        from flux_openai import OpenAI
+
+        def test_keys(flux_cassette, async_flux_client):
+            for client in (OpenAI(), OpenAI(api_key="another-CANARY")):
+                with client, pytest.raises(openai.AuthenticationError):
+                    client.images.generate(prompt="a red fox")
+            with pytest.raises(openai.AuthenticationError):
+                asyncio.run(async_flux_client.images.generate(prompt="a red fox"))
+    """
+    )
+    monkeypatch.setenv("MODELVERSE_BASE_URL", telltale)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester, "--flux-record=live").assert_outcomes(passed=1)
+    text = cassette_of(pytester, "test_keys.test_keys").read_text(encoding="utf-8")
+    assert text.startswith("provenance: live\n")
+    assert (text.count("Bearer redacted"), "CANARY" in text) == (3, False)
+    monkeypatch.delenv("MODELVERSE_API_KEY")
+    run(pytester).assert_outcomes(passed=1)
 
 
 def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> None:
