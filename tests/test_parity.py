@@ -30,6 +30,7 @@ APART: Mapping[str, str] = {
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
     "together.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
     "emulator/replies.py:_HalfStream.__aiter__": "one generator for both kinds of client; tested on both",
+    "testing.py:async_flux_client": "a sync fixture, for every async plugin; it closes in an event loop of its own",
 }
 """Async code that is not a mirror of sync code, and why."""
 
