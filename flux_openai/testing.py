@@ -34,7 +34,10 @@ PIXELS = 256
 NOW = 1_750_667_997
 """The time of the service's documented example; with it, the emulator's cassettes come out the same each time."""
 
-MARKERS = ("flux_cassette(name): the cassette of this test is cassettes/<name>.yaml, beside the test file.",)
+MARKERS = (
+    "flux_cassette(name): the cassette of this test is cassettes/<name>.yaml, beside the test file.",
+    "flux_script(script): what goes wrong in this test's `flux_emulator`, as in Emulator(script=...).",
+)
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -74,9 +77,11 @@ def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
     """A FLUX service in this process, fresh for each test, with small pictures: see `.requests`, `.bill`, `.fail()`."""
     from flux_openai.emulated import Emulator
 
+    marker = request.node.get_closest_marker("flux_script")
+    script = _only_text(marker) if marker else None
     if _on_tape(request):
-        return Emulator(pixels=PIXELS, clock=lambda: float(NOW))
-    return Emulator(pixels=PIXELS)
+        return Emulator(pixels=PIXELS, script=script, clock=lambda: float(NOW))
+    return Emulator(pixels=PIXELS, script=script)
 
 
 @pytest.fixture
@@ -163,13 +168,15 @@ def _source(request: pytest.FixtureRequest) -> str:
 
 def _cassette_path(request: pytest.FixtureRequest) -> Path:
     marker = request.node.get_closest_marker("flux_cassette")
-    if marker is None:
-        name = _file_name([request.path.stem, *([request.cls.__qualname__] if request.cls else []), request.node.name])
-    elif len(marker.args) == 1 and isinstance(marker.args[0], str) and not marker.kwargs:
-        name = marker.args[0]
-    else:
-        pytest.fail('the marker takes a name: flux_cassette("a_red_fox")', pytrace=False)
+    where = [request.path.stem, *([request.cls.__qualname__] if request.cls else []), request.node.name]
+    name = _only_text(marker) if marker else _file_name(where)
     return request.path.parent / "cassettes" / f"{name}.yaml"
+
+
+def _only_text(marker: pytest.Mark) -> str:
+    if len(marker.args) != 1 or not isinstance(marker.args[0], str) or marker.kwargs:
+        pytest.fail(f"the marker {marker.name} takes one text, and nothing else", pytrace=False)
+    return str(marker.args[0])
 
 
 def _file_name(parts: list[str]) -> str:

@@ -217,6 +217,27 @@ def test_a_live_recording_keeps_no_key(
     run(pytester).assert_outcomes(passed=1)
 
 
+def test_a_marker_says_what_goes_wrong(pytester: pytest.Pytester) -> None:
+    """The script of the marker is that of the test's emulator; what is no text, or no script, is told at once."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.flux_script("prompt~/fox/ #1 -> status(429)")
+        def test_script(flux_client):
+            assert flux_client.images.generate(prompt="a red fox").attempts == 2
+            assert flux_client.images.generate(prompt="a cat").attempts == 1
+
+        @pytest.mark.flux_script("prompt~/fox/ -> explode")
+        def test_no_script(flux_client): ...
+
+        @pytest.mark.flux_script()
+        def test_no_text(flux_client): ...
+    """)
+    done = run(pytester)
+    done.assert_outcomes(passed=1, errors=2)
+    done.stdout.fnmatch_lines(["*explode*", "the marker flux_script takes one text, and nothing else"])
+
+
 def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> None:
     """`flux_cassette` says what to install, and everything else works."""
     pytester.makeconftest("import sys; sys.modules['vcr'] = None")
@@ -236,7 +257,8 @@ def test_the_plugin_explains_itself(pytester: pytest.Pytester) -> None:
     fixtures = run(pytester, "--fixtures").stdout.str()
     for name in ("flux_emulator", "flux_client", "async_flux_client", "flux_cassette"):
         assert re.search(rf"^{name} -- .*testing\.py:\d+\n    \w+", fixtures, re.MULTILINE)
-    assert "@pytest.mark.flux_cassette(name)" in run(pytester, "--markers").stdout.str()
+    markers = run(pytester, "--markers").stdout.str()
+    assert all(f"@pytest.mark.{marker}" in markers for marker in ("flux_cassette(name)", "flux_script(script)"))
     assert "--flux-record={none,emulator,live}" in run(pytester, "--help").stdout.str()
 
 
