@@ -33,6 +33,7 @@ APART: Mapping[str, str] = {
     "emulator/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
     "emulator/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
     "emulator/replies.py:_BrokenStream.__aiter__": "one generator for both kinds of client; tested on both",
+    "testing.py:async_flux_client": "a sync fixture, for every async plugin; it closes in an event loop of its own",
 }
 """Async code that is not a mirror of sync code, and why."""
 

@@ -6,36 +6,28 @@ blocked. `pytest -n 0 --record emulator` writes the recordings into `cassettes/`
 """
 
 import asyncio
-import base64
-import binascii
 import inspect
 import ipaddress
 import json
 import os
-import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, TypeVar, cast
 
 import pytest
-import vcr
 import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stubs
 from openai.pagination import AsyncPage, SyncPage
 from openai.types import Model
 from vcr.cassette import Cassette
-from vcr.errors import CannotOverwriteExistingCassetteException
-from vcr.request import Request
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy
-from flux_openai.files import sniff
+from flux_openai.cassettes import Provenance, kept_bytes, kept_text, player, replaying
 from flux_openai.sdk import httpx
 
-Provenance = Literal["emulator", "documented example", "live"]
 Handler = Callable[[httpx.Request], httpx.Response]
 Play = Callable[..., AbstractContextManager["Flux"]]
 OpenTape = Callable[[Path], AbstractContextManager[Cassette]]
@@ -45,173 +37,16 @@ KEY = "sk-CANARY-opens-nothing"
 NOW = 1_750_667_997
 """The time of the documented example; recordings know no other, so that each one comes out the same."""
 
-IMAGE_LIMIT = 1024
+COMMAND = "pytest -n 0 --record emulator"
 
 _T = TypeVar("_T")
 
-_LINK = re.compile(r"""https?://[^\s"'<>\\]+""")
-_DATA = re.compile(r"(\s*data:[^,]{0,200},)?([A-Za-z0-9+/_=\s-]+)")
-
-
-def kept_text(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Text without the secrets, and without what signs the links in it; base64 of a picture is cut short."""
-    for secret in secrets:
-        text = text.replace(secret, "redacted")
-    if len(text) > IMAGE_LIMIT and (data := _DATA.fullmatch(text)):
-        return _cut_short(data[1] or "", data[2]) or text
-    return _LINK.sub(lambda link: bare_link(link[0]), text)
-
-
-def _cut_short(prefix: str, packed: str) -> str | None:
-    try:
-        data = base64.b64decode(packed.replace("-", "+").replace("_", "/") + "==")
-    except binascii.Error:
-        return None
-    return f"{prefix}{base64.b64encode(kept_bytes(data)).decode()}" if sniff(data) else None
-
-
-def bare_link(link: str) -> str:
-    """The link with every value in its query, and whatever stands before the host, made unusable."""
-    parts = urlsplit(link)
-    # What has no name is all value.
-    items = (re.sub(r"(=).*|^[^=]+$", r"\1redacted", item) for item in parts.query.split("&") if item)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "&".join(items), ""))
-
-
-def kept_bytes(body: bytes, secrets: tuple[str, ...] = ()) -> bytes:
-    """A body without secrets. Where there are none, not a byte changes; of binary data the first KiB stays."""
-    for secret in secrets:
-        body = body.replace(secret.encode(), b"redacted")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return body[:IMAGE_LIMIT]  # the start says what type it is, which is all that a replay looks at
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return kept_text(text, secrets).encode()
-    # JSON is read before it is searched: `\/` and `\u0026` hide a link from whoever reads it as text.
-    kept = kept_value(value, secrets)
-    return body if kept == value else json.dumps(kept).encode()
-
-
-def kept_value(value: object, secrets: tuple[str, ...] = ()) -> object:
-    """A JSON value with `kept_text` applied to every string in it, also to names."""
-    match value:
-        case str():
-            return kept_text(value, secrets)
-        case list():
-            return [kept_value(item, secrets) for item in value]
-        case dict():
-            return {kept_text(name, secrets): kept_value(item, secrets) for name, item in value.items()}
-        case _:
-            return value
-
-
-# Headers are named one by one, so that what nobody thought of stays out.
-REQUEST_HEADERS = ("accept", "content-type")
-RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
-    "content-type": str,
-    "date": lambda _: "Mon, 23 Jun 2025 08:39:57 GMT",
-    "location": bare_link,
-    "retry-after": str,
-    "x-request-id": str,
-}
-
-
-def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
-    """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
-    headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-    body = _in_order(kept_bytes(request.body or b"", secrets))
-    return Request(request.method, bare_link(request.uri), body or None, headers)
-
-
-def _in_order(body: bytes) -> bytes:
-    """JSON with its names sorted: order and spaces are the SDK's affair.
-
-    This text is what is compared, and not its values: to Python, but not to the service, 1, 1.0 and True are all one.
-    """
-    try:
-        return json.dumps(json.loads(body), sort_keys=True).encode()
-    except ValueError:
-        return body
-
-
-def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer as it is written, and as it is played back."""
-    headers = {name.lower(): values for name, values in response["headers"].items()}
-    return {
-        "status": response["status"],
-        "headers": {
-            name: [kept_text(keep(value), secrets) for value in headers[name]]
-            for name, keep in RESPONSE_HEADERS.items()
-            if name in headers
-        },
-        "body": {"string": kept_bytes(response["body"]["string"], secrets)},
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """A serializer for vcrpy that writes where a cassette comes from on top of it, and keeps the lines in order."""
-
-    provenance: Provenance
-
-    def serialize(self, tape: Mapping[str, Any]) -> str:
-        bodies = (interaction["request"]["body"] for interaction in tape["interactions"])
-        models = (json.loads(body)["model"] for body in bodies if body)
-        told = {"provenance": self.provenance, "model": next(models, None), **tape}
-        # The dumper in pure Python: the one in C, where there is one, breaks lines at other places.
-        return cast(str, yaml.dump(told, Dumper=yaml.SafeDumper, sort_keys=False, width=120))
-
-    @staticmethod
-    def deserialize(text: str) -> object:
-        return yaml.safe_load(text)
-
-
-def player(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = (KEY,)) -> vcr.VCR:
-    """Vcrpy as all cassettes here are recorded and replayed."""
-    machine = vcr.VCR(
-        before_record_request=partial(kept_request, secrets=secrets),
-        before_record_response=partial(kept_response, secrets=secrets),
-        decode_compressed_response=True,
-        match_on=("method", "scheme", "host", "port", "path", "query", "raw_body"),
-        record_mode="none",
-        record_on_exception=False,
-        serializer="labelled",
-    )
-    machine.register_serializer("labelled", Label(provenance=provenance))
-    return machine
-
-
-@contextmanager
-def replaying(path: Path, network: "Network") -> Iterator[Cassette]:
-    """Play a cassette: asking for more than it holds fails the test at once, asking for less fails it at the end."""
-    with player().use_cassette(path, allow_playback_repeats=False) as tape:
-        tape.can_play_response_for = partial(_playable, tape, tape.can_play_response_for)
-        network.names = {request.host for request in tape.requests}
-        yield tape
-    unplayed = [str(request) for index, request in enumerate(tape.requests) if not tape.play_counts[index]]
-    if unplayed:
-        pytest.fail(f"{path.name} was not played to its end: {len(unplayed)} left, the first is {unplayed[0]}")
-
-
-def _playable(tape: Cassette, ask: Callable[[Request], bool], request: Request) -> bool:
-    if ask(request):
-        return True
-    # Not vcrpy's own error: openai 2.x takes every Exception for a failed connection, and the reason would be lost.
-    reason = str(CannotOverwriteExistingCassetteException(cassette=tape, failed_request=request))
-    pytest.fail(
-        f"{reason.partition('How to fix:')[0].rstrip()}\n\nTo record: pytest -n 0 --record emulator", pytrace=False
-    )
-
 
 class Network:
-    """The block on the network. `names` may be looked up, with a made-up result; `open` is for a live recording."""
+    """The block on the network; `open` is for a live recording."""
 
     def __init__(self) -> None:
         self.open = False
-        self.names: set[str] = set()
 
     def guard(self, real: Callable[..., _T], sock: socket.socket, address: object, *rest: object) -> _T:
         if not self.open and isinstance(address, tuple) and not _is_loopback(address[0]):
@@ -222,9 +57,6 @@ class Network:
         name = host.decode() if isinstance(host, bytes) else host
         if self.open or _is_loopback(name):
             return real(host, *rest, **options)
-        if name in self.names:
-            # Before a link on a foreign host is opened, its address is checked: one that passes, and nobody connects.
-            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("1.1.1.1", 443))]
         return pytest.fail(f"a replay must not use the network, but something looks up {name!r}")
 
 
@@ -355,7 +187,7 @@ class Player:
             opened = self._recording(path, provenance)
         else:
             client = (FluxOpenAI if self.mode == "sync" else AsyncFluxOpenAI)(**usual)
-            opened = replaying(path, self.network)
+            opened = replaying(path, command=COMMAND, secrets=(KEY,))
         with opened as tape, closing(Flux(client=client, tape=tape)) as flux:
             yield flux
 
@@ -373,7 +205,7 @@ class Player:
             path.parent.mkdir(exist_ok=True)
             path.write_text(recorded, encoding="utf-8", newline="\n")
         elif committed is None:
-            pytest.fail(f"there is no {path.name} yet; to record it: pytest -n 0 --record emulator", pytrace=False)
+            pytest.fail(f"there is no {path.name} yet; to record it: {COMMAND}", pytrace=False)
         else:
             assert recorded == committed
 
@@ -404,10 +236,10 @@ def play(
 @pytest.fixture
 def record() -> OpenTape:
     """Record into any file, as the cassettes are recorded."""
-    return lambda path: player().use_cassette(path, record_mode="all")
+    return lambda path: player(secrets=(KEY,)).use_cassette(path, record_mode="all")
 
 
 @pytest.fixture
-def replay(network: Network) -> OpenTape:
+def replay() -> OpenTape:
     """Replay any file, as the cassettes are replayed."""
-    return partial(replaying, network=network)
+    return partial(replaying, command=COMMAND, secrets=(KEY,))

@@ -26,6 +26,11 @@ def test_one_image_is_made_and_saved(tmp_path: Path) -> None:
     assert path.stat().st_size > 0
 
 
+def test_the_pytest_plugin_is_there(flux_client: flux_openai.FluxOpenAI) -> None:
+    """Where the wheel is installed, its fixtures are, with pytest alone."""
+    assert flux_client.images.generate(prompt="a red fox").data[0].read()
+
+
 @pytest.mark.skipif(find_spec("typer") is not None, reason="the cli extra is installed")
 def test_a_missing_extra_names_the_command_that_installs_it() -> None:
     """Without the cli extra, the program ends with code 2 and one line that can be pasted."""

@@ -1,0 +1,285 @@
+"""The pytest plugin, in projects of users that have nothing but it: each test here is a test run of its own."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+pytest_plugins = "pytester"
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```py\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+PLUGIN = ("-p", "flux_openai.testing", "-p", "no:cacheprovider", "-W", "error")
+
+FOX = """
+    from flux_openai import OpenAI
+
+    def test_fox(flux_cassette, tmp_path):
+        response = OpenAI().images.generate(prompt="a red fox", n=2)
+        response.save(tmp_path)
+        assert response.attempts == 1
+"""
+
+NO_NETWORK = """
+    import socket
+    import pytest
+
+    def refuse(*_, **__):
+        pytest.fail("the network was used")
+
+    socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is installed here is no part of the user's project."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run the project's tests in a process of their own, every warning an error."""
+    return pytester.runpytest_subprocess(*PLUGIN, *arguments)
+
+
+def cassette_of(pytester: pytest.Pytester, name: str = "test_fox.test_fox") -> Path:
+    """Where a cassette of the project lies."""
+    return pytester.path / "cassettes" / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
+def test_each_test_has_an_emulator_and_clients_of_its_own(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """Calls end in a fresh emulator, sync and async, and no warning is left, alone and side by side."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("time", [1, 2])
+        def test_sync(flux_client, flux_emulator, time):
+            flux_emulator.fail(status=429)
+            response = flux_client.images.generate(prompt="a red fox")
+            assert (response.attempts, flux_emulator.bill.images) == (2, 1)
+            assert len(response.data[0].read()) < 1024
+
+        @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+        @pytest.mark.anyio
+        async def test_async(async_flux_client, flux_emulator, anyio_backend):
+            response = await async_flux_client.images.generate(prompt="a red fox")
+            assert await response.data[0].aread()
+            assert flux_emulator.bill.images == 1
+
+        def test_async_by_hand(async_flux_client):
+            import asyncio
+            assert asyncio.run(async_flux_client.images.generate(prompt="a red fox")).data
+    """)
+    run(pytester, "-p", "anyio", *workers).assert_outcomes(passed=4)
+
+
+def test_the_async_client_works_with_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """The loop is that plugin's, and closing the client afterwards does not disturb it."""
+    pytest.importorskip("pytest_asyncio")
+    pytester.makepyfile("""
+        async def test_one(async_flux_client):
+            assert (await async_flux_client.images.generate(prompt="a red fox")).data
+
+        async def test_another(async_flux_client):
+            assert (await async_flux_client.images.generate(prompt="a red fox")).data
+    """)
+    settings = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    run(pytester, "-p", "asyncio", *settings).assert_outcomes(passed=2)
+
+
+def test_a_recording_replays_without_key_and_network(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was recorded from the emulator is small, the same each time, holds no secret, and needs nothing to play."""
+    pytester.makepyfile(test_fox=FOX)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=1)
+    text = cassette_of(pytester).read_text(encoding="utf-8")
+    assert text.startswith("provenance: emulator\nmodel: black-forest-labs/flux-kontext-max/text-to-image\n")
+    assert not re.search(r"(?i)canary|authorization|bearer|flux-tests|signature=(?!redacted)", text)
+    assert len(text) < 8 * 1024
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=1)
+    assert cassette_of(pytester).read_text(encoding="utf-8") == text
+    monkeypatch.delenv("MODELVERSE_API_KEY")
+    pytester.makeconftest(NO_NETWORK)
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_the_clients_of_the_plugin_play_the_cassette_too(pytester: pytest.Pytester) -> None:
+    """Beside `flux_cassette` they are on the cassette, which a marker can name, and the emulator is not asked."""
+    pytester.makepyfile("""
+        import pytest
+        pytestmark = pytest.mark.flux_cassette("fox")
+
+        def test_sync(flux_client, flux_cassette, flux_emulator, request):
+            assert flux_client.images.generate(prompt="a red fox").data[0].read()
+            recording = request.config.getoption("flux_record") == "emulator"
+            assert len(flux_emulator.requests) == (2 if recording else 0)
+
+        @pytest.mark.anyio
+        @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+        async def test_async(flux_cassette, async_flux_client, anyio_backend):
+            assert await (await async_flux_client.images.generate(prompt="a red fox")).data[0].aread()
+    """)
+    run(pytester, "-p", "anyio", "--flux-record=emulator").assert_outcomes(passed=2)
+    assert cassette_of(pytester, "fox").exists()
+    run(pytester, "-p", "anyio").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("a red fox", "a blue fox"), "raw_body differs"),
+        (("response.save(tmp_path)", "pass"), "was not played to its end: 2 left"),
+    ],
+)
+def test_a_call_that_has_changed_fails(pytester: pytest.Pytester, change: tuple[str, str], message: str) -> None:
+    """Another prompt is not on the cassette, what is not asked for any more is told, and both say what to do."""
+    pytester.makepyfile(test_fox=FOX)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=1)
+    pytester.makepyfile(test_fox=FOX.replace(*change))
+    output = run(pytester).stdout.str()
+    assert message in output
+    assert "To record: pytest test_fox.py::test_fox --flux-record=emulator" in output
+
+
+def test_a_missing_cassette_is_told_with_the_command_that_makes_it(pytester: pytest.Pytester) -> None:
+    """Nothing is asked of anybody, and the command can be pasted; a test that fails leaves no cassette behind."""
+    pytester.makepyfile(test_fox=FOX.replace("attempts == 1", "attempts == 9"))
+    done = run(pytester)
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["*To record: pytest test_fox.py::test_fox --flux-record=emulator"])
+    run(pytester, "--flux-record=emulator").assert_outcomes(failed=1)
+    assert not cassette_of(pytester).exists()
+
+
+def test_a_live_recording_is_not_lost_and_needs_a_key(pytester: pytest.Pytester) -> None:
+    """The emulator does not replace what the service once said, and without a key the service is not asked."""
+    pytester.makepyfile(test_fox=FOX)
+    cassette_of(pytester).parent.mkdir()
+    cassette_of(pytester).write_text("provenance: live\ninteractions: []\n", encoding="utf-8")
+    run(pytester, "--flux-record=emulator").assert_outcomes(skipped=1)
+    done = run(pytester, "--flux-record=live")
+    assert (done.ret, "set MODELVERSE_API_KEY" in done.stderr.str()) == (pytest.ExitCode.USAGE_ERROR, True)
+
+
+@pytest.fixture
+def telltale() -> Iterator[str]:
+    """A service on this machine that repeats the key it was sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps({"error": {"code": "invalid_api_key", "message": self.headers["authorization"]}}).encode()
+            self.send_response(401)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_a_live_recording_keeps_no_key(
+    pytester: pytest.Pytester, telltale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service itself is asked, with the developer's key or the client's own, and neither is on the cassette."""
+    pytester.makepyfile(
+        test_keys="""
+        import asyncio, openai, pytest
+        from flux_openai import OpenAI
+
+        def test_keys(flux_cassette, async_flux_client):
+            for client in (OpenAI(), OpenAI(api_key="another-CANARY")):
+                with client, pytest.raises(openai.AuthenticationError):
+                    client.images.generate(prompt="a red fox")
+            with pytest.raises(openai.AuthenticationError):
+                asyncio.run(async_flux_client.images.generate(prompt="a red fox"))
+    """
+    )
+    monkeypatch.setenv("MODELVERSE_BASE_URL", telltale)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester, "--flux-record=live").assert_outcomes(passed=1)
+    text = cassette_of(pytester, "test_keys.test_keys").read_text(encoding="utf-8")
+    assert text.startswith("provenance: live\n")
+    assert (text.count("Bearer redacted"), "CANARY" in text) == (3, False)
+    monkeypatch.delenv("MODELVERSE_API_KEY")
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_marker_says_what_goes_wrong(pytester: pytest.Pytester) -> None:
+    """The script of the marker is that of the test's emulator; what is no text, or no script, is told at once."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.flux_script("prompt~/fox/ #1 -> status(429)")
+        def test_script(flux_client):
+            assert flux_client.images.generate(prompt="a red fox").attempts == 2
+            assert flux_client.images.generate(prompt="a cat").attempts == 1
+
+        @pytest.mark.flux_script("prompt~/fox/ -> explode")
+        def test_no_script(flux_client): ...
+
+        @pytest.mark.flux_script()
+        def test_no_text(flux_client): ...
+    """)
+    done = run(pytester)
+    done.assert_outcomes(passed=1, errors=2)
+    done.stdout.fnmatch_lines(["*explode*", "the marker flux_script takes one text, and nothing else"])
+
+
+def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> None:
+    """`flux_cassette` says what to install, and everything else works."""
+    pytester.makeconftest("import sys; sys.modules['vcr'] = None")
+    pytester.makepyfile("""
+        def test_cassette(flux_cassette): ...
+
+        def test_client(flux_client):
+            assert flux_client.images.generate(prompt="a red fox").data
+    """)
+    done = run(pytester)
+    done.assert_outcomes(errors=1, passed=1)
+    done.stdout.fnmatch_lines(["*flux_cassette needs vcrpy: pip install vcrpy"])
+
+
+def test_the_plugin_explains_itself(pytester: pytest.Pytester) -> None:
+    """Fixtures, markers and the option stand in pytest's own lists."""
+    fixtures = run(pytester, "--fixtures").stdout.str()
+    for name in ("flux_emulator", "flux_client", "async_flux_client", "flux_cassette"):
+        assert re.search(rf"^{name} -- .*testing\.py:\d+\n    \w+", fixtures, re.MULTILINE)
+    markers = run(pytester, "--markers").stdout.str()
+    assert all(f"@pytest.mark.{marker}" in markers for marker in ("flux_cassette(name)", "flux_script(script)"))
+    assert "--flux-record={none,emulator,live}" in run(pytester, "--help").stdout.str()
+
+
+def test_a_run_that_makes_no_image_does_not_load_the_sdk(pytester: pytest.Pytester) -> None:
+    """At the start of pytest only the plugin's own file is read; and no other code of ours imports pytest."""
+    pytester.makepyfile("""
+        import sys
+
+        def test_nothing_is_loaded():
+            ours = {name for name in sys.modules if name.partition(".")[0] in ("flux_openai", "openai", "vcr")}
+            assert ours == {"flux_openai", "flux_openai.testing"}
+    """)
+    run(pytester).assert_outcomes(passed=1)
+    code = "import sys, flux_openai; flux_openai.OpenAI; sys.exit('pytest' in sys.modules)"
+    assert pytester.run(sys.executable, "-c", code).ret == 0
+
+
+def test_the_readme_runs_as_it_stands(pytester: pytest.Pytester) -> None:
+    """Whoever copies the block on pytest has two tests that pass, once recorded."""
+    [block] = [block for block in BLOCKS if "def test_" in block]
+    pytester.makepyfile(test_readme=block)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
+    assert cassette_of(pytester, "test_readme.test_my_own_client").exists()
+    run(pytester).assert_outcomes(passed=2)
