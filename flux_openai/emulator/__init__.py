@@ -3,5 +3,6 @@
 from flux_openai.emulator.core import Emulator
 from flux_openai.emulator.journal import Bill, SeenRequest
 from flux_openai.emulator.replies import Reply
+from flux_openai.emulator.server import Server
 
-__all__ = ["Bill", "Emulator", "Reply", "SeenRequest"]
+__all__ = ["Bill", "Emulator", "Reply", "SeenRequest", "Server"]

@@ -5,15 +5,18 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Lock
 from typing import Literal, TypedDict, Unpack
 
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
-from flux_openai.emulator.journal import Bill, Journal, SeenRequest, request_key
+from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, request_key
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
+from flux_openai.emulator.logbook import Entry, Logbook
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, deliver, envelope, json_reply, xml_error
+from flux_openai.emulator.server import Server
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
 from flux_openai.sdk import httpx
@@ -58,20 +61,23 @@ class _Call:
     """
 
     request: httpx.Request
+    seen: SeenRequest
+    number: int
     id: str
     token: str
     now: float
     route: Route | Refusal
     verdict: Order | Refusal | None
     plan: Plan | None
+    charge: Charge
 
 
 class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
-    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds. Raises
-    ConfigurationError for other values.
+    None for a megapixel, and for the exact size where an order has one; `clock` gives the Unix time in seconds;
+    `journal` is a file that gets a line of JSON for each request. Raises ConfigurationError for other values.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -82,6 +88,7 @@ class Emulator:
         api_key: str | None = None,
         pixels: int | None = None,
         clock: Callable[[], float] = time.time,
+        journal: str | Path | None = None,
     ) -> None:
         if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
@@ -94,6 +101,7 @@ class Emulator:
         self._clock = clock
         self._lock = Lock()
         self._journal = Journal()
+        self._logbook = None if journal is None else Logbook(journal)
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in _ROUTES}
         self._hosted: dict[str, Sketch] = {}
 
@@ -116,6 +124,13 @@ class Emulator:
     def async_http_client(self, **options: Unpack[ClientOptions]) -> httpx.AsyncClient:
         """An async client of httpx whose requests end here, whatever their host."""
         return httpx.AsyncClient(transport=httpx.MockTransport(self.handle), **options)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
+        """This emulator on a port of this machine, for a `with` block or until `close`; port 0 picks a free one.
+
+        Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
+        """
+        return Server(self.answer, host=host, port=port)
 
     def fail(
         self,
@@ -147,6 +162,8 @@ class Emulator:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
+        if self._logbook is not None:
+            self._logbook.add(_entry(call, status=reply.status))
         return replace(reply, headers={"x-request-id": call.id, **reply.headers})
 
     def _admit(self, request: httpx.Request) -> _Call:
@@ -159,20 +176,23 @@ class Emulator:
             headers=httpx.Headers(request.headers),
             body=None if isinstance(content, Refusal) else content,
         )
-        key = request_key(seen)
+        key, charge = request_key(seen), Charge()
         with self._lock:
             number, nth = self._journal.add(seen, key=key)
             plan = None if isinstance(route, Refusal) else self._faults[route].take()
             if isinstance(verdict, Order) and (plan is None or plan.billed):
-                self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
+                charge = self._journal.charge(verdict.n, idempotency_key=request.headers.get("idempotency-key"))
         return _Call(
             request=request,
+            seen=seen,
+            number=number,
             id=f"emu-{number:06d}",
             token=f"{key}:{nth}",
             now=now,
             route=route,
             verdict=verdict,
             plan=plan,
+            charge=charge,
         )
 
     def _judge(
@@ -236,6 +256,22 @@ class Emulator:
             missing = Refusal(status=404, code="NoSuchKey", message="There is no such picture here.")
             return xml_error(missing, request_id=call.id)
         return Reply(status=200, headers={"content-type": "image/png"}, body=draw(sketch))
+
+
+def _entry(call: _Call, *, status: int) -> Entry:
+    return Entry(
+        time=call.now,
+        number=call.number,
+        method=call.seen.method,
+        path=call.seen.path,
+        status=status,
+        body=call.seen.body,
+        idempotency_key=call.seen.headers.get("idempotency-key"),
+        request_id=call.id,
+        images_billed=call.charge.images,
+        duplicate=call.charge.duplicate,
+        fault=None if call.plan is None else call.plan.error or f"status {call.plan.status}",
+    )
 
 
 def _find_route(method: str, *, path: str) -> Route | Refusal:
