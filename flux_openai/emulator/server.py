@@ -98,15 +98,16 @@ class Server:
         listener = await asyncio.start_server(self._connected, sock=self._socket, limit=MAX_HEAD)
         await self._stop.wait()
         listener.close()
-        writers = list(self._writers.values())
-        for writer in writers:
-            writer.transport.abort()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        closing = (writer.wait_closed() for writer in writers)
-        await asyncio.gather(*tasks, *closing, return_exceptions=True)
-        await asyncio.sleep(0)  # a connection that was just being accepted is closed in the next turn
+        # More than once: a connection that is being accepted may come up while the others end.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            writers = list(self._writers.values())
+            for writer in writers:
+                writer.transport.abort()
+            for task in tasks:
+                task.cancel()
+            closing = (writer.wait_closed() for writer in writers)
+            await asyncio.gather(*tasks, *closing, return_exceptions=True)
+        await asyncio.sleep(0)  # the socket of one that came to nothing is closed in the next turn
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._attend(reader, writer))

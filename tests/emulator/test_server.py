@@ -108,6 +108,7 @@ def test_http_1_0_is_answered_and_closed(talk: Callable[..., bytes]) -> None:
     [
         (b"\x16\x03\x01\x02\x00", 400),
         (b"GET\r\n\r\n", 400),
+        (b"GET /" + b"x" * (MAX_HEAD - 20) + b" HTTP/1.1\r\n\r\n", 400),
         (b"GET v1/models HTTP/1.1\r\n\r\n", 400),
         (b"GET /v1/models HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET /v1/models HTTP/1.1\r\nname : value\r\n\r\n", 400),
