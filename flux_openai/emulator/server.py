@@ -44,6 +44,9 @@ _NOT_HTTP = Refusal(status=400, code="bad_request", message="This is not HTTP; h
 _CHUNK_TOO_LONG = Refusal(status=400, code="bad_request", message="A chunk is longer than it says.")
 _PIECE = 64 * 1024
 
+# A client that finds the queue full tries again a second later, and a burst of test clients fills a hundred places.
+_BACKLOG = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
@@ -70,8 +73,8 @@ class Server:
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.port: int = address[1]
         self.base_url: str = f"http://{name}:{self.port}/v1"
-        self._writers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._loop = asyncio.new_event_loop()
+        self._tasks: dict[asyncio.Task[None], socket.socket] = {}
+        self._loop = asyncio.SelectorEventLoop()  # on Windows too: only this kind can watch the listening socket
         self._stop = asyncio.Event()
         self._thread = Thread(target=self._run, name=f"emulator on port {self.port}", daemon=True)
         self._thread.start()
@@ -95,34 +98,39 @@ class Server:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        listener = await asyncio.start_server(self._connected, sock=self._socket, limit=MAX_HEAD)
-        await self._stop.wait()
-        listener.close()
-        # More than once: a connection that is being accepted may come up while the others end.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            writers = list(self._writers.values())
-            for writer in writers:
-                writer.transport.abort()
-            for task in tasks:
-                task.cancel()
-            closing = (writer.wait_closed() for writer in writers)
-            await asyncio.gather(*tasks, *closing, return_exceptions=True)
-        await asyncio.sleep(0)  # the socket of one that came to nothing is closed in the next turn
+        # Not asyncio's own server: one that is closed while it accepts loses the connections on their way in.
+        with self._socket:
+            self._loop.add_reader(self._socket, self._accept)
+            await self._stop.wait()
+            self._loop.remove_reader(self._socket)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was just broken off is closed in the next turn
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._attend(reader, writer))
-        self._writers[task] = writer
-        task.add_done_callback(self._writers.pop)
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the client has gone again
+            connection, _ = self._socket.accept()
+            connection.settimeout(0)
+            task = self._loop.create_task(self._attend(connection))
+            self._tasks[task] = connection
+            task.add_done_callback(self._forget)
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task).close()
+
+    async def _attend(self, connection: socket.socket) -> None:
         # The client may go at any time, and there is nobody to tell.
         with contextlib.suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEAD)
             try:
                 while await self._exchange(reader, writer):
                     pass
-            finally:
                 writer.close()
-            await writer.wait_closed()
+                await writer.wait_closed()
+            finally:
+                writer.transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; returns whether another may follow on this connection."""
@@ -155,11 +163,13 @@ def _checked_port(port: int) -> int:
 def _listen(address: str, *, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family)
+        server = socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         fault = Fault(param="port", value=port, rule=f"cannot be listened on: {reason}; 0 picks a free one", nearest=0)
         raise ConfigurationError(str(fault)) from error
+    server.settimeout(0)
+    return server
 
 
 async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, origin: str) -> _Asked | Refusal:
