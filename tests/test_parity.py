@@ -37,7 +37,10 @@ APART: Mapping[str, str] = {
 }
 """Async code that is not a mirror of sync code, and why."""
 
-ASYNC_ONLY: Mapping[str, str] = {"tools/mcp.py": "the library of the protocol calls async handlers only"}
+ASYNC_ONLY: Mapping[str, str] = {
+    "emulator/server.py": "one thread waits for many connections at once",
+    "tools/mcp.py": "the library of the protocol calls async handlers only",
+}
 """Files without a sync half, and why."""
 
 

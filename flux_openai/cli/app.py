@@ -11,6 +11,8 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from flux_openai.cli.codes import ExitCode, exit_code_of, exit_code_table
+from flux_openai.cli.emulate import Emulation
+from flux_openai.cli.emulate import emulate as run_emulator
 from flux_openai.cli.report import Report
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service
@@ -54,6 +56,11 @@ _TIMEOUT = "Longest wait for an answer; what is not waited for may be billed."
 _FAMILY = f"One of {short_names()}."
 _MAX_IMAGES = "Images that all calls together may ask for."
 _MAX_CALLS = "Calls that may be sent to the service."
+_ACCEPTED_KEY = "File that holds the only key accepted, - for stdin; left out, any key is."
+_HOST = "Address to listen on; it must be one that only this machine can reach."
+_PORT = "Port to listen on; 0 picks a free one."
+_PIXELS = "Approximate area of a picture; left out, a megapixel."
+_JOURNAL = "File that gets a line of JSON for each request."
 _DUPLICATES = f"Risk of paying twice that a retry may take: {', '.join(get_args(Duplicates))}."
 
 
@@ -117,6 +124,11 @@ _MaxElapsed = Annotated[float, typer.Option(metavar="SECONDS", help=_MAX_ELAPSED
 _Family = Annotated[str, typer.Option("--model", metavar="NAME", help=_FAMILY)]
 _MaxImages = Annotated[int, typer.Option(metavar="INTEGER", help=_MAX_IMAGES)]
 _MaxCalls = Annotated[int, typer.Option(metavar="INTEGER", help=_MAX_CALLS)]
+_Host = Annotated[str, typer.Option(metavar="ADDRESS", help=_HOST)]
+_Port = Annotated[int, typer.Option(metavar="INTEGER", help=_PORT)]
+_AcceptedKey = Annotated[str | None, typer.Option("--api-key-file", metavar="FILE", help=_ACCEPTED_KEY)]
+_Pixels = Annotated[int | None, typer.Option(metavar="INTEGER", help=_PIXELS)]
+_JournalFile = Annotated[Path | None, typer.Option("--journal", metavar="FILE", help=_JOURNAL)]
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", help=_TIMEOUT)]
 
 
@@ -235,6 +247,31 @@ def _served(options: dict[str, Any]) -> int:
         screen.failed(error)
         return exit_code_of(error)
     return ExitCode.DONE
+
+
+@_app.command()
+def emulate(
+    *,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8399,
+    api_key_file: _AcceptedKey = None,
+    pixels: _Pixels = None,
+    journal: _JournalFile = None,
+) -> int:
+    """Serve the emulator over HTTP, for programs in any language: no key, network or bill.
+
+    Its address is the first line on stdout. It ends with Ctrl-C or SIGTERM, and says what all would have cost.
+    """
+    return _emulated(locals())
+
+
+def _emulated(options: dict[str, Any]) -> int:
+    screen = Screen(as_json=False)
+    try:
+        return run_emulator(Emulation(**options), listed=screen.listed)
+    except ConfigurationError as error:
+        screen.failed(error)
+        return exit_code_of(error)
 
 
 @_app.command()

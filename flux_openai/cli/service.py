@@ -17,7 +17,7 @@ from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.retries import Duplicates, RetryEvent, RetryPolicy
 from flux_openai.settings import TIMEOUT
 
-__all__ = ["Service", "prove_writable"]
+__all__ = ["Service", "prove_writable", "read_key"]
 
 _LONGEST = 86_400.0
 """Seconds; the clock of a socket ends somewhere above."""
@@ -69,14 +69,15 @@ def _timeout(seconds: float) -> openai.Timeout:
 
 
 def _key(file: str | None) -> str:
-    key = os.environ.get("MODELVERSE_API_KEY") if file is None else _read_key(file)
+    key = os.environ.get("MODELVERSE_API_KEY") if file is None else read_key(file)
     if not key:
         where = "MODELVERSE_API_KEY is not set" if file is None else f"{file!r} is empty"
         raise ConfigurationError(f"no API key ({where}): set MODELVERSE_API_KEY, or try it without a key: --emulator")
     return key
 
 
-def _read_key(file: str) -> str:
+def read_key(file: str) -> str:
+    """The key in a file, - for stdin; empty if nothing is in it. Raises ConfigurationError."""
     try:
         text = _stdin() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -7,6 +7,7 @@ from flux_openai.emulator.latency import BySteps, Constant, Latency, Lognormal
 from flux_openai.emulator.limits import Concurrency, Credits, FixedWindow, Limit, TokenBucket
 from flux_openai.emulator.replies import Reply
 from flux_openai.emulator.rules import Script
+from flux_openai.emulator.server import Server
 from flux_openai.emulator.table import fault_table
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Reply",
     "Script",
     "SeenRequest",
+    "Server",
     "TokenBucket",
     "VirtualClock",
     "fault_table",

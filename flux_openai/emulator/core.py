@@ -3,24 +3,27 @@
 import base64
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 from typing import TypedDict, Unpack
 
-from flux_openai.emulator.acts import Act
+from flux_openai.emulator.call import Call, entry_of
 from flux_openai.emulator.clock import Clock, RealClock
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
 from flux_openai.emulator.gate import Gate, work_of
-from flux_openai.emulator.journal import Bill, Journal, SeenRequest, request_key
-from flux_openai.emulator.latency import Latency, Work
+from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, request_key
+from flux_openai.emulator.latency import Latency
 from flux_openai.emulator.limits import Limit
 from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
+from flux_openai.emulator.logbook import Logbook
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, as_seen, deliver, envelope, json_reply, xml_error
 from flux_openai.emulator.routes import ROUTES, Route, find_route
 from flux_openai.emulator.rules import Rule, Script, find_acts
 from flux_openai.emulator.script import as_script
+from flux_openai.emulator.server import Server
 from flux_openai.emulator.table import is_billed, spoiled
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
@@ -49,33 +52,15 @@ class ClientOptions(TypedDict, total=False):
     trust_env: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """A request on its way through; `verdict` is what to draw, why not, or None where nothing is drawn.
-
-    `id` is by arrival; `token` tells what is asked and how many times before, so it does not depend on what else is
-    under way. `seconds` is how long it takes.
-    """
-
-    request: httpx.Request
-    id: str
-    token: str
-    now: float
-    seconds: float
-    route: Route | Refusal
-    verdict: Order | Refusal | None
-    plan: Plan | None
-    acts: tuple[Act, ...] = ()
-
-
 class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
     None for a megapixel, and for the exact size where an order has one. `clock` is a clock, or gives the Unix time in
     seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. `script` says
-    what goes wrong, and `seed` decides where it leaves that to chance. What a limit refuses uses up no fault; what a
-    fault leaves unbilled draws on no limit and takes no time. Raises ConfigurationError for other values.
+    what goes wrong, and `seed` decides where it leaves that to chance. `journal` is a file that gets a line of JSON for
+    each request. What a limit refuses uses up no fault; what a fault leaves unbilled draws on no limit and takes no
+    time. Raises ConfigurationError for other values.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -90,6 +75,7 @@ class Emulator:
         latency: Latency | str = "0s",
         script: str | Script | Rule | None = None,
         seed: int = 0,
+        journal: str | Path | None = None,
     ) -> None:
         if pixels is not None and (not is_whole(pixels) or pixels < 1):
             raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
@@ -105,6 +91,7 @@ class Emulator:
         self._gate = Gate(limits=limits, latency=latency)
         self._lock = Lock()
         self._journal = Journal()
+        self._logbook = None if journal is None else Logbook(journal)
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in ROUTES}
         self._hosted: dict[str, Sketch] = {}
         self._script = as_script(script)
@@ -129,6 +116,13 @@ class Emulator:
     def async_http_client(self, **options: Unpack[ClientOptions]) -> httpx.AsyncClient:
         """An async client of httpx whose requests end here, whatever their host."""
         return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
+        """This emulator on a port of this machine, for a `with` block or until `close`; port 0 picks a free one.
+
+        Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
+        """
+        return Server(self.answer, host=host, port=port)
 
     def fail(
         self,
@@ -178,11 +172,13 @@ class Emulator:
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
         reply = spoiled(reply, acts=call.acts, request_id=call.id)
+        if self._logbook is not None:
+            self._logbook.add(entry_of(call, status=reply.status))
         # An exchange that was to time out is as late as it says itself.
         late = 0.0 if reply.error == "timeout" else call.seconds
         return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + late)
 
-    def _admit(self, request: httpx.Request) -> _Call:
+    def _admit(self, request: httpx.Request) -> Call:
         content = read_json(request.read())
         route, now = find_route(request.method, path=request.url.path), self.clock.now()
         verdict = self._judge(request, content=content, route=route, now=now)
@@ -192,7 +188,7 @@ class Emulator:
             headers=httpx.Headers(request.headers),
             body=None if isinstance(content, Refusal) else content,
         )
-        key = request_key(seen)
+        key, charge, seconds = request_key(seen), Charge(), 0.0
         with self._lock:
             number, nth = self._journal.add(seen, key=key)
             work = work_of(verdict, token=f"{key}:{nth}")
@@ -200,10 +196,13 @@ class Emulator:
             plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
             chosen = find_acts(self._script, seen, on=route, key=key, nth=nth, seed=self._seed)
             acts = chosen if plan is None and refusal is None else ()
-            carried_out = refusal is None and (plan is None or plan.billed) and is_billed(acts)
-            seconds = self._carry_out(work, now=now, seen=seen) if work is not None and carried_out else 0.0
-        return _Call(
+            if work is not None and refusal is None and (plan is None or plan.billed) and is_billed(acts):
+                charge = self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
+                seconds = self._gate.charge(work, now=now)
+        return Call(
             request=request,
+            seen=seen,
+            number=number,
             id=f"emu-{number:06d}",
             token=f"{key}:{nth}",
             now=now,
@@ -212,11 +211,8 @@ class Emulator:
             verdict=refusal or verdict,
             plan=plan,
             acts=acts,
+            charge=charge,
         )
-
-    def _carry_out(self, work: Work, *, now: float, seen: SeenRequest) -> float:
-        self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
-        return self._gate.charge(work, now=now)
 
     def _judge(
         self, request: httpx.Request, *, content: dict[str, object] | Refusal, route: Route | Refusal, now: float
@@ -230,12 +226,12 @@ class Emulator:
             return refusal
         return content if isinstance(content, Refusal) else read_order(content, models=FLUX_MODELS)
 
-    def _spoil(self, call: _Call, *, plan: Plan) -> Reply:
+    def _spoil(self, call: Call, *, plan: Plan) -> Reply:
         if plan.error == "truncate":
             return replace(self._serve(call), error=plan.error)
         return planned_reply(plan, hosted=call.route == "download", request_id=call.id)
 
-    def _serve(self, call: _Call) -> Reply:
+    def _serve(self, call: Call) -> Reply:
         match call.verdict:
             case Refusal() as refusal:
                 return (xml_error if call.route == "download" else envelope)(refusal, request_id=call.id)
@@ -244,7 +240,7 @@ class Emulator:
             case None:
                 return self._download(call) if call.route == "download" else _list_models()
 
-    def _generate(self, order: Order, *, call: _Call) -> Reply:
+    def _generate(self, order: Order, *, call: Call) -> Reply:
         width, height = area_to_size(self._area(order), ratio=order.ratio)
         sketches = [
             Sketch(
@@ -266,13 +262,13 @@ class Emulator:
             return order.area or _MEGAPIXEL
         return min(self._pixels, order.area or self._pixels)
 
-    def _host(self, sketch: Sketch, *, call: _Call) -> dict[str, str]:
+    def _host(self, sketch: Sketch, *, call: Call) -> dict[str, str]:
         name = file_name(sketch, token=call.token)
         with self._lock:
             self._hosted[name] = sketch
         return {"url": link_to(name, expires=int(call.now) + LIFETIME, origin=call.request.url)}
 
-    def _download(self, call: _Call) -> Reply:
+    def _download(self, call: Call) -> Reply:
         with self._lock:
             sketch = self._hosted.get(name_in(call.request.url))
         if sketch is None:

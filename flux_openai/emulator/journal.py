@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from flux_openai.sdk import httpx
 
-__all__ = ["Bill", "Journal", "SeenRequest", "request_key"]
+__all__ = ["Bill", "Charge", "Journal", "SeenRequest", "request_key"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,14 @@ class Bill:
     duplicates: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """What one request has added to the bill."""
+
+    images: int = 0
+    duplicate: bool = False
+
+
 def request_key(seen: SeenRequest) -> str:
     """What tells one request from another: its method, path and body, and neither when nor by whom it is sent.
 
@@ -61,13 +69,15 @@ class Journal:
         self._times[key] += 1
         return len(self.requests), self._times[key]
 
-    def charge(self, images: int, *, idempotency_key: str | None) -> None:
-        """Bill one call."""
+    def charge(self, images: int, *, idempotency_key: str | None) -> Charge:
+        """Bill one call; returns what it adds."""
+        duplicate = idempotency_key in self._billed_keys
         self.bill = replace(
             self.bill,
             images=self.bill.images + images,
             calls=self.bill.calls + 1,
-            duplicates=self.bill.duplicates + (images if idempotency_key in self._billed_keys else 0),
+            duplicates=self.bill.duplicates + (images if duplicate else 0),
         )
         if idempotency_key:
             self._billed_keys.add(idempotency_key)
+        return Charge(images=images, duplicate=duplicate)

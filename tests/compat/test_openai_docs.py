@@ -8,17 +8,15 @@ import re
 import runpy
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from flux_openai import Emulator
+from flux_openai.emulator import Reply, Server
 from flux_openai.models import FAMILIES
 from flux_openai.sdk import httpx
 
@@ -216,6 +214,11 @@ class OpenAIService:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, bytes]] = []
 
+    def reply(self, request: httpx.Request) -> Reply:
+        """What it answers, as our server sends it."""
+        response = self.handle(request)
+        return Reply(status=response.status_code, headers=dict(response.headers), body=response.content)
+
     def handle(self, request: httpx.Request) -> httpx.Response:
         mark = request.headers.get("content-type", "").partition("boundary=")[2]
         # The boundary between the parts of a form is drawn anew each time.
@@ -250,39 +253,6 @@ class OpenAIService:
         images = [{"b64_json": picture} for _ in count]
         answer = {"created": 1, "data": images, "usage": USAGE, **LOOK}
         return httpx.Response(200, json=answer, headers={"x-request-id": "req-1"})
-
-
-@contextmanager
-def served(handle: Callable[[httpx.Request], httpx.Response]) -> Iterator[str]:
-    """The address on this machine at which `handle` answers."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            url = f"http://{self.headers['host']}{self.path}"
-            response = handle(httpx.Request(self.command, url, headers=self.headers.items(), content=body))
-            self.send_response(response.status_code)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(response.content)
-
-        do_GET = do_POST = answer  # noqa: N815  # the names that http.server calls
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 Run = Callable[[str, str, str], dict[str, bytes]]
@@ -334,9 +304,9 @@ def test_a_documented_program_needs_only_another_import(
 ) -> None:
     """The same requests to the byte, the same output and the same files, for the models it was written for."""
     service, results = OpenAIService(), []
-    with served(service.handle) as address:
+    with Server(service.reply) as server:
         for text, variables in ((program.text, "OPENAI"), (changed(program.text, IMPORT), "MODELVERSE")):
-            files = run(text, variables, address)
+            files = run(text, variables, server.base_url)
             # Calls that are made at once arrive in any order.
             results.append((files, capsys.readouterr().out, sorted(service.seen)))
             service.seen.clear()
@@ -356,9 +326,9 @@ def test_a_documented_program_draws_with_flux(text: str, model: str, run: Run) -
     emulator = Emulator(pixels=256)
     # GPT Image answers with the picture itself and has no option for it; FLUX has to be asked for more than a link.
     settings = """OpenAI(unsupported="drop", defaults={"response_format": "b64_json"})"""
-    with served(emulator.handle) as address:
+    with emulator.serve() as server:
         changes = (IMPORT, (r"OpenAI\(\)", settings), (r"model=(['\"])[^'\"]+", rf"model=\g<1>{model}"))
-        files = run(changed(text, *changes), "MODELVERSE", address)
+        files = run(changed(text, *changes), "MODELVERSE", server.base_url)
     assert files
     assert all(content.startswith((b"\x89PNG", b"\xff\xd8")) for content in files.values())
     asked = {(seen.body or {})["model"] for seen in emulator.requests if seen.method == "POST"}

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from flux_openai import Emulator
+from flux_openai.emulator import Reply
+from flux_openai.emulator.replies import json_reply
 from flux_openai.sdk import httpx
 
 
@@ -21,7 +21,7 @@ class Service:
     base_url: str
 
 
-def chat(asked: Mapping[str, Any]) -> httpx.Response:
+def chat(asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """A chat model that calls the first tool it is given, once, and then says what it was told."""
     last = asked["messages"][-1]
     if last["role"] == "tool":
@@ -30,37 +30,21 @@ def chat(asked: Mapping[str, Any]) -> httpx.Response:
         function = {"name": asked["tools"][0]["function"]["name"], "arguments": '{"prompt": "a red fox", "seed": 7}'}
         message = {"role": "assistant", "tool_calls": [{"id": "call", "type": "function", "function": function}]}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return httpx.Response(200, json={"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]})
+    return {"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]}
+
+
+class EmulatorWithChat(Emulator):
+    """The emulator, which also chats."""
+
+    def answer(self, request: httpx.Request) -> Reply:
+        if request.url.path.endswith("/completions"):
+            return json_reply(chat(json.loads(request.content)))
+        return super().answer(request)
 
 
 @pytest.fixture
 def service() -> Iterator[Service]:
     """The emulator as a service on this machine."""
-    emulator = Emulator(pixels=256)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            url = f"http://{self.headers['host']}{self.path}"
-            request = httpx.Request(self.command, url, headers=self.headers.items(), content=body)
-            response = chat(json.loads(body)) if self.path.endswith("/completions") else emulator.handle(request)
-            self.send_response(response.status_code)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(response.content)
-
-        do_GET = do_POST = _answer  # noqa: N815  # the names that http.server calls
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent: what was asked stands in the emulator's journal."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield Service(emulator=emulator, base_url=f"http://127.0.0.1:{server.server_port}/v1")
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    emulator = EmulatorWithChat(pixels=256)
+    with emulator.serve() as server:
+        yield Service(emulator=emulator, base_url=server.base_url)

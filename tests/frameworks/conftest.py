@@ -8,15 +8,15 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI
+from flux_openai.emulator import Reply, Server
+from flux_openai.emulator.replies import json_reply
 from flux_openai.sdk import httpx
 
 KEY = "key-of-the-flux-service"
@@ -82,18 +82,18 @@ class Seen:
 class ChatService:
     """What was asked for chat, and the emulator that answers for images."""
 
-    base_url: str
+    base_url: str = ""
     emulator: Emulator = field(default_factory=lambda: Emulator(api_key=KEY, pixels=64))
     seen: list[Seen] = field(default_factory=list)
 
-    def reply(self, request: httpx.Request) -> httpx.Response:
+    def reply(self, request: httpx.Request) -> Reply:
         """Chat in OpenAI's shape; all else is the emulator's."""
         route = request.url.path.removeprefix("/v1")
         if route not in ("/chat/completions", "/responses"):
-            return self.emulator.handle(request)
+            return self.emulator.answer(request)
         body = json.loads(request.content)
         self.seen.append(Seen(method=request.method, path=route, headers=dict(request.headers), body=body))
-        return httpx.Response(200, json=dict(RESPONSE if route == "/responses" else completion(body)))
+        return json_reply(RESPONSE if route == "/responses" else completion(body))
 
     def asked_once(self, path: str) -> Mapping[str, Any]:
         """The body of the one request there was, which was ours in every respect; it is then forgotten."""
@@ -127,33 +127,9 @@ def readme() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def service() -> Iterator[ChatService]:
     """The service on a loopback port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            url = f"http://{self.headers['host']}{self.path}"
-            response = chat.reply(httpx.Request(self.command, url, headers=self.headers.items(), content=body))
-            self.send_response(response.status_code)
-            for name, value in response.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(response.content)
-
-        do_GET = do_POST = _answer  # noqa: N815  # the names that http.server calls
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent: what was asked is kept."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    chat = ChatService(base_url=f"http://127.0.0.1:{server.server_port}/v1")
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield chat
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    chat = ChatService()
+    with Server(chat.reply) as server:
+        yield replace(chat, base_url=server.base_url)
 
 
 @pytest.fixture

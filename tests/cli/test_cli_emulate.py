@@ -1,0 +1,102 @@
+"""`flux-openai emulate`: where it listens, how it ends, and what it says of the cost."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flux_openai import FluxOpenAI
+from flux_openai.errors import FluxStatusError
+
+pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Done
+
+FIRST_LINE = "listening on "
+
+
+@contextmanager
+def emulation(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The running program and the address that its first line names."""
+    command = [sys.executable, "-m", "flux_openai", "emulate", "--port", "0", "--pixels", "64", *args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            assert line.startswith(f"{FIRST_LINE}http://127.0.0.1:")
+            yield running, line.removeprefix(FIRST_LINE).strip()
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_it_serves_until_it_is_told_to_stop(number: signal.Signals, code: int, key: str, tmp_path: Path) -> None:
+    """The address comes first, the cost last, nothing on stderr, and the key nowhere."""
+    journal = tmp_path / "journal.jsonl"
+    with (
+        emulation("--journal", str(journal)) as (running, address),
+        FluxOpenAI(api_key=key, base_url=address) as client,
+    ):
+        client.images.generate(prompt="a red fox", n=2)
+        for _ in range(2):
+            client.images.generate(prompt="a hare", extra_headers={"Idempotency-Key": "mine"})
+        assert [json.loads(line)["images_billed"] for line in journal.read_text(encoding="utf-8").splitlines()] == [
+            2,
+            1,
+            1,
+        ]
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (code, "requests: 3, images billed: 4, of them duplicates: 1\n", "")
+    assert key not in journal.read_text(encoding="utf-8")
+
+
+def test_only_the_key_in_the_file_is_accepted(key: str, tmp_path: Path) -> None:
+    """With a key file, another key is refused as the service refuses it."""
+    tmp_path.joinpath("key").write_text(f"{key}\n", encoding="utf-8")
+    with emulation("--api-key-file", str(tmp_path / "key")) as (running, address):
+        with FluxOpenAI(api_key=key, base_url=address) as right, FluxOpenAI(api_key="other", base_url=address) as wrong:
+            assert right.images.generate(prompt="a red fox").data
+            with pytest.raises(FluxStatusError, match="not known"):
+                wrong.images.generate(prompt="a red fox")
+        running.terminate()
+        assert key not in "".join(running.communicate(timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--host", "0.0.0.0"), "host='0.0.0.0': must be an address of this machine alone"),  # noqa: S104
+        (("--port", "65536"), "port=65536: must be an int from 0 to 65535"),
+        (("--port", "0", "--pixels", "0"), "pixels=0: must be an int from 1"),
+        (("--port", "0", "--journal", "no/such/folder/journal"), "cannot write the journal"),
+        (("--port", "0", "--api-key-file", "no-such-file"), "cannot read the key from 'no-such-file'"),
+        (("--port", "0", "--api-key-file", "/dev/null"), "no key in '/dev/null'"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(
+    cli: Callable[..., "Done"], args: tuple[str, ...], said: str
+) -> None:
+    """Wrong options end the program with 2, before it listens."""
+    done = cli("emulate", *args)
+    assert (done.code, done.out) == (2, "")
+    [line] = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_a_port_in_use_is_said_in_one_line(cli: Callable[..., "Done"]) -> None:
+    """Two programs cannot listen on one port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = cli("emulate", "--port", str(taken.getsockname()[1]))
+    assert (done.code, done.out) == (2, "")
+    [line] = done.err.splitlines()
+    assert "address already in use" in line

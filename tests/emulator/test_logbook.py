@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_openai.emulator import Emulator
+from flux_openai.errors import ConfigurationError
+from flux_openai.models import DEFAULT_MODEL
+from flux_openai.sdk import httpx
+
+KEY = "sk-planted-0123456789"
+ORDER = {"model": DEFAULT_MODEL, "prompt": "a fox"}
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_journal_is_read_while_the_server_runs(tmp_path: Path) -> None:
+    """After each answer its line is there, with what was asked, answered and billed."""
+    path = tmp_path / "journal.jsonl"
+    emulator = Emulator(pixels=256, journal=path, clock=lambda: 1_750_667_997.5)
+    headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "once"}
+    assert path.read_text(encoding="utf-8") == ""
+    with emulator.serve() as server, httpx.Client(base_url=server.base_url, headers=headers, trust_env=False) as http:
+        link = http.post("/images/generations", json=ORDER | {"n": 2}).json()["data"][0]["url"]
+        assert lines_of(path) == [
+            {
+                "time": "2025-06-23T08:39:57.500+00:00",
+                "number": 1,
+                "method": "POST",
+                "path": "/v1/images/generations",
+                "status": 200,
+                "body": ORDER | {"n": 2},
+                "idempotency_key": "once",
+                "request_id": "emu-000001",
+                "images_billed": 2,
+                "duplicate": False,
+                "fault": None,
+            }
+        ]
+        emulator.fail(status=503)
+        http.post("/images/generations", json=ORDER)
+        http.post("/images/generations", json=ORDER)
+        emulator.fail(error="reset")
+        with pytest.raises(httpx.ReadError):
+            http.post("/images/generations", json=ORDER)
+        http.get(link)
+        told = [(line["status"], line["images_billed"], line["duplicate"], line["fault"]) for line in lines_of(path)]
+        assert told[1:] == [
+            (503, 0, False, "status 503"),
+            (200, 1, True, None),
+            (0, 1, True, "reset"),
+            (200, 0, False, None),
+        ]
+    text = path.read_text(encoding="utf-8")
+    assert KEY not in text
+    assert "signature" not in text
+
+
+def test_what_is_long_or_secret_is_shortened(tmp_path: Path) -> None:
+    """Images, long texts and the queries of links do not get into the file, at any depth."""
+    path = tmp_path / "journal.jsonl"
+    emulator = Emulator(journal=path)
+    link = "https://me:word@host.example/a.png?signature=planted"
+    body = {"image": f"data:image/png;base64,{'A' * 99}", "images": [link], "prompt": "x" * 1001, "n": {"a": link}}
+    with emulator.http_client() as http:
+        http.post("https://api.example/v1/images/generations", json=body)
+        http.post("https://api.example/v1/images/generations", content=b"[]")
+    first, second = lines_of(path)
+    assert first["body"] == {
+        "image": "<image/png, 121 characters>",
+        "images": ["https://host.example/a.png?[redacted]"],
+        "prompt": f"{'x' * 1000}… <1001 characters>",
+        "n": {"a": "https://host.example/a.png?[redacted]"},
+    }
+    assert (second["body"], second["status"]) == (None, 401)
+
+
+def test_a_journal_only_grows(tmp_path: Path) -> None:
+    """A second emulator adds to what the first has written."""
+    path = tmp_path / "journal.jsonl"
+    for _ in range(2):
+        with Emulator(journal=str(path)).http_client() as http:
+            http.get("https://api.example/v1/models")
+    assert [line["path"] for line in lines_of(path)] == ["/v1/models"] * 2
+
+
+def test_a_journal_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    """A path that cannot be opened is named before any request is made."""
+    with pytest.raises(ConfigurationError, match="cannot write the journal"):
+        Emulator(journal=tmp_path / "no" / "journal.jsonl")

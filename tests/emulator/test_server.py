@@ -1,0 +1,271 @@
+"""The server below HTTP clients: framing, limits, bad requests, breakage, and how it ends."""
+
+import contextlib
+import http.client
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from flux_openai import Emulator
+from flux_openai.emulator import Reply, Server
+from flux_openai.emulator.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_reply
+from flux_openai.errors import ConfigurationError
+from flux_openai.models import DEFAULT_MODEL
+
+ORDER = json.dumps({"model": DEFAULT_MODEL, "prompt": "a fox"}).encode()
+POST = b"POST /v1/images/generations HTTP/1.1\r\nhost: elsewhere.example\r\nauthorization: Bearer k\r\n"
+GET = b"GET /v1/models HTTP/1.1\r\nauthorization: Bearer k\r\n"
+CLOSE = b"connection: close\r\n"
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    return Emulator(pixels=64)
+
+
+@pytest.fixture
+def server(emulator: Emulator) -> Iterator[Server]:
+    with emulator.serve() as server:
+        yield server
+
+
+def dial(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+
+
+@pytest.fixture
+def talk(server: Server) -> Callable[..., bytes]:
+    """Say something on a connection of its own, and hear all until the server closes it."""
+
+    def talk(*parts: bytes) -> bytes:
+        with dial(server) as connection:
+            for part in parts:
+                connection.sendall(part)
+            heard = b""
+            while piece := connection.recv(65536):
+                heard += piece
+            return heard
+
+    return talk
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_one_connection_takes_many_requests(talk: Callable[..., bytes], emulator: Emulator) -> None:
+    """A connection stays open between requests, also when several are sent at once."""
+    heard = talk(GET + b"\r\n" + GET + b"\r\n", GET + CLOSE + b"\r\n")
+    assert heard.count(b"HTTP/1.1 200 OK\r\n") == heard.count(b'{"object": "list"') == len(emulator.requests) == 3
+
+
+def test_a_body_may_come_in_chunks(talk: Callable[..., bytes], emulator: Emulator) -> None:
+    """Chunks of any size, with extensions and trailers, make one body."""
+    chunks = b"".join(b"%x;note=1\r\n%s\r\n" % (1, ORDER[at : at + 1]) for at in range(len(ORDER)))
+    answer = talk(POST + CLOSE + b"transfer-encoding: chunked\r\n\r\n", chunks, b"0\r\nlast: 1\r\n\r\n")
+    assert status_of(answer) == 200
+    assert emulator.requests[0].body == json.loads(ORDER)
+
+
+def test_who_asks_before_sending_a_body_is_told_to(server: Server) -> None:
+    """`Expect: 100-continue`, which curl sends with large bodies, is answered before the body comes."""
+    with dial(server) as connection:
+        connection.sendall(POST + CLOSE + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(ORDER))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(ORDER)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_head_has_the_headers_alone(talk: Callable[..., bytes]) -> None:
+    """HEAD says what another wrong method would be told, without the body."""
+    head = talk(b"HEAD /v1/models HTTP/1.1\r\n" + CLOSE + b"\r\n")
+    whole = talk(b"PUTS /v1/models HTTP/1.1\r\n" + CLOSE + b"\r\n")
+    assert head.endswith(b"\r\n\r\n")
+    assert head.replace(b"emu-000001", b"emu-000002") == whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    assert status_of(head) == 405
+
+
+@pytest.mark.parametrize("target", [b"/v1/images/generations", b"http://evil.example/v1/images/generations"])
+def test_links_lead_back_to_the_server(talk: Callable[..., bytes], server: Server, target: bytes) -> None:
+    """Neither a Host header nor a target with another host can make a link point elsewhere."""
+    asked = POST.replace(b"/v1/images/generations", target)
+    answer = talk(asked + CLOSE + b"content-length: %d\r\n\r\n" % len(ORDER), ORDER)
+    [image] = json.loads(answer.partition(b"\r\n\r\n")[2])["data"]
+    assert image["url"].startswith(f"http://127.0.0.1:{server.port}/files/")
+
+
+def test_http_1_0_is_answered_and_closed(talk: Callable[..., bytes]) -> None:
+    """An old client that waits for the end of the connection gets it."""
+    assert status_of(talk(GET.replace(b"1.1", b"1.0") + b"\r\n")) == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET /" + b"x" * (MAX_HEAD - 20) + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET v1/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nname : value\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nname: value\r\n folded\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\n", 505),
+        (GET + b"content-length: x\r\n\r\n", 400),
+        (GET + b"content-length: -1\r\n\r\n", 400),
+        (GET + b"content-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (GET + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (GET + b"transfer-encoding: gzip\r\n\r\n", 501),
+        (GET + b"transfer-encoding: chunked\r\n\r\nx\r\n", 400),
+        (GET + b"transfer-encoding: chunked\r\n\r\n1\r\nab\r\n", 400),
+        (GET + b"transfer-encoding: chunked\r\n\r\n" + b"1" * (MAX_HEAD + 9), 400),
+        (GET + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (MAX_BODY + 1), 413),
+        (GET + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % (MAX_BODY + 1), 413),
+        (GET + b"name: " + b"x" * (MAX_HEAD + 1), 431),
+        (b"GET /" + b"x" * (MAX_HEAD + 1), 431),
+    ],
+)
+def test_what_is_no_request_is_refused(server: Server, emulator: Emulator, asked: bytes, status: int) -> None:
+    """It gets the documented error and an end of the connection, and the emulator hears nothing of it."""
+    with dial(server) as connection:
+        connection.sendall(asked)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        body = response.read()
+        assert (response.status, response.getheader("connection")) == (status, "close")
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        assert connection.recv(1) == b""
+        response.close()
+    assert emulator.requests == []
+
+
+def test_who_leaves_half_way_harms_nobody(server: Server, emulator: Emulator) -> None:
+    """Connections that end in the head, in the body or by a reset leave the server as it was."""
+    for part in (b"", b"GET", POST + b"content-length: 9\r\n\r\n{", POST + b"transfer-encoding: chunked\r\n\r\n9\r\n{"):
+        with dial(server) as connection:
+            connection.sendall(part)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with dial(server) as connection:
+        connection.sendall(GET + b"\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert len(emulator.requests) == 1
+
+
+def test_connections_do_not_wait_for_each_other(server: Server, emulator: Emulator) -> None:
+    """While one client hears nothing and another is half way through its request, a third is served."""
+    emulator.fail(error="timeout")
+    with dial(server) as silent, dial(server) as slow, dial(server) as third:
+        silent.sendall(POST + b"content-length: 0\r\n\r\n")
+        slow.sendall(GET)
+        third.sendall(GET + b"\r\n")
+        assert third.recv(12) == b"HTTP/1.1 200"
+        slow.sendall(b"\r\n")
+        assert slow.recv(12) == b"HTTP/1.1 200"
+
+
+def test_half_of_a_truncated_body_arrives(talk: Callable[..., bytes], emulator: Emulator) -> None:
+    """The length is that of the whole, and the connection ends in the middle."""
+    emulator.fail(error="truncate")
+    head, _, body = talk(POST + b"content-length: %d\r\n\r\n" % len(ORDER), ORDER).partition(b"\r\n\r\n")
+    [length] = [int(line.split()[1]) for line in head.splitlines() if line.startswith(b"content-length")]
+    assert len(body) == length // 2
+
+
+@pytest.mark.parametrize("error", ["connect", "reset"])
+def test_a_reset_is_a_reset(talk: Callable[..., bytes], emulator: Emulator, error: str) -> None:
+    """The connection does not just end: the client's system is told that it was reset."""
+    emulator.fail(error=error)  # type: ignore[arg-type]
+    with pytest.raises(ConnectionResetError):
+        talk(POST + b"content-length: %d\r\n\r\n" % len(ORDER), ORDER)
+    assert emulator.bill.images == (error == "reset")
+
+
+def test_closing_ends_everything(emulator: Emulator) -> None:
+    """Open connections end, whatever they wait for, also an answer that is far away; no thread and no port is left."""
+    late = threading.Semaphore(0)
+
+    def answer(request: object) -> Reply:
+        late.release()
+        return Reply(status=200, delay=3600)
+
+    before = set(threading.enumerate())
+    emulator.fail(error="timeout")
+    with emulator.serve() as server, Server(answer) as slow:
+        idle, silent, waiting = dial(server), dial(server), dial(slow)
+        silent.sendall(POST + b"content-length: 0\r\n\r\n")
+        waiting.sendall(GET + b"\r\n")
+        assert late.acquire(timeout=30)
+    for connection in (idle, silent, waiting):
+        with connection, contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    assert set(threading.enumerate()) == before
+    with pytest.raises(ConnectionRefusedError):
+        dial(server)
+    server.close()
+
+
+def test_a_delay_comes_before_the_first_byte() -> None:
+    """What is to be late is late, and arrives."""
+    with Server(lambda request: Reply(status=200, body=b"late", delay=0.01)) as server, dial(server) as connection:
+        connection.sendall(GET + CLOSE + b"\r\n")
+        assert connection.makefile("rb").read().endswith(b"\r\n\r\nlate")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", "", "127.1"])  # noqa: S104
+def test_only_this_machine_can_reach_it(emulator: Emulator, host: str) -> None:
+    """A host that others could reach is refused before anything listens."""
+    with pytest.raises(ConfigurationError, match=r"host=.*must be an address of this machine alone"):
+        emulator.serve(host)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, True, "8399"])
+def test_a_port_is_a_port(emulator: Emulator, port: int) -> None:
+    """What is no port is refused by name."""
+    with pytest.raises(ConfigurationError, match=r"port=.*must be an int from 0 to 65535"):
+        emulator.serve(port=port)
+
+
+def test_a_port_that_is_taken_is_named(emulator: Emulator, server: Server) -> None:
+    """Two servers cannot have one port, and the second says so."""
+    with pytest.raises(ConfigurationError, match=f"port={server.port}: cannot be listened on: address already in use"):
+        emulator.serve("localhost", server.port)
+
+
+def test_ipv6_is_spoken(emulator: Emulator) -> None:
+    """The other address of this machine can be served too."""
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    with emulator.serve("::1") as server:
+        assert server.base_url == f"http://[::1]:{server.port}/v1"
+
+
+def test_a_head_is_read_as_it_stands() -> None:
+    """Names become lower case, values lose the space around them, and the rest follows from them."""
+    head = read_head(b"PUT /a?b HTTP/1.1\r\nConnection:keep-alive, Close \r\nContent-Length: 7\r\nX-\xe9: 1\r\n\r\n")
+    assert not isinstance(head, Head)
+    head = read_head(b"PUT /a?b HTTP/1.1\r\nConnection:keep-alive, Close \r\nContent-Length: 7\r\nX: \xe9\r\n\r\n")
+    assert head == Head(
+        method="PUT",
+        target="/a?b",
+        headers=((b"connection", b"keep-alive, Close"), (b"content-length", b"7"), (b"x", b"\xe9")),
+        length=7,
+        expects_continue=False,
+        keep_alive=False,
+    )
+
+
+def test_a_header_stays_one_header() -> None:
+    """Line breaks in a value start no header, and what is said of the length is the server's own."""
+    headers = {"x-note": "a\r\nb: c", "content-length": "9", "transfer-encoding": "chunked"}
+    assert write_reply(Reply(status=299, headers=headers, body=b"yes"), keep_alive=True) == (
+        b"HTTP/1.1 299 \r\nx-note: a  b: c\r\ncontent-length: 3\r\n\r\nyes"
+    )
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_some_statuses_have_no_body(status: int) -> None:
+    """After these a client reads no body, so one would be taken for the next answer."""
+    assert write_reply(Reply(status=status, body=b"no"), keep_alive=True).endswith(b"\r\n\r\n")
