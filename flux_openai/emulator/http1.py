@@ -128,7 +128,7 @@ def write_reply(reply: Reply, *, method: str = "GET", keep_alive: bool) -> bytes
     if not keep_alive:
         headers.append(("connection", "close"))
     lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}", *map(_header_line, headers), "", ""]
-    body = reply.body[: len(reply.body) // 2] if reply.error == "truncate" else reply.body
+    body = reply.body[: int(len(reply.body) * reply.kept)] if reply.error == "truncate" else reply.body
     return "\r\n".join(lines).encode("latin-1", "replace") + (b"" if bodiless or method == "HEAD" else body)
 
 
