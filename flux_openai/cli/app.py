@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from flux_openai.cli.codes import ExitCode, exit_code_of, exit_code_table
-from flux_openai.cli.emulate import Emulation
+from flux_openai.cli.emulate import Emulation, fault_lines
 from flux_openai.cli.emulate import emulate as run_emulator
 from flux_openai.cli.report import Report
 from flux_openai.cli.screen import Screen
@@ -54,6 +54,9 @@ _MAX_WAIT = "Longest wait before a retry, if the service asks for none."
 _MAX_ELAPSED = "No attempt of a call starts later than this."
 _TIMEOUT = "Longest wait for an answer; what is not waited for may be billed."
 _FAMILY = f"One of {short_names()}."
+_SCRIPT = "What goes wrong, or a file that says it, such as 'prompt~/cat/ #1 -> status(429)'; see --help-faults."
+_LIMIT = "Such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times."
+_LATENCY = "Such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps."
 _MAX_IMAGES = "Images that all calls together may ask for."
 _MAX_CALLS = "Calls that may be sent to the service."
 _ACCEPTED_KEY = "File that holds the only key accepted, - for stdin; left out, any key is."
@@ -129,6 +132,11 @@ _Port = Annotated[int, typer.Option(metavar="INTEGER", help=_PORT)]
 _AcceptedKey = Annotated[str | None, typer.Option("--api-key-file", metavar="FILE", help=_ACCEPTED_KEY)]
 _Pixels = Annotated[int | None, typer.Option(metavar="INTEGER", help=_PIXELS)]
 _JournalFile = Annotated[Path | None, typer.Option("--journal", metavar="FILE", help=_JOURNAL)]
+_ScriptText = Annotated[str | None, typer.Option(metavar="TEXT", help=_SCRIPT)]
+_ScriptSeed = Annotated[int, typer.Option(metavar="INTEGER", help="Decides what the script leaves to chance.")]
+_Limits = Annotated[list[str] | None, typer.Option(metavar="TEXT", help=_LIMIT)]
+_Latency = Annotated[str, typer.Option(metavar="TEXT", help=_LATENCY)]
+_HelpFaults = Annotated[bool, typer.Option("--help-faults", help="List what a script can make go wrong, and leave.")]
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", help=_TIMEOUT)]
 
 
@@ -257,6 +265,11 @@ def emulate(
     api_key_file: _AcceptedKey = None,
     pixels: _Pixels = None,
     journal: _JournalFile = None,
+    script: _ScriptText = None,
+    seed: _ScriptSeed = 0,
+    limit: _Limits = None,
+    latency: _Latency = "0s",
+    help_faults: _HelpFaults = False,
 ) -> int:
     """Serve the emulator over HTTP, for programs in any language: no key, network or bill.
 
@@ -267,6 +280,9 @@ def emulate(
 
 def _emulated(options: dict[str, Any]) -> int:
     screen = Screen(as_json=False)
+    if options.pop("help_faults"):
+        screen.listed(fault_lines())
+        return ExitCode.DONE
     try:
         return run_emulator(Emulation(**options), listed=screen.listed)
     except ConfigurationError as error:

@@ -1,7 +1,7 @@
 """The emulator as a program of its own: it serves until it is told to stop, and then says what it would have cost."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from types import FrameType
 
 from flux_openai.cli.codes import ExitCode
 from flux_openai.cli.service import read_key
-from flux_openai.emulator import Bill, Emulator
+from flux_openai.emulator import Bill, Emulator, fault_table
 from flux_openai.errors import ConfigurationError
 
-__all__ = ["Emulation", "emulate"]
+__all__ = ["Emulation", "emulate", "fault_lines"]
 
 _ENDS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DONE}
 
@@ -27,13 +27,47 @@ class Emulation:
     api_key_file: str | None
     pixels: int | None
     journal: Path | None
+    script: str | None
+    seed: int
+    limit: Sequence[str] | None
+    latency: str
 
     def emulator(self) -> Emulator:
         """The emulator. Raises ConfigurationError."""
         key = None if self.api_key_file is None else read_key(self.api_key_file)
         if key == "":
             raise ConfigurationError(f"no key in {self.api_key_file!r}: leave out --api-key-file to accept any")
-        return Emulator(api_key=key, pixels=self.pixels, journal=self.journal)
+        return Emulator(
+            api_key=key,
+            pixels=self.pixels,
+            journal=self.journal,
+            script=self.script if self.script is None else _text_of(self.script),
+            seed=self.seed,
+            limits=self.limit or (),
+            latency=self.latency,
+        )
+
+
+def _text_of(script: str) -> str:
+    """The script itself, or what stands in the file that is named in its place."""
+    if "->" in script:
+        return script
+    try:
+        return Path(script).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(
+            f"{script!r} is neither a script, which has '->' in it, nor a file: {reason}"
+        ) from error
+
+
+def fault_lines() -> list[str]:
+    """Every fault that a script can ask for, one per line: what it does, whether it is billed, what a client raises."""
+    rows = [(name, what, f"billed: {billed}", raised) for name, _, what, billed, raised in fault_table()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
+    ]
 
 
 def emulate(emulation: Emulation, *, listed: Callable[[Iterable[str]], object]) -> ExitCode:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flux_openai import FluxOpenAI
+from flux_openai.emulator import fault_table
 from flux_openai.errors import FluxStatusError
 
 pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
@@ -35,6 +36,30 @@ def emulation(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield running, line.removeprefix(FIRST_LINE).strip()
         finally:
             running.kill()
+
+
+def test_what_goes_wrong_can_be_said_on_the_command_line(key: str, tmp_path: Path) -> None:
+    """A script, as text or in a file, and a limit hold for whoever asks; what a limit refuses is not billed."""
+    script = tmp_path / "faults.txt"
+    script.write_text("prompt~/cat/ #1 -> status(503)\n", encoding="utf-8")
+    for text in ("prompt~/cat/ #1 -> status(503)", str(script)):
+        options = ["--script", text, "--seed", "7", "--limit", "credits=2", "--latency", "1ms"]
+        with emulation(*options) as (running, address), FluxOpenAI(api_key=key, base_url=address) as client:
+            assert client.images.generate(prompt="a cat", n=2).attempts == 2
+            with pytest.raises(FluxStatusError, match="429"):
+                client.images.generate(prompt="a dog")
+            running.terminate()
+            out, _ = running.communicate(timeout=60)
+        assert out == "requests: 3, images billed: 2, of them duplicates: 0\n"
+
+
+def test_every_fault_is_listed(cli: Callable[..., "Done"]) -> None:
+    """--help-faults names each fault once, with what it costs and what a client raises."""
+    done = cli("emulate", "--help-faults")
+    names = [row[0] for row in fault_table()]
+    assert done.code == 0
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == names
+    assert len(names) >= 30
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
