@@ -22,52 +22,43 @@ import pytest
 from flux_openai import RetryPolicy
 from flux_openai.emulated import Emulator
 from flux_openai.emulator import VirtualClock
-from flux_openai.emulator.journal import SeenRequest, request_key
+from flux_openai.emulator.journal import request_key
 from flux_openai.emulator.replies import Reply
 from flux_openai.emulator.routes import find_route
-from flux_openai.emulator.rules import Script, find_acts
+from flux_openai.emulator.rules import find_acts
 from flux_openai.emulator.script import as_script
+from flux_openai.emulator.table import KINDS
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.sdk import httpx
 
-SEED = 20_000
-CALLS = 400
+SEED, CALLS = 20_000, 400
 ORDER_ACTS = (
     *("connect", "connect", "status(429)", "status(429, retry_after=3s)", "quota", "moderation", "redirect(307)"),
     *("status(400)", "status(401)", "status(402)", "status(403)", "status(404)", "status(413)", "status(422)"),
-    *(
-        f"status({status}, billed={billed})"
-        for status in (408, 409, 500, 502, 503, 504)
-        for billed in ("true", "false")
-    ),
+    *(f"status({code}, billed={billed})" for code in (408, 409, 500, 502, 503, 504) for billed in ("true", "false")),
     *("status(503, retry_after=2s)", "status(503, retry_after=90s)", "long_message", "html(502)", "html"),
     *("reset(before_bill)", "reset(after_bill)", "timeout", "timeout(billed=false)", "truncate(10%)", "truncate(95%)"),
     *("empty_body", "empty_body(billed=false)", "bad_json", "json_list", "null", "no_data", "empty_data", "deep_json"),
     *("utf16", "nan", "error_in_200", "error_in_200(rate_limit_exceeded, billed=false)", "error_beside_images"),
     *("missing(url)", "missing(b64_json)", "missing(both)", "null_items", "bad_base64", "wrong_type", "not_png"),
     *("base64(plain)", "base64(url_safe)", "base64(unpadded)", "base64(wrapped)", "partial(1)", "extra_pictures"),
-    *("extra_field", "usage_null", "string_created", "long_header", "bom", "gzip", "bad_gzip"),
-    *("content_encoding", "content_type", "slow(2s)"),
+    *("extra_field", "usage_null", "string_created", "long_header", "bom", "gzip", "bad_gzip", "content_encoding"),
+    *("content_type", "slow(2s)"),
 )
-LINK_ACTS = tuple(
-    f"url({how})"
-    for how in "403 404 410 500 503 redirect html empty truncate wrong_type timeout reset connect".split()  # noqa: SIM905
-)
+LINK_ACTS = tuple(f"url({how})" for how in KINDS["url"].outcomes)
 
-NOT_DONE = frozenset({"connect", 429})
-SAID_TO_HAVE_FAILED = frozenset({409, 500, 502, 503})
-
-
-def script() -> Script:
-    """All acts with the same share: 85 % of the orders and 60 % of the downloads go wrong."""
-    return as_script("\n".join([*_rules("*", ORDER_ACTS, 0.85), *_rules("img", LINK_ACTS, 0.6)]))
+NOT_DONE, SAID_TO_HAVE_FAILED = frozenset({"connect", 429}), frozenset({409, 500, 502, 503})
 
 
 def _rules(selector: str, acts: tuple[str, ...], chance: float) -> list[str]:
     # The first rule that matches wins, so a later one has less left to take its share from.
     share = chance / len(acts)
     return [f"{selector} p={share / (1 - at * share):.6f} -> {act}" for at, act in enumerate(acts)]
+
+
+# All acts with the same share: 85 % of the orders and 60 % of the downloads go wrong.
+SCRIPT = as_script("\n".join([*_rules("*", ORDER_ACTS, 0.85), *_rules("img", LINK_ACTS, 0.6)]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +74,21 @@ class Service(Emulator):
     """The emulator with notes on what it did, made from its replies and its bill; `faults` counts by request kind."""
 
     def __init__(self) -> None:
-        super().__init__(clock=VirtualClock(), script=script(), seed=SEED, pixels=1)
+        super().__init__(clock=VirtualClock(), script=SCRIPT, seed=SEED, pixels=1)
         self.orders: list[Sent] = []
-        self.faults: Counter[str] = Counter()
-        self._chaos, self._seen = script(), Counter[str]()
+        self.faults, self._seen = Counter[str](), Counter[str]()
 
     def answer(self, request: httpx.Request) -> Reply:
         before = self.bill.images
         reply = super().answer(request)
         route = str(find_route(request.method, path=request.url.path))
-        body = json.loads(request.content) if request.method == "POST" else None
-        seen = SeenRequest(method=request.method, path=request.url.path, headers=request.headers, body=body)
+        seen = self._journal.requests[-1]
         key = request_key(seen)
         self._seen[key] += 1
-        if find_acts(self._chaos, seen, on=route, key=key, nth=self._seen[key], seed=SEED):
-            self.faults[route] += 1
+        self.faults[route] += bool(find_acts(SCRIPT, seen, on=route, key=key, nth=self._seen[key], seed=SEED))
         if request.method == "POST":
-            billed = self.bill.images - before
-            self.orders.append(Sent(came=reply.error or reply.status, billed=billed, usable=usable(reply)))
+            cost = self.bill.images - before
+            self.orders.append(Sent(came=reply.error or reply.status, billed=cost, usable=usable(reply)))
         return reply
 
 
@@ -118,9 +106,7 @@ def usable(reply: Reply) -> int:
 
 
 def _is_data(text: object) -> bool:
-    if not isinstance(text, str):
-        return False
-    plain = "".join(text.rpartition(",")[2].split()).translate({45: 43, 95: 47}).rstrip("=")
+    plain = "".join(str(text or "").rpartition(",")[2].split()).translate({45: 43, 95: 47}).rstrip("=")
     return _is_plain(plain + "=" * (-len(plain) % 4))
 
 
@@ -135,7 +121,7 @@ def _is_plain(text: str | None) -> bool:
 class Figures:
     """What a run came to."""
 
-    calls: int = 0
+    calls: int
     orders: int = 0
     order_faults: int = 0
     link_faults: int = 0
@@ -175,12 +161,12 @@ def run(name: str, calls: int) -> Figures:
     service, figures = Service(), Figures(calls=calls)
     for number in range(calls):
         first = len(service.orders)
-        received, error = _call(CLIENTS[name](service), number, figures)
-        _judge(service.orders[first:], received, error, figures=figures)
+        outcome = _call(CLIENTS[name](service), number, figures)
+        _judge(service.orders[first:], *outcome, figures=figures)
     figures.orders, figures.images_paid = len(service.orders), service.bill.images
     figures.order_faults, figures.link_faults = service.faults["generate"], service.faults["download"]
-    if name != "plain":  # which sends no Idempotency-Key, so that its duplicates are not on the bill
-        assert service.bill.duplicates == figures.paid_twice
+    # The plain SDK sends no Idempotency-Key, so that its duplicates are not on the bill.
+    assert service.bill.duplicates == (0 if name == "plain" else figures.paid_twice)
     return figures
 
 
@@ -196,7 +182,7 @@ def _call(client: openai.OpenAI, number: int, figures: Figures) -> tuple[int, Ex
         return 0, error
     for image in data if not isinstance(client, PlainSDK) else []:
         try:
-            image.read()  # type: ignore[attr-defined]  # ours can
+            image.read()
         except DownloadError as error:
             figures.unread += 1
             figures.misbilled += error.billing != "paid"
@@ -211,10 +197,9 @@ def _judge(orders: list[Sent], received: int, error: Exception | None, *, figure
     told = error.billing if isinstance(error, FluxError) else None if error else "paid"
     figures.misbilled += told is None or (told == "none" and bool(billed)) or (told == "paid" and not billed)
     for at, order in enumerate(orders[1:], start=1):
-        before = {earlier.came for earlier in orders[:at]}
-        figures.hasty += not before <= NOT_DONE
-        unknown = any(o.billed and o.came not in SAID_TO_HAVE_FAILED for o in orders[:at])
-        figures.paid_twice_blindly += order.billed if unknown else 0
+        figures.hasty += any(earlier.came not in NOT_DONE for earlier in orders[:at])
+        if any(earlier.billed and earlier.came not in SAID_TO_HAVE_FAILED for earlier in orders[:at]):
+            figures.paid_twice_blindly += order.billed
 
 
 def test_never_pays_once_loses_nothing_and_tells_the_bill() -> None:
@@ -226,15 +211,13 @@ def test_never_pays_once_loses_nothing_and_tells_the_bill() -> None:
 
 def test_the_default_pays_twice_only_where_the_service_said_it_had_failed_and_loses_nothing() -> None:
     figures = run("default", CALLS)
-    assert figures.paid_twice
-    assert figures.paid_twice_blindly == 0
+    assert figures.paid_twice > figures.paid_twice_blindly == 0
     assert (figures.lost, figures.garbled, figures.foreign, figures.misbilled) == (0, 0, 0, 0)
 
 
 def test_the_plain_sdk_pays_twice_after_the_unknown_and_raises_what_nobody_announced() -> None:
     figures = run("plain", CALLS)
-    assert figures.paid_twice_blindly
-    assert figures.foreign
+    assert min(figures.paid_twice_blindly, figures.foreign) > 0
 
 
 @pytest.mark.parametrize("name", CLIENTS)
