@@ -83,12 +83,11 @@ class Service(Emulator):
         reply = super().answer(request)
         route = str(find_route(request.method, path=request.url.path))
         seen = self._journal.requests[-1]
-        key = request_key(seen)
-        self._seen[key] += 1
+        self._seen[key := request_key(seen)] += 1
         self.faults[route] += bool(find_acts(SCRIPT, seen, on=route, key=key, nth=self._seen[key], seed=SEED))
         if request.method == "POST":
-            cost = self.bill.images - before
-            self.orders.append(Sent(came=reply.error or reply.status, billed=cost, usable=usable(reply)))
+            billed, came = self.bill.images - before, reply.error or reply.status
+            self.orders.append(Sent(came=came, billed=billed, usable=usable(reply)))
         return reply
 
 
@@ -119,8 +118,6 @@ def _is_plain(text: str | None) -> bool:
 
 @dataclass(kw_only=True)
 class Figures:
-    """What a run came to."""
-
     calls: int
     orders: int = 0
     order_faults: int = 0
@@ -157,7 +154,6 @@ CLIENTS: Mapping[str, Callable[[Service], openai.OpenAI]] = {
 
 
 def run(name: str, calls: int) -> Figures:
-    """So many calls by one kind of client."""
     service, figures = Service(), Figures(calls=calls)
     for number in range(calls):
         first = len(service.orders)
@@ -171,10 +167,9 @@ def run(name: str, calls: int) -> Figures:
 
 
 def _call(client: openai.OpenAI, number: int, figures: Figures) -> tuple[int, Exception | None]:
-    form = ("url", "b64_json")[number % 2]
-    arguments: dict[str, Any] = {"model": DEFAULT_MODEL, "n": 1 + number % 3, "response_format": form}
+    arguments: dict[str, Any] = {"n": 1 + number % 3, "response_format": ("url", "b64_json")[number % 2]}
     try:
-        data = client.images.generate(prompt=f"chaos {number}", **arguments).data or []
+        data = client.images.generate(model=DEFAULT_MODEL, prompt=f"chaos {number}", **arguments).data or []
         received = sum(bool(image.url or image.b64_json) for image in data)
         figures.garbled += sum(_is_data(image.b64_json) and not _is_plain(image.b64_json) for image in data)
     except Exception as error:  # noqa: BLE001  # what comes that nobody announced is what is counted
