@@ -132,7 +132,7 @@ def deliver(reply: Reply, *, request: httpx.Request) -> httpx.Response:
     """The reply as httpx hands it to its caller.
 
     Raises httpx.ConnectError, httpx.ReadTimeout or httpx.ReadError; a truncated answer raises
-    httpx.RemoteProtocolError while it is read.
+    httpx.RemoteProtocolError while it is read. Nothing is unpacked yet, as on a wire: that is up to the caller.
     """
     match reply.error:
         case "connect":
@@ -142,7 +142,11 @@ def deliver(reply: Reply, *, request: httpx.Request) -> httpx.Response:
         case "reset":
             raise httpx.ReadError("connection reset by the emulator", request=request)
         case "truncate":
-            headers = {**reply.headers, "content-length": str(len(reply.body))}
-            return httpx.Response(reply.status, headers=headers, stream=_BrokenStream(reply.body, kept=reply.kept))
+            return _response(reply, stream=_BrokenStream(reply.body, kept=reply.kept))
         case None:
-            return httpx.Response(reply.status, headers=dict(reply.headers), content=reply.body)
+            return _response(reply, stream=httpx.ByteStream(reply.body))
+
+
+def _response(reply: Reply, *, stream: httpx.ByteStream | _BrokenStream) -> httpx.Response:
+    headers = {**reply.headers, "content-length": str(len(reply.body))}
+    return httpx.Response(reply.status, headers=headers, stream=stream)

@@ -198,8 +198,8 @@ _ROWS = (
     ),
     _kind("bom", "a byte order mark before the answer", spoil.rewritten(lambda b: b"\xef\xbb\xbf" + b), _SERVED),
     _kind("gzip", "the answer, compressed", spoil.gzipped, _SERVED),
-    _kind("bad_gzip", "plain bytes that claim to be gzip", spoil.header("content-encoding", "gzip"), _LOST),
-    _kind("content_encoding", "an encoding that nobody knows", spoil.header("content-encoding", "x-new"), _SERVED),
+    _kind("bad_gzip", "plain bytes that claim to be gzip", spoil.header("content-encoding", "gzip"), _UNUSABLE),
+    _kind("content_encoding", "an encoding that nobody knows", spoil.header("content-encoding", "x-new"), _UNUSABLE),
     _kind("content_type", "JSON that claims to be HTML", spoil.header("content-type", "text/html"), _SERVED),
     Kind(
         name="slow",
