@@ -198,6 +198,7 @@ def _judge(orders: list[Sent], received: int, error: Exception | None, *, figure
 
 
 def test_never_pays_once_loses_nothing_and_tells_the_bill() -> None:
+    """With "never", no image is paid twice, none that came is lost, every error is ours and tells what it cost."""
     figures = run("never", CALLS)
     assert figures.orders > figures.calls
     assert (figures.paid_twice, figures.hasty) == (0, 0)
@@ -205,16 +206,19 @@ def test_never_pays_once_loses_nothing_and_tells_the_bill() -> None:
 
 
 def test_the_default_pays_twice_only_where_the_service_said_it_had_failed_and_loses_nothing() -> None:
+    """By default, what is paid twice was said to have failed by the service itself, and nothing that came is lost."""
     figures = run("default", CALLS)
     assert figures.paid_twice > figures.paid_twice_blindly == 0
     assert (figures.lost, figures.garbled, figures.foreign, figures.misbilled) == (0, 0, 0, 0)
 
 
 def test_the_plain_sdk_pays_twice_after_the_unknown_and_raises_what_nobody_announced() -> None:
+    """Under the same script the plain SDK pays for unknown outcomes again, and lets errors through that are not its own."""
     figures = run("plain", CALLS)
     assert min(figures.paid_twice_blindly, figures.foreign) > 0
 
 
 @pytest.mark.parametrize("name", CLIENTS)
 def test_the_same_seed_gives_the_same_figures(name: str) -> None:
+    """A run can be repeated: chance hangs on the seed alone."""
     assert run(name, 60) == run(name, 60)
