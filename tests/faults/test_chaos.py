@@ -92,8 +92,8 @@ class Service(Emulator):
 
 
 def usable(reply: Reply) -> int:
-    """How many images a whole answer holds, if it is JSON in UTF-8."""
-    if reply.error is not None or reply.status != 200:
+    """How many images a whole answer holds, if it is JSON in UTF-8, plain or in the one encoding that is asked for."""
+    if reply.error is not None or reply.status != 200 or reply.headers.get("content-encoding", "gzip") != "gzip":
         return 0
     try:
         body = zlib.decompress(reply.body, 31) if reply.headers.get("content-encoding") == "gzip" else reply.body
@@ -213,7 +213,7 @@ def test_the_default_pays_twice_only_where_the_service_said_it_had_failed_and_lo
 
 
 def test_the_plain_sdk_pays_twice_after_the_unknown_and_raises_what_nobody_announced() -> None:
-    """Under the same script the plain SDK pays for unknown outcomes again, and lets errors through that are not its own."""
+    """Under the same script the plain SDK pays for unknown outcomes again, and lets foreign errors through."""
     figures = run("plain", CALLS)
     assert min(figures.paid_twice_blindly, figures.foreign) > 0
 
