@@ -1,6 +1,6 @@
 """FLUX image models through the official OpenAI client: validated, retried without paying twice, normalized."""
 
-import importlib
+import importlib.util
 import typing
 
 if typing.TYPE_CHECKING:
@@ -28,17 +28,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "adapter": {"adapt": "adapt"},
-    "client": {
-        "AsyncFluxOpenAI": "AsyncFluxOpenAI",
-        "AsyncOpenAI": "AsyncFluxOpenAI",
-        "FluxOpenAI": "FluxOpenAI",
-        "OpenAI": "FluxOpenAI",
-    },
-    "emulated": {"Emulator": "Emulator"},
-    "errors": {"BadResponseError": "BadResponseError", "InvalidParamsError": "InvalidParamsError"},
-    "images": {"FluxImage": "FluxImage", "FluxImagesResponse": "FluxImagesResponse"},
-    "retries": {"RetryPolicy": "RetryPolicy"},
+    "AsyncFluxOpenAI": ("client", "AsyncFluxOpenAI"),
+    "AsyncOpenAI": ("client", "AsyncFluxOpenAI"),
+    "BadResponseError": ("errors", "BadResponseError"),
+    "Emulator": ("emulated", "Emulator"),
+    "FluxImage": ("images", "FluxImage"),
+    "FluxImagesResponse": ("images", "FluxImagesResponse"),
+    "FluxOpenAI": ("client", "FluxOpenAI"),
+    "InvalidParamsError": ("errors", "InvalidParamsError"),
+    "OpenAI": ("client", "FluxOpenAI"),
+    "RetryPolicy": ("retries", "RetryPolicy"),
+    "adapt": ("adapter", "adapt"),
 }
 """The module of each name, and what it is called there."""
 
@@ -47,17 +47,19 @@ _HOMES = {
 if not typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Load everything at the first use of anything.
+        """Load a public name, or a module, when it is first used.
 
-        pytest imports this package in every test run, for its plugin; most runs make no image, and must not wait for
-        the SDK.
+        pytest imports this package in every test run, for its plugin, and most runs must not wait for the SDK; nor must
+        a program that makes images wait for the emulator.
         """
-        if name.startswith("__") or "adapt" in globals():
+        if name in _HOMES:
+            home, theirs = _HOMES[name]
+            value = getattr(importlib.import_module(f"{__name__}.{home}"), theirs)
+        elif not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+            value = importlib.import_module(f"{__name__}.{name}")
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        modules = {home: importlib.import_module(f"{__name__}.{home}") for home in _HOMES}
-        found = {ours: getattr(modules[home], theirs) for home in _HOMES for ours, theirs in _HOMES[home].items()}
-        globals().update(found)  # at once: another thread sees all names or none
-        return getattr(importlib.import_module(__name__), name)
+        return globals().setdefault(name, value)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

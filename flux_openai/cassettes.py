@@ -27,7 +27,17 @@ from vcr.request import Request
 from flux_openai.files import sniff
 from flux_openai.sdk import httpx
 
-__all__ = ["Label", "Provenance", "bare_link", "kept_bytes", "kept_text", "player", "recording", "replaying"]
+__all__ = [
+    "Label",
+    "Provenance",
+    "bare_link",
+    "kept_bytes",
+    "kept_text",
+    "player",
+    "recording",
+    "replaying",
+    "spare_live",
+]
 
 Provenance = Literal["emulator", "documented example", "live"]
 
@@ -191,6 +201,12 @@ def _answered(response: Mapping[str, Any], *, told: list[str]) -> dict[str, obje
     return kept_response(response, secrets=tuple(told))
 
 
+def spare_live(path: Path) -> None:
+    """Skip the test if its cassette is from the service: that was paid for, and the emulator must not overwrite it."""
+    if path.exists() and yaml.safe_load(path.read_bytes()).get("provenance") == "live":
+        pytest.skip("recorded from the service, which alone can repeat it; to use the emulator, delete it first")
+
+
 @contextmanager
 def recording(
     path: Path, *, fresh: Path, secrets: tuple[str, ...], serve: Callable[[httpx.Request], httpx.Response] | None
@@ -199,8 +215,8 @@ def recording(
 
     `serve` answers in place of the network, for whatever client of httpx; None is the network itself.
     """
-    if serve and path.exists() and yaml.safe_load(path.read_bytes()).get("provenance") == "live":
-        pytest.skip("recorded from the service, which alone can repeat it; to use the emulator, delete it first")
+    if serve:
+        spare_live(path)
     machine = player(provenance="emulator" if serve else "live", secrets=secrets)
     with machine.use_cassette(fresh, record_mode="all") as tape, _served(serve) if serve else nullcontext():
         yield tape

@@ -80,9 +80,9 @@ class FluxError(openai.OpenAIError):
 
     When a part of a split call fails, `partial` holds the images that the others brought, and `rest` the arguments of
     one `images.generate` call for each part that brought none, the one that was refused included, but not one that was
-    paid for and cannot be used. Headers of your own have to be given again. `billing` is then "unknown" if one of those
-    may have been billed, else "paid": the images in `partial` are. An interruption carries both too; under asyncio it
-    may stand behind what is raised, as its context or cause.
+    paid for and cannot be used. Headers and a query of your own are to be given again. `billing` is then "unknown" if
+    one of those may have been billed, else "paid": the images in `partial` are. An interruption carries both too; under
+    asyncio it may stand behind what is raised, as its context or cause.
     """
 
     billing: Billing = "none"

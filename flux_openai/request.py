@@ -66,14 +66,16 @@ class Call:
 
     @property
     def again(self) -> dict[str, object]:
-        """The arguments of `images.generate` that ask for the same under the same Idempotency-Key."""
+        """The arguments of `images.generate` that ask for the same under the same Idempotency-Key.
+
+        Without the caller's headers and query: an error carries these arguments, and a key may stand in those.
+        """
         sent = self.sent
         # A call without a shape would now get the shape that stands in the client's defaults; "auto" means none.
         shape = {} if {"aspect_ratio", "size"} & sent.keys() else {"size": "auto"}
         again: dict[str, object] = {"extra_body": {**sent, **shape}, "extra_headers": {"Idempotency-Key": self.key}}
         timeout = {} if isinstance(self.extras.timeout, openai.NotGiven) else {"timeout": self.extras.timeout}
-        query = {"extra_query": self.extras.query} if self.extras.query else {}
-        return {**again, **timeout, **query}
+        return {**again, **timeout}
 
     @property
     def raw(self) -> bool:

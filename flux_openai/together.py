@@ -61,20 +61,15 @@ class _Job:
         self._raised: BaseException | None = None
 
     def do(self) -> None:
-        with self:
+        try:
             self._context.run(self._job)
+        except BaseException as error:  # noqa: BLE001  # it is raised where the job was ordered, and not in this thread
+            self._raised = error
 
     def told(self) -> BaseException | None:
         """What it raised, which is kept no longer: its traceback leads back here, and the two would stay for ever."""
         error, self._raised = self._raised, None
         return error
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        self._raised = error
-        return True
 
 
 async def atogether(jobs: Sequence[Callable[[], Coroutine[object, object, None]]]) -> list[BaseException | None]:

@@ -234,15 +234,19 @@ def drawn_tree() -> dict[str, list[str]]:
     return bases
 
 
+HANDED_ON = {"together.py": "what a job raises in a thread goes to whoever ordered the job, and is raised there"}
+"""The one place that may catch everything without raising it again, and why."""
+
+
 @each_source
 def test_no_error_is_swallowed_blindly(path: Path) -> None:
-    """An `except` names what it expects; only one that raises again may catch everything."""
+    """An `except` names what it expects; only one that raises again, or hands on, may catch everything."""
     blind = [
         f"line {node.lineno}"
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ExceptHandler) and catches_everything(node) and not raises_again(node)
     ]
-    assert blind == []
+    assert len(blind) == (path.name in HANDED_ON), blind
 
 
 def catches_everything(handler: ast.ExceptHandler) -> bool:

@@ -25,6 +25,7 @@ from flux_openai.errors import (
     UnsafeURLError,
 )
 from flux_openai.sdk import httpx
+from flux_openai.tools import FluxTool
 
 # Globals on purpose: a traceback that shows locals must not find them in these very tests.
 KEY = "sk-CANARY-7f3a/q+9="
@@ -510,3 +511,26 @@ def test_no_key_of_openai_s_stands_in(foreign_environment: list[str]) -> None:
     for kind in (FluxOpenAI, AsyncFluxOpenAI):
         with pytest.raises(ConfigurationError, match="MODELVERSE_API_KEY"):
             kind()
+
+
+def test_what_a_split_call_leaves_to_be_asked_for_holds_no_key_of_the_query() -> None:
+    """A key in `extra_query` or `extra_headers` is in no attribute and no pickle of the error that carries `.rest`."""
+    emulator = Emulator(pixels=64)
+    emulator.fail(status=400)
+    with pytest.raises(FluxError) as caught:
+        emulator.client(split=True).images.generate(
+            prompt="a fox", n=8, extra_query={"api-key": "sk-in-the-query"}, extra_headers={"X-Key": "sk-in-a-header"}
+        )
+    assert caught.value.rest
+    said = f"{vars(caught.value)!r} {pickle.dumps(caught.value)!r}"
+    assert "sk-in-the-query" not in said
+    assert "sk-in-a-header" not in said
+
+
+def test_the_link_of_an_unsaved_image_is_in_no_repr(tmp_path: Path) -> None:
+    """The result of a tool call has the link that is left of an image, and does not show it."""
+    emulator = Emulator(pixels=64)
+    emulator.fail(status=404, on="download")
+    result = FluxTool(emulator.client(), folder=tmp_path).call({"prompt": "a fox"})
+    assert "signature=" in result.unsaved[0]
+    assert "signature=" not in f"{result!r} {result.text} {result.artifact}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -89,7 +89,7 @@ class Report:
     attempts: int = 0
     notices: tuple[str, ...] = ()
     missing: int = 0
-    unsaved: tuple[str, ...] = ()
+    unsaved: tuple[str, ...] = field(default=(), repr=False)
     expires_at: datetime | None = None
     error: FluxError | None = None
 

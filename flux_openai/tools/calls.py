@@ -31,12 +31,12 @@ def run_tool_calls(response: ChatCompletion, tools: Iterable[FluxTool]) -> list[
 @overload
 def run_tool_calls(response: Response, tools: Iterable[FluxTool], *, show: bool = ...) -> list[FunctionCallOutput]: ...
 def run_tool_calls(
-    response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = False
+    response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
     """Carry out the calls of these tools in an answer, one after the other, and return what to send back.
 
     For Chat Completions: the `tool` messages to append after the answer's own message. For Responses: the
-    `function_call_output` items for the next `input`; with `show`, the images go along as `input_image` parts, in full.
+    `function_call_output` items for the next `input`, with the images as `input_image` parts unless `show` is False.
     Calls of other tools are left to their owners.
     """
     results = [(call, call.tool.call(call.arguments)) for call in _calls(response, tools)]
@@ -54,7 +54,7 @@ async def arun_tool_calls(
     response: Response, tools: Iterable[FluxTool], *, show: bool = ...
 ) -> list[FunctionCallOutput]: ...
 async def arun_tool_calls(
-    response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = False
+    response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
     """The same for async code."""
     results = [(call, await call.tool.acall(call.arguments)) for call in _calls(response, tools)]

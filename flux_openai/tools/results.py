@@ -6,7 +6,7 @@ an error is quoted, cut and stripped of links, for it is data and no instruction
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from flux_openai.data_uris import data_uri
@@ -59,7 +59,7 @@ class ToolResult:
     correctable: bool = False
     billing: Billing = "none"
     response: FluxImagesResponse | None = None
-    unsaved: tuple[str, ...] = ()
+    unsaved: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def shown(self) -> list[ToolImage]:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stubs
 from openai.pagination import AsyncPage, SyncPage
 from openai.types import Model
 from vcr.cassette import Cassette
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy
-from flux_openai.cassettes import Provenance, kept_bytes, kept_text, player, replaying
+from flux_openai.cassettes import Provenance, kept_bytes, kept_text, player, replaying, spare_live
 from flux_openai.sdk import httpx
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -194,8 +193,8 @@ class Player:
     @contextmanager
     def _recording(self, path: Path, provenance: Provenance) -> Iterator[Cassette]:
         committed = path.read_text(encoding="utf-8") if path.exists() else None
-        if committed and provenance != "live" and yaml.safe_load(committed)["provenance"] == "live":
-            pytest.skip("recorded from the service, which alone can repeat it; to use the emulator, delete it first")
+        if provenance != "live":
+            spare_live(path)
         fresh = self.folder / path.name
         secrets = (KEY, self.live_key) if provenance == "live" else (KEY,)
         with player(provenance=provenance, secrets=secrets).use_cassette(fresh, record_mode="all") as tape:

@@ -96,24 +96,24 @@ def test_an_answer_without_calls_asks_for_nothing(run: Run, tool: FluxTool, kind
     assert run(kind.model_validate(BODIES[kind](("flux_generate_image", RIGHT))), []) == []
 
 
-def test_images_are_shown_on_request(run: Run, tool: FluxTool) -> None:
-    """With `show` the pictures follow the words as parts of the output; where there is none, the words stand alone."""
+def test_images_are_shown_unless_they_shall_not(run: Run, tool: FluxTool) -> None:
+    """The pictures follow the words as parts of the output; an error, or show=False, leaves the words alone."""
     answer = Response.model_validate(responses_body(("flux_generate_image", RIGHT), ("flux_generate_image", "{}")))
-    drawn, broken = (one["output"] for one in run(answer, [tool], show=True))
+    drawn, broken = (one["output"] for one in run(answer, [tool]))
     [image] = tool.album.names
     words, shown = drawn
     assert (words["type"], shown["type"]) == ("input_text", "input_image")
     assert image in words["text"]
     assert shown["image_url"].startswith("data:image/png;base64,iVBOR")
     assert "prompt" in broken
-    assert isinstance(run(answer, [tool])[0]["output"], str)
+    assert isinstance(run(answer, [tool], show=False)[0]["output"], str)
 
 
 def test_only_images_are_shown(run: Run, tool: FluxTool, emulator: Emulator) -> None:
     """What was paid for and is no known kind of image is kept and told, but an API would refuse to be shown it."""
     emulator.fail(status=200, body={"created": 1, "data": [{"b64_json": "aGVsbG8gd29ybGQ="}]})
     answer = Response.model_validate(responses_body(("flux_generate_image", RIGHT)))
-    [output] = run(answer, [tool], show=True)
+    [output] = run(answer, [tool])
     assert "a-fox_seed7_0.bin (unknown type, seed 7)" in output["output"]
 
 
