@@ -15,7 +15,7 @@ SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-IRREGULAR: Mapping[str, str] = {"anyio": "socket", "_asaw": "_saw"}
+IRREGULAR: Mapping[str, str] = {"__aiter__": "__iter__", "anyio": "socket", "_asaw": "_saw"}
 """Async words that no rule erases: the module whose `getaddrinfo` does not block, and the async face of a hook."""
 
 APART: Mapping[str, str] = {
@@ -32,7 +32,6 @@ APART: Mapping[str, str] = {
     "emulator/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
     "emulator/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
     "emulator/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
-    "emulator/replies.py:_BrokenStream.__aiter__": "one generator for both kinds of client; tested on both",
     "testing.py:async_flux_client": "a sync fixture, for every async plugin; it closes in an event loop of its own",
 }
 """Async code that is not a mirror of sync code, and why."""
@@ -50,7 +49,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory|calls_"
-        "|together|call|enter|outcome|draw|run_|handle|sleep"
+        "|together|call|enter|outcome|draw|run_|handle|sleep|tell"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 

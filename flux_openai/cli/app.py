@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from flux_openai.cli.codes import ExitCode, exit_code_of, exit_code_table
-from flux_openai.cli.emulate import Emulation, fault_lines
+from flux_openai.cli.emulate import Emulation
 from flux_openai.cli.emulate import emulate as run_emulator
 from flux_openai.cli.report import Report
 from flux_openai.cli.screen import Screen
@@ -280,9 +280,6 @@ def emulate(
 
 def _emulated(options: dict[str, Any]) -> int:
     screen = Screen(as_json=False)
-    if options.pop("help_faults"):
-        screen.listed(fault_lines())
-        return ExitCode.DONE
     try:
         return run_emulator(Emulation(**options), listed=screen.listed)
     except ConfigurationError as error:

@@ -10,17 +10,17 @@ from types import FrameType
 
 from flux_openai.cli.codes import ExitCode
 from flux_openai.cli.service import read_key
-from flux_openai.emulator import Bill, Emulator, fault_table
+from flux_openai.emulator import Bill, Emulator, fault_help
 from flux_openai.errors import ConfigurationError
 
-__all__ = ["Emulation", "emulate", "fault_lines"]
+__all__ = ["Emulation", "emulate"]
 
 _ENDS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DONE}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Emulation:
-    """What the options say about the emulator, unchecked."""
+    """What the options say about the emulator, unchecked; with `help_faults` nothing is served, only told."""
 
     host: str
     port: int
@@ -31,6 +31,7 @@ class Emulation:
     seed: int
     limit: Sequence[str] | None
     latency: str
+    help_faults: bool
 
     def emulator(self) -> Emulator:
         """The emulator. Raises ConfigurationError."""
@@ -61,17 +62,11 @@ def _text_of(script: str) -> str:
         ) from error
 
 
-def fault_lines() -> list[str]:
-    """Every fault that a script can ask for, one per line: what it does, whether it is billed, what a client raises."""
-    rows = [(name, what, f"billed: {billed}", raised) for name, _, what, billed, raised in fault_table()]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
-    ]
-
-
 def emulate(emulation: Emulation, *, listed: Callable[[Iterable[str]], object]) -> ExitCode:
     """Serve until a signal ends it. Raises ConfigurationError, before anything is served."""
+    if emulation.help_faults:
+        listed(fault_help())
+        return ExitCode.DONE
     emulator = emulation.emulator()
     with _signals() as ends, emulator.serve(emulation.host, emulation.port) as server:
         listed([f"listening on {server.base_url}"])

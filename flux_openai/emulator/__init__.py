@@ -8,7 +8,7 @@ from flux_openai.emulator.limits import Concurrency, Credits, FixedWindow, Limit
 from flux_openai.emulator.replies import Reply
 from flux_openai.emulator.rules import Script
 from flux_openai.emulator.server import Server
-from flux_openai.emulator.table import fault_table
+from flux_openai.emulator.table import fault_help, fault_table
 
 __all__ = [
     "Bill",
@@ -29,5 +29,6 @@ __all__ = [
     "Server",
     "TokenBucket",
     "VirtualClock",
+    "fault_help",
     "fault_table",
 ]

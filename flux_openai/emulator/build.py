@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flux_openai.emulator.acts import Act, Problem, Value, closest, make_act
+from flux_openai.emulator.acts import Act, closest, make_act
+from flux_openai.emulator.arguments import Problem, Value
 from flux_openai.emulator.contract import is_whole
 from flux_openai.emulator.faults import Target
 from flux_openai.emulator.rules import Condition, Occurrence, Rule, Script, make_condition, make_rule
@@ -75,7 +76,7 @@ def when(
     nth: int | range | Occurrence | None = None,
     p: float | None = None,
 ) -> When:
-    """Which requests a rule is for: every order, those with these fields, or with `img` every download.
+    """Which requests a rule is for: every order, or those with these fields; with `img`, the downloads of their images.
 
     `prompt` is a regular expression; a number is an int, or a comparison such as ">=3". `nth` is 1, range(1, 3),
     every(5) or after(10), counted among equal requests; `p` is a chance from 0 to 1. Raises ConfigurationError for
@@ -84,8 +85,6 @@ def when(
     asked = {"prompt": prompt, "model": model, "n": n, "seed": seed, "steps": steps, "size": size}
     asked |= {"aspect_ratio": aspect_ratio, "response_format": response_format}
     conditions = tuple(_conditions({name: value for name, value in asked.items() if value is not None}))
-    if img and conditions:
-        raise ConfigurationError("img stands alone: only fields of an order can be joined")
     if p is not None and (isinstance(p, bool) or not 0 <= p <= 1):
         raise ConfigurationError("p should be a number from 0 to 1, as in p=0.01")
     chance = None if p is None else float(p)

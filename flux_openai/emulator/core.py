@@ -11,15 +11,16 @@ from typing import TypedDict, Unpack
 from flux_openai.emulator.call import Call, entry_of
 from flux_openai.emulator.clock import Clock, RealClock
 from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
+from flux_openai.emulator.delivery import as_seen, atell, deliver, tell
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
 from flux_openai.emulator.gate import Gate, work_of
 from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, request_key
 from flux_openai.emulator.latency import Latency
 from flux_openai.emulator.limits import Limit
-from flux_openai.emulator.links import LIFETIME, file_name, link_to, name_in, refuse_link
+from flux_openai.emulator.links import LIFETIME, Hosted, file_name, link_to, name_in, refuse_link
 from flux_openai.emulator.logbook import Logbook
-from flux_openai.emulator.replies import Breakage, Refusal, Reply, as_seen, deliver, envelope, json_reply, xml_error
+from flux_openai.emulator.replies import Breakage, Refusal, Reply, envelope, json_reply, xml_error
 from flux_openai.emulator.routes import ROUTES, Route, find_route
 from flux_openai.emulator.rules import Rule, Script, find_acts
 from flux_openai.emulator.script import as_script
@@ -93,7 +94,7 @@ class Emulator:
         self._journal = Journal()
         self._logbook = None if journal is None else Logbook(journal)
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in ROUTES}
-        self._hosted: dict[str, Sketch] = {}
+        self._hosted: dict[str, Hosted] = {}
         self._script = as_script(script)
         self._seed = seed
 
@@ -138,8 +139,9 @@ class Emulator:
         """Make the next `times` calls of one kind go wrong, after those already lined up.
 
         Either `status`, from 200 to 599, answers in place of the service: with `body`, or with the documented error
-        if there is none. Or `error` breaks the exchange: "connect", "timeout", "reset", or "truncate" half way through
-        a good answer. `billed` says whether an order counts on the bill all the same; left out, it does for a 200 and
+        if there is none. Or `error` breaks the exchange: before the order was sent ("connect", "dns", "tls", …), after
+        that ("timeout", "reset", "garbage"), or "truncate" half way through a good answer. `billed` says whether an
+        order counts on the bill all the same; left out, it does for a 200 and
         for what breaks after sending. Raises ConfigurationError for anything else.
         """
         plan = make_plan(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
@@ -159,19 +161,23 @@ class Emulator:
         """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
         reply = as_seen(self.answer(request), request=request)
         self.clock.sleep(reply.delay)
-        return deliver(reply, request=request)
+        tell(reply, request=request)
+        return deliver(reply, request=request, clock=self.clock)
 
     async def ahandle(self, request: httpx.Request) -> httpx.Response:
         """The same without blocking the event loop."""
         reply = as_seen(self.answer(request), request=request)
         await self.clock.asleep(reply.delay)
-        return deliver(reply, request=request)
+        await atell(reply, request=request)
+        return deliver(reply, request=request, clock=self.clock)
 
     def answer(self, request: httpx.Request) -> Reply:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
         reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
-        reply = spoiled(reply, acts=call.acts, request_id=call.id)
+        on: Target = "download" if call.route == "download" else "generate"
+        target = request.url.raw_path.decode("ascii")
+        reply = spoiled(reply, acts=call.acts, request_id=call.id, on=on, target=target)
         if self._logbook is not None:
             self._logbook.add(entry_of(call, status=reply.status))
         # An exchange that was to time out is as late as it says itself.
@@ -180,8 +186,7 @@ class Emulator:
 
     def _admit(self, request: httpx.Request) -> Call:
         content = read_json(request.read())
-        route, now = find_route(request.method, path=request.url.path), self.clock.now()
-        verdict = self._judge(request, content=content, route=route, now=now)
+        route = find_route(request.method, path=request.url.path)
         seen = SeenRequest(
             method=request.method,
             path=request.url.path,
@@ -190,11 +195,16 @@ class Emulator:
         )
         key, charge, seconds = request_key(seen), Charge(), 0.0
         with self._lock:
+            # Read in here, so that of two requests the one that is counted later is not the earlier one.
+            now = self.clock.now()
+            verdict = self._judge(request, content=content, route=route, now=now)
             number, nth = self._journal.add(seen, key=key)
             work = work_of(verdict, token=f"{key}:{nth}")
             refusal = None if work is None else self._gate.refuse(work, now=now)
             plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
-            chosen = find_acts(self._script, seen, on=route, key=key, nth=nth, seed=self._seed)
+            hosted = self._hosted.get(name_in(request.url))
+            order = seen.body if hosted is None else hosted.order
+            chosen = find_acts(self._script, order, on=route, key=key, nth=nth, seed=self._seed)
             acts = chosen if plan is None and refusal is None else ()
             if work is not None and refusal is None and (plan is None or plan.billed) and is_billed(acts):
                 charge = self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
@@ -265,16 +275,16 @@ class Emulator:
     def _host(self, sketch: Sketch, *, call: Call) -> dict[str, str]:
         name = file_name(sketch, token=call.token)
         with self._lock:
-            self._hosted[name] = sketch
+            self._hosted[name] = Hosted(sketch=sketch, order=call.seen.body)
         return {"url": link_to(name, expires=int(call.now) + LIFETIME, origin=call.request.url)}
 
     def _download(self, call: Call) -> Reply:
         with self._lock:
-            sketch = self._hosted.get(name_in(call.request.url))
-        if sketch is None:
+            hosted = self._hosted.get(name_in(call.request.url))
+        if hosted is None:
             missing = Refusal(status=404, code="NoSuchKey", message="There is no such picture here.")
             return xml_error(missing, request_id=call.id)
-        return Reply(status=200, headers={"content-type": "image/png"}, body=draw(sketch))
+        return Reply(status=200, headers={"content-type": "image/png"}, body=draw(hosted.sketch))
 
 
 def _list_models() -> Reply:

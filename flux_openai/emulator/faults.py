@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from flux_openai.emulator.contract import is_whole
-from flux_openai.emulator.replies import Breakage, Reply, envelope, plain_refusal, xml_error
+from flux_openai.emulator.replies import (
+    BREAKAGES,
+    NEVER_SENT,
+    Breakage,
+    Reply,
+    broken,
+    envelope,
+    plain_refusal,
+    xml_error,
+)
 from flux_openai.errors import ConfigurationError, Fault
 
 __all__ = ["FaultQueue", "Plan", "Target", "make_plan", "planned_reply"]
@@ -19,9 +28,9 @@ Target = Literal["generate", "download"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What goes wrong with one call: a `status` with its headers and body, or a broken exchange."""
+    """What goes wrong with one call: a `status` with its headers and body, or an `error`, and a status of 0."""
 
-    status: int | None
+    status: int
     headers: Mapping[str, str]
     body: bytes | None
     error: Breakage | None
@@ -47,9 +56,9 @@ def make_plan(
     if wrong:
         raise ConfigurationError("\n".join(map(str, wrong)))
     # Where an error status comes back, no work was done; an exchange that breaks after sending hides work that was.
-    usual = status == 200 if error is None else error != "connect"
+    usual = status == 200 if error is None else error not in NEVER_SENT
     return Plan(
-        status=status,
+        status=status or 0,
         headers={name.lower(): value for name, value in (headers or {}).items()},
         body=None if body is None else _encoded(body),
         error=error,
@@ -71,7 +80,7 @@ def _wrong_choice(*, times: object, status: object, error: object, on: object) -
     if status is not None and not (is_whole(status) and 200 <= status <= 599):
         low = is_whole(status) and status < 200
         yield Fault(param="status", value=status, rule="must be from 200 to 599", nearest=200 if low else 599)
-    for param, value, choices in (("error", error, get_args(Breakage)), ("on", on, get_args(Target))):
+    for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
         if value not in choices and not (param == "error" and value is None):
             nearest = _closest(value, choices)
             yield Fault(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
@@ -94,7 +103,7 @@ def _wrong_answer(*, status: int | None, headers: Mapping[str, object] | None, b
 def _wrong_billing(billed: object, *, error: object, on: object) -> Iterator[Fault]:
     if billed is not None and not isinstance(billed, bool):
         yield Fault(param="billed", value=billed, rule="must be True, False or None", nearest=bool(billed))
-    elif billed and error == "connect":
+    elif billed and error in NEVER_SENT:
         yield Fault(param="billed", value=billed, rule="what was never sent is never billed", nearest=False)
     elif billed and on == "download":
         yield Fault(param="billed", value=billed, rule="downloads are never billed", nearest=False)
@@ -117,8 +126,8 @@ def _content_type(body: bytes, *, hosted: bool) -> str:
 
 def planned_reply(plan: Plan, *, hosted: bool, request_id: str) -> Reply:
     """The reply in place of the ordinary one; `hosted` says whether the call was for a hosted picture."""
-    if plan.status is None:
-        return Reply(status=0, error=plan.error)
+    if plan.error is not None:
+        return broken(plan.error)
     if plan.body is None:
         blank = xml_error if hosted else envelope
         reply = blank(plain_refusal(plan.status), request_id=request_id)

@@ -8,7 +8,17 @@ from http.client import responses
 from flux_openai.emulator.replies import Refusal, Reply
 from flux_openai.sdk import httpx
 
-__all__ = ["MAX_BODY", "MAX_HEAD", "TOO_LARGE", "Head", "chunk_size", "make_request", "read_head", "write_reply"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_HEAD",
+    "TOO_LARGE",
+    "Head",
+    "chunk_size",
+    "is_bodiless",
+    "make_request",
+    "read_head",
+    "write_head",
+]
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's head."""
@@ -119,17 +129,23 @@ def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Ref
     return httpx.Request(head.method, url, headers=list(head.headers), content=body)
 
 
-def write_reply(reply: Reply, *, method: str = "GET", keep_alive: bool) -> bytes:
-    """The reply as bytes; a truncated one announces the length of the whole."""
+def write_head(reply: Reply, *, keep_alive: bool) -> bytes:
+    """The head of the reply, after its interim answers; a truncated one announces the length of the whole."""
     headers = [(name, value) for name, value in reply.headers.items() if name not in _OWN]
-    bodiless = reply.status in (204, 304)
-    if not bodiless:
+    if not is_bodiless(reply.status):
         headers.append(("content-length", str(len(reply.body))))
     if not keep_alive:
         headers.append(("connection", "close"))
     lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}", *map(_header_line, headers), "", ""]
-    body = reply.body[: int(len(reply.body) * reply.kept)] if reply.error == "truncate" else reply.body
-    return "\r\n".join(lines).encode("latin-1", "replace") + (b"" if bodiless or method == "HEAD" else body)
+    return _HINT * reply.hints + "\r\n".join(lines).encode()
+
+
+_HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n"
+
+
+def is_bodiless(status: int) -> bool:
+    """Whether no body may follow: a client would take it for the next answer."""
+    return status in (204, 304)
 
 
 def _header_line(header: tuple[str, str]) -> str:

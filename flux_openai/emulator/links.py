@@ -1,18 +1,28 @@
 """Links to hosted pictures: signed, and dead after seven days."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from flux_openai.emulator.draw import Sketch
 from flux_openai.emulator.replies import Refusal
 from flux_openai.sdk import httpx
 
-__all__ = ["LIFETIME", "file_name", "link_to", "name_in", "refuse_link"]
+__all__ = ["LIFETIME", "Hosted", "file_name", "link_to", "name_in", "refuse_link"]
 
 LIFETIME = 7 * 24 * 60 * 60
 """Seconds from the order to the death of its links."""
 
 # The same in every emulator, so that what it answers can be repeated to the byte; it protects nothing.
 _SIGNING_KEY = b"flux_openai.emulator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosted:
+    """A picture that a link leads to, and the body of the order that it was drawn for."""
+
+    sketch: Sketch
+    order: Mapping[str, object] | None
 
 
 def file_name(sketch: Sketch, *, token: str) -> str:

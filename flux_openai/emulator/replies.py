@@ -1,28 +1,44 @@
-"""What goes back: a reply as plain values, and its delivery through httpx."""
+"""What goes back, as plain values."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import responses
-from typing import Literal
+from typing import Literal, get_args
 from xml.sax.saxutils import escape
 
-from flux_openai.sdk import httpx
-
 __all__ = [
+    "BREAKAGES",
+    "NEVER_SENT",
     "Breakage",
+    "NotSent",
     "Refusal",
     "Reply",
-    "as_seen",
-    "deliver",
+    "Sent",
+    "broken",
+    "cut_body",
     "envelope",
     "json_reply",
+    "pieces_of",
     "plain_refusal",
     "xml_error",
 ]
 
-Breakage = Literal["connect", "timeout", "reset", "truncate"]
-"""How an exchange can break below HTTP: before it, while waiting, after sending, or half way through the answer."""
+NotSent = Literal[
+    "connect", "dns", "connect_timeout", "tls", "certificate", "proxy", "pool", "upload_reset", "upload_timeout"
+]
+"""How an exchange can break before the order was sent whole: no service can have carried it out."""
+
+Sent = Literal["timeout", "reset", "garbage", "truncate"]
+"""How it can break after that."""
+
+Breakage = NotSent | Sent
+
+NEVER_SENT: frozenset[str] = frozenset(get_args(NotSent))
+BREAKAGES: tuple[str, ...] = (*get_args(NotSent), *get_args(Sent))
+
+_PIECES = 100
+"""Into how many a dripping body is cut, if it has so many bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +46,8 @@ class Reply:
     """One answer, or the way in which it fails to arrive.
 
     `headers` has lower-case names; `status` is 0 where nothing arrives. With `error` "truncate", the share `kept` of
-    `body` arrives; with any other, nothing does. `delay` is in seconds, before the first byte.
+    `body` arrives; with "garbage", `body` in place of the head; with any other, nothing does. `delay` is in seconds,
+    before the first byte; `drip` is how long the body takes to arrive; `hints` are so many interim answers before it.
     """
 
     status: int
@@ -39,6 +56,8 @@ class Reply:
     error: Breakage | None = None
     delay: float = 0.0
     kept: float = 0.5
+    drip: float = 0.0
+    hints: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,48 +124,18 @@ def plain_refusal(status: int) -> Refusal:
     return Refusal(status=status, code=code, message=f"{phrase}.")
 
 
-class _BrokenStream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The first part of a body, then a broken connection."""
-
-    def __init__(self, body: bytes, *, kept: float) -> None:
-        self._part = body[: int(len(body) * kept)]
-        self._error = f"peer closed connection after {len(self._part)} of {len(body)} bytes"
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._part
-        raise httpx.RemoteProtocolError(self._error)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._part
-        raise httpx.RemoteProtocolError(self._error)
+def broken(error: Breakage) -> Reply:
+    """An exchange that breaks before its answer has begun."""
+    return Reply(status=0, error=error, body=b"This is not HTTP.\r\n\r\n" if error == "garbage" else b"")
 
 
-def as_seen(reply: Reply, *, request: httpx.Request) -> Reply:
-    """The reply as its caller sees it: what would come after the read time-out is given up then, and never comes."""
-    limits: Mapping[str, float | None] = request.extensions.get("timeout", {})
-    read = limits.get("read")
-    return reply if read is None or reply.delay <= read else Reply(status=0, error="timeout", delay=read)
+def cut_body(reply: Reply) -> bytes:
+    """What arrives of the body."""
+    return reply.body[: int(len(reply.body) * reply.kept)] if reply.error == "truncate" else reply.body
 
 
-def deliver(reply: Reply, *, request: httpx.Request) -> httpx.Response:
-    """The reply as httpx hands it to its caller.
-
-    Raises httpx.ConnectError, httpx.ReadTimeout or httpx.ReadError; a truncated answer raises
-    httpx.RemoteProtocolError while it is read. Nothing is unpacked yet, as on a wire: that is up to the caller.
-    """
-    match reply.error:
-        case "connect":
-            raise httpx.ConnectError("connection refused by the emulator", request=request)
-        case "timeout":
-            raise httpx.ReadTimeout("the emulator did not answer in time", request=request)
-        case "reset":
-            raise httpx.ReadError("connection reset by the emulator", request=request)
-        case "truncate":
-            return _response(reply, stream=_BrokenStream(reply.body, kept=reply.kept))
-        case None:
-            return _response(reply, stream=httpx.ByteStream(reply.body))
-
-
-def _response(reply: Reply, *, stream: httpx.ByteStream | _BrokenStream) -> httpx.Response:
-    headers = {**reply.headers, "content-length": str(len(reply.body))}
-    return httpx.Response(reply.status, headers=headers, stream=stream)
+def pieces_of(reply: Reply) -> list[bytes]:
+    """The body as it arrives: a dripping one in pieces, to be sent at even distances."""
+    body = cut_body(reply)
+    size = -(-len(body) // _PIECES) if reply.drip else len(body)
+    return [body[at : at + size] for at in range(0, len(body), size)] if body else []

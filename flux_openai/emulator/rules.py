@@ -8,10 +8,10 @@ from hashlib import blake2b
 from operator import eq, ge, gt, le, lt
 from types import MappingProxyType
 
-from flux_openai.emulator.acts import Act, Problem, closest
+from flux_openai.emulator.acts import Act, closest
+from flux_openai.emulator.arguments import Problem
 from flux_openai.emulator.contract import is_whole
 from flux_openai.emulator.faults import Target
-from flux_openai.emulator.journal import SeenRequest
 from flux_openai.emulator.table import KINDS
 from flux_openai.models import FAMILIES, FLUX_MODELS
 
@@ -53,7 +53,10 @@ class Occurrence:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One line of a script: for `on`, where all `conditions` hold, on these occurrences, with chance `p`: the acts."""
+    """One line of a script: for `on`, where all `conditions` hold, on these occurrences, with chance `p`: the acts.
+
+    The conditions are on the order, and of a download on the order that the picture was made for.
+    """
 
     on: Target = "generate"
     conditions: tuple[Condition, ...] = ()
@@ -62,8 +65,8 @@ class Rule:
     acts: tuple[Act, ...]
 
     def __str__(self) -> str:
-        wildcard = "img" if self.on == "download" else "*"
-        words = [" & ".join(map(str, self.conditions)) or wildcard]
+        img = ["img"] if self.on == "download" else []
+        words = [" & ".join([*img, *map(str, self.conditions)]) or "*"]
         words += [] if self.nth is None else [str(self.nth)]
         words += [] if self.p is None else [f"p={self.p!r}"]
         return f"{' '.join(words)} -> {', '.join(map(str, self.acts))}"
@@ -79,13 +82,18 @@ class Script:
         return "\n".join(map(str, self.rules))
 
 
-def find_acts(script: Script, seen: SeenRequest, *, on: object, key: str, nth: int, seed: int) -> tuple[Act, ...]:
-    """The acts of the first rule that matches: the `nth` request with this `key`, whatever else is under way."""
+def find_acts(
+    script: Script, order: Mapping[str, object] | None, *, on: object, key: str, nth: int, seed: int
+) -> tuple[Act, ...]:
+    """The acts of the first rule that matches: the `nth` request with this `key`, whatever else is under way.
+
+    `order` is the body of the order, or of the one that the download is for.
+    """
     for number, rule in enumerate(script.rules, start=1):
         if (
             rule.on == on
             and (rule.nth is None or rule.nth.holds(nth))
-            and all(_holds(condition, seen.body or {}) for condition in rule.conditions)
+            and all(_holds(condition, order or {}) for condition in rule.conditions)
             and (rule.p is None or _draw(seed, number, key, nth) < rule.p)
         ):
             return rule.acts
@@ -197,6 +205,8 @@ def make_rule(
     """The checked rule; the problem's `at` counts the acts."""
     for at, act in enumerate(acts):
         if on not in KINDS[act.name].on:
-            word, other = ("img", "orders") if on == "download" else ("* or a field of the order", "img")
+            word, other = ("img", "orders") if on == "download" else ("orders", "img")
             return Problem(at=at, text=f"{act.name} does not apply to {word}; it is for {other}")
+        if on == "download" and act.billed is not None:
+            return Problem(at=at, text="downloads are never billed")
     return Rule(on=on, conditions=conditions, nth=nth, p=p, acts=acts)

@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeVar
 
-from flux_openai.emulator.acts import Act, Percent, Problem, Seconds, Value, make_act
+from flux_openai.emulator.acts import Act, make_act
+from flux_openai.emulator.arguments import Percent, Problem, Seconds, Value
 from flux_openai.emulator.faults import Target
 from flux_openai.emulator.rules import Condition, Occurrence, Rule, Script, make_condition, make_rule
 from flux_openai.emulator.table import KINDS
@@ -116,15 +117,18 @@ def _rule(reader: _Reader) -> Rule:
 
 
 def _selector(reader: _Reader) -> tuple[Target, tuple[Condition, ...]]:
-    whole = reader.take(r"\*|img\b")
-    if whole:
-        if reader.take("&"):
-            reader.fail(f"{whole['it']} stands alone: only fields of an order can be joined by &")
-        return ("download" if whole["it"] == "img" else "generate"), ()
+    on: Target = "generate"
+    if found := reader.take(r"\*|img\b"):
+        joined = reader.take("&")
+        if found["it"] == "*" and joined:
+            reader.fail("* stands alone: only img and fields of an order can be joined by &")
+        on = "download" if found["it"] == "img" else "generate"
+        if not joined:
+            return on, ()
     conditions = [_condition(reader)]
     while reader.take("&"):
         conditions.append(_condition(reader))
-    return "generate", tuple(conditions)
+    return on, tuple(conditions)
 
 
 def _condition(reader: _Reader) -> Condition:

@@ -23,11 +23,12 @@ from flux_openai.emulator.http1 import (
     TOO_LARGE,
     Head,
     chunk_size,
+    is_bodiless,
     make_request,
     read_head,
-    write_reply,
+    write_head,
 )
-from flux_openai.emulator.replies import Refusal, Reply, envelope
+from flux_openai.emulator.replies import NEVER_SENT, Refusal, Reply, envelope, pieces_of
 from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.sdk import httpx
 
@@ -217,7 +218,7 @@ async def _read_line(reader: asyncio.StreamReader) -> bytes:
 
 async def _turn_away(refusal: Refusal, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     reply = envelope(refusal, request_id="none")
-    writer.write(write_reply(reply, keep_alive=False))
+    writer.write(write_head(reply, keep_alive=False) + reply.body)
     writer.write_eof()
     # To close on bytes that nobody has read would reset the connection, and with it the refusal.
     await _silence(reader)
@@ -233,11 +234,23 @@ async def _send(reply: Reply, asked: _Asked, reader: asyncio.StreamReader, write
     if reply.error == "timeout":
         await _silence(reader)
         return False
-    if reply.error in ("connect", "reset"):
+    if reply.error == "reset" or reply.error in NEVER_SENT:
         _reset(writer)
         return False
+    if reply.error == "garbage":
+        writer.write(reply.body)
+        return False
     keep_alive = asked.keep_alive and reply.error is None and reply.headers.get("connection") != "close"
-    writer.write(write_reply(reply, method=asked.request.method, keep_alive=keep_alive))
+    bodiless = asked.request.method == "HEAD" or is_bodiless(reply.status)
+    pieces = [] if bodiless else pieces_of(reply)
+    head = write_head(reply, keep_alive=keep_alive)
+    if not reply.drip:
+        head += b"".join(pieces)
+    writer.write(head)
+    for piece in pieces if reply.drip else []:
+        await asyncio.sleep(reply.drip / len(pieces))
+        writer.write(piece)
+        await writer.drain()
     await writer.drain()
     return keep_alive
 

@@ -3,32 +3,42 @@
 import base64
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from flux_openai.emulator.acts import Job
-from flux_openai.emulator.replies import Breakage, Refusal, Reply, envelope, plain_refusal, xml_error
+from flux_openai.emulator.replies import Breakage, Refusal, Reply, broken, envelope, plain_refusal, xml_error
 
 __all__ = [
+    "Spoil",
     "body",
-    "broken",
+    "breaks",
     "coded",
+    "connected",
+    "drip",
     "edited",
     "error_in_200",
+    "garbled",
     "gzipped",
     "header",
-    "hosted_error",
+    "hints",
     "items",
     "long_header",
     "long_message",
     "markup",
+    "named_header",
+    "other_body",
+    "oversize",
     "partial",
     "redirected",
     "refused",
     "rewritten",
     "slow",
     "status",
+    "success",
     "truncated",
+    "uploaded",
     "url",
 ]
 
@@ -88,6 +98,27 @@ def header(name: str, value: str) -> Spoil:
     return lambda job: replace(job.reply, headers={**job.reply.headers, name: value})
 
 
+def named_header(job: Job) -> Reply:
+    """Any header, set to any text; a line break would begin another one."""
+    return header(job.text("name"), re.sub(r"[\r\n\x00]", " ", job.text("value")))(job)
+
+
+def other_body(job: Job) -> Reply:
+    """Any text in place of the body; what cannot be written in UTF-8 is written all the same."""
+    return body(job.text("text").encode("utf-8", "surrogatepass"))(job)
+
+
+def oversize(job: Job) -> Reply:
+    """So many MiB: the body, and blanks."""
+    return replace(job.reply, body=job.reply.body.ljust(int(job.number("mebibytes")) * 2**20))
+
+
+def success(job: Job) -> Reply:
+    """The same answer under another status, which may allow no body."""
+    code = int(job.number("status"))
+    return replace(job.reply, status=code, body=b"" if code == 204 else job.reply.body)
+
+
 def status(job: Job) -> Reply:
     """The documented error with a status, and with the code, message and Retry-After that are given."""
     plain = plain_refusal(int(job.number("status")))
@@ -96,7 +127,7 @@ def status(job: Job) -> Reply:
     refusal = replace(
         plain, code=job.text("code") or plain.code, message=job.text("message") or plain.message, headers=headers
     )
-    return envelope(refusal, request_id=job.request_id)
+    return (xml_error if job.on == "download" else envelope)(refusal, request_id=job.request_id)
 
 
 def refused(refusal: Refusal) -> Spoil:
@@ -121,29 +152,81 @@ def long_header(job: Job) -> Reply:
     return header("x-trace", "x" * int(job.number("characters")))(job)
 
 
-def broken(how: Breakage) -> Spoil:
+def breaks(how: Breakage) -> Spoil:
     """An exchange that breaks: nothing arrives."""
-    return lambda _: Reply(status=0, error=how)
+    return lambda _: broken(how)
+
+
+_UNCONNECTED: Mapping[str, Breakage] = {
+    "refused": "connect",
+    "dns": "dns",
+    "timeout": "connect_timeout",
+    "tls": "tls",
+    "certificate": "certificate",
+    "proxy": "proxy",
+    "pool": "pool",
+}
+
+
+def connected(job: Job) -> Reply:
+    """No connection, for one reason or another."""
+    return broken(_UNCONNECTED[job.text("how")])
+
+
+def uploaded(job: Job) -> Reply:
+    """A connection that breaks while the order is being sent."""
+    return broken("upload_timeout" if job.text("how") == "timeout" else "upload_reset")
+
+
+_GARBLED: Mapping[str, bytes] = {
+    "status": b"HTTP/1.1 two hundred\r\n\r\n",
+    "header": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+}
+
+
+def garbled(job: Job) -> Reply:
+    """What is no HTTP, from its first line or further on."""
+    reply = broken("garbage")
+    return replace(reply, body=_GARBLED.get(job.text("where"), reply.body))
 
 
 def truncated(job: Job) -> Reply:
     """A good answer that breaks off."""
-    return replace(job.reply, error="truncate", kept=job.number("kept") or 0.5)
+    return replace(job.reply, error="truncate", kept=job.number("kept"))
+
+
+def drip(job: Job) -> Reply:
+    """A body that comes little by little."""
+    return replace(job.reply, drip=job.reply.drip + job.number("seconds"))
+
+
+def hints(job: Job) -> Reply:
+    """Interim answers before the answer."""
+    return replace(job.reply, hints=job.reply.hints + int(job.number("count")))
 
 
 def markup(job: Job) -> Reply:
     """A gateway's page."""
-    return Reply(status=int(job.number("status")) or 200, headers={"content-type": "text/html"}, body=_PAGE)
+    return _page(int(job.number("status")))
+
+
+def _page(status: int) -> Reply:
+    return Reply(status=status, headers={"content-type": "text/html"}, body=_PAGE)
 
 
 def redirected(job: Job) -> Reply:
     """A way to somewhere else."""
-    return Reply(status=int(job.number("status")), headers={"location": "https://elsewhere.example/images"})
+    return Reply(status=int(job.number("status")), headers={"location": job.text("to") or _ELSEWHERE})
+
+
+_ELSEWHERE = "https://elsewhere.example/images"
 
 
 def gzipped(job: Job) -> Reply:
-    """The same answer, compressed."""
-    headers = {**job.reply.headers, "content-encoding": "gzip"}
+    """The same answer, compressed, once more if it is already."""
+    before = job.reply.headers.get("content-encoding")
+    headers = {**job.reply.headers, "content-encoding": f"{before}, gzip" if before else "gzip"}
     return replace(job.reply, headers=headers, body=gzip.compress(job.reply.body, mtime=0))
 
 
@@ -179,26 +262,26 @@ def slow(job: Job) -> Reply:
     return replace(job.reply, delay=job.reply.delay + job.number("seconds"))
 
 
-def hosted_error(code: int, request_id: str) -> Reply:
-    """The error of an object store with a bare status."""
-    return xml_error(plain_refusal(code), request_id=request_id)
-
-
 def url(job: Job) -> Reply:
     """What goes wrong with a link."""
     how = job.text("how")
     if how.isdigit():
-        return hosted_error(int(how), job.request_id)
+        return xml_error(plain_refusal(int(how)), request_id=job.request_id)
     return _LINKS[how](job)
 
 
+def _led(to: str) -> Reply:
+    return Reply(status=302, headers={"location": to})
+
+
 _LINKS: Mapping[str, Spoil] = {
-    "redirect": lambda _: Reply(status=302, headers={"location": "http://127.0.0.1/files/other.png"}),
-    "html": markup,
+    "redirect": lambda job: _led(job.text("to") or "http://127.0.0.1/files/other.png"),
+    "loop": lambda job: _led(job.target),
+    "html": lambda _: _page(200),
     "empty": body(b""),
-    "truncate": truncated,
+    "truncate": lambda job: replace(job.reply, error="truncate"),
     "wrong_type": body(b"these bytes are no image"),
-    "timeout": broken("timeout"),
-    "reset": broken("reset"),
-    "connect": broken("connect"),
+    "timeout": breaks("timeout"),
+    "reset": breaks("reset"),
+    "connect": breaks("connect"),
 }

@@ -1,6 +1,7 @@
 """`flux-openai emulate`: where it listens, how it ends, and what it says of the cost."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -54,12 +55,30 @@ def test_what_goes_wrong_can_be_said_on_the_command_line(key: str, tmp_path: Pat
 
 
 def test_every_fault_is_listed(cli: Callable[..., "Done"]) -> None:
-    """--help-faults names each fault once, with what it costs and what a client raises."""
+    """--help-faults names each fault once, with what it costs and what a client raises, in lines of 100 characters."""
     done = cli("emulate", "--help-faults")
-    names = [row[0] for row in fault_table()]
     assert done.code == 0
-    assert [line.split("  ")[0] for line in done.out.splitlines()] == names
-    assert len(names) >= 30
+    listed, name, what = [], "", ""
+    for line in re.sub(r"\n {47,}", " ", done.out).splitlines():
+        if line.startswith("    "):
+            on, billed, raised, firsts = (
+                line[start:end].strip() for start, end in ((4, 9), (11, 21), (23, 51), (53, None))
+            )
+            told = (
+                *({"img": "download", "order": "generate"}[on], what),
+                *({"billed": "yes", "not billed": "no"}[billed], raised.replace("served", "")),
+            )
+            listed += [(f"{name}({first})" if first else name, *told) for first in firsts.split(", ")]
+        else:
+            act, _, what = line.partition("  ")
+            name = act.partition("(")[0]
+    # An act that cannot do without an argument is named with one in the table.
+    table = [
+        (re.sub(r"^status\(400\)$", "status", row[0]) if row[1] == "download" else row[0], *row[1:])
+        for row in fault_table()
+    ]
+    assert sorted(listed) == sorted(table)
+    assert max(map(len, done.out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

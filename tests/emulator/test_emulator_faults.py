@@ -1,10 +1,9 @@
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.replies import Breakage
+from flux_openai.emulator.replies import BREAKAGES, Breakage
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.sdk import httpx
@@ -12,12 +11,18 @@ from flux_openai.sdk import httpx
 Post = Callable[..., httpx.Response]
 
 RAISED: dict[Breakage, type[httpx.TransportError]] = {
-    "connect": httpx.ConnectError,
+    **dict.fromkeys(("connect", "dns", "tls", "certificate"), httpx.ConnectError),
+    "connect_timeout": httpx.ConnectTimeout,
+    "proxy": httpx.ProxyError,
+    "pool": httpx.PoolTimeout,
+    "upload_reset": httpx.WriteError,
+    "upload_timeout": httpx.WriteTimeout,
     "timeout": httpx.ReadTimeout,
     "reset": httpx.ReadError,
+    "garbage": httpx.RemoteProtocolError,
     "truncate": httpx.RemoteProtocolError,
 }
-each_breakage = pytest.mark.parametrize("error", get_args(Breakage))
+each_breakage = pytest.mark.parametrize("error", BREAKAGES)
 
 
 def test_faults_come_first_and_in_order(post: Post, emulator: Emulator) -> None:

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_openai.emulator import Script, build
-from flux_openai.emulator.acts import Act, Kind, Param, Value, make_act
+from flux_openai.emulator.acts import Act, Kind, make_act
+from flux_openai.emulator.arguments import Param, Value
 from flux_openai.emulator.build import after, every, script, when
-from flux_openai.emulator.journal import SeenRequest
+from flux_openai.emulator.faults import Target
 from flux_openai.emulator.rules import Occurrence, Rule, find_acts
 from flux_openai.emulator.script import parse
 from flux_openai.emulator.table import KINDS
 from flux_openai.errors import ConfigurationError, ScriptError
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
-status, reset, url, slow, truncate, connect = (
-    getattr(build, name) for name in ("status", "reset", "url", "slow", "truncate", "connect")
+status, reset, url, slow, truncate, connect, drip = (
+    getattr(build, name) for name in ("status", "reset", "url", "slow", "truncate", "connect", "drip")
 )
 
 
@@ -32,6 +32,7 @@ status, reset, url, slow, truncate, connect = (
         ("* p=0.01 -> reset(after_bill)", when(p=0.01).then(reset("after_bill"))),
         ("* -> reset", when().then(reset("after_bill"))),
         ("img -> url(410)", when(img=True).then(url(410))),
+        ("img & prompt~/cat/ & n>1 #1 -> drip(9s)", when(img=True, prompt="cat", n=">1", nth=1).then(drip(9))),
         ("img->url( 410 )//why", when(img=True).then(url(how="410"))),
         ("n>=3&seed=-1 & steps<9 -> connect()", when(n=">=3", seed=-1, steps="<9").then(connect())),
         ("n = 3 -> connect", when(n="3").then(connect())),
@@ -57,7 +58,7 @@ def test_text_and_python_say_the_same(text: str, built: Rule) -> None:
 def test_rules_are_told_apart() -> None:
     """Lines, semicolons, comments and blanks in any number."""
     text = "// first\n\n * -> connect ;; img #1 -> url(404) // a ; b -> c\r\n\t* -> slow //\n//"
-    assert str(parse(text)) == "* -> connect\nimg #1 -> url(404)\n* -> slow(1)"
+    assert str(parse(text)) == "* -> connect(refused)\nimg #1 -> url(404)\n* -> slow(1)"
     assert parse("") == parse(" ;\n// nothing") == Script()
 
 
@@ -71,9 +72,9 @@ def test_rules_are_told_apart() -> None:
         ("* ->", 5, r"an act should stand here, as in status\(429\)"),
         ("* -> connect,", 14, "an act should stand here"),
         ("* -> statsu(429)", 6, "no act statsu; the nearest is status"),
-        ("* -> status", 6, r"status needs one of 400, .* as in status\(400\)"),
-        ("* -> status(418)", 13, "must be one of 400, "),
-        ("* -> status(true)", 13, "must be one of 400, "),
+        ("* -> status", 6, r"status needs a whole number from 400 to 599, as in status\(400\)"),
+        ("* -> status(600)", 13, "must be a whole number from 400 to 599, as in 400"),
+        ("* -> status(true)", 13, "must be a whole number from 400"),
         ("* -> status(429, retry_after=abc)", 18, "retry_after of status must be a time .* as in 1.5s"),
         ("* -> slow(50%)", 11, "must be a time"),
         ("* -> slow(1e999s)", 11, "must be a time"),
@@ -89,7 +90,10 @@ def test_rules_are_told_apart() -> None:
         ("* -> status(429, foo=1)", 18, "no foo; it takes status, retry_after, code, message, billed"),
         ("* -> status(429, status=500)", 18, "status is given twice"),
         ("* -> status(code=x, 429)", 21, "an argument without a name comes before"),
-        ("* -> connect(1)", 14, "connect takes billed"),
+        ("* -> connect(1)", 14, "how of connect must be one of refused, dns"),
+        ("* -> null(1)", 11, "null takes billed"),
+        ('* -> header("a b")', 13, "name of header must be the name of a header"),
+        ('* -> header("Content-Length")', 13, "nothing of the length of the body"),
         ("* -> connect(billed=true)", 14, "never sent is never billed"),
         ("* -> reset(billed=yes)", 12, "billed must be true or false"),
         ("img -> url(404, billed=true)", 17, "downloads are never billed"),
@@ -120,7 +124,8 @@ def test_rules_are_told_apart() -> None:
         ("size=a,b -> connect", 6, "size=512x512"),
         ("promt~/x/ -> connect", 1, "no field promt .* nearest is prompt"),
         ("model=kontext-mux -> connect", 7, "no model kontext-mux; the nearest is kontext-max"),
-        ("img & n=1 -> url(404)", 7, "img stands alone"),
+        ("* & n=1 -> connect", 5, r"\* stands alone"),
+        ("img & -> url(404)", 7, "a selector should stand here"),
         ("* -> url(404)", 6, "url does not apply to .* it is for img"),
         ("img -> slow, bad_json", 14, "bad_json does not apply to img; it is for orders"),
         ("# comment", 1, "a comment starts with //"),
@@ -141,7 +146,7 @@ def test_a_wrong_script_is_shown_where_it_is_wrong(text: str, column: int, says:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: status(418),
+        lambda: status(600),
         lambda: status(code="x"),
         lambda: status(429, retry_after=float("nan")),
         lambda: connect(billed=True),
@@ -149,7 +154,6 @@ def test_a_wrong_script_is_shown_where_it_is_wrong(text: str, column: int, says:
         lambda: when(n=">=x"),
         lambda: when(n="=>3"),
         lambda: when(model="nope"),
-        lambda: when(img=True, n=1),
         lambda: when(p=1.1),
         lambda: when(p=float("nan")),
         lambda: when(p=True),
@@ -208,10 +212,11 @@ def test_selectors_look_at_the_order(selector: str, fields: dict[str, object], *
     assert bool(find(f"{selector} -> connect", body=body)) is matches
 
 
-def find(text: str, *, body: dict[str, object] | None = None, nth: int = 1, key: str = "k") -> tuple[Act, ...]:
+def find(
+    text: str, *, body: dict[str, object] | None = None, nth: int = 1, key: str = "k", on: Target = "generate"
+) -> tuple[Act, ...]:
     """The acts for the nth request with this body and key."""
-    seen = SeenRequest(method="POST", path="/v1/images/generations", headers=httpx.Headers(), body=body)
-    return find_acts(parse(text), seen, on="generate", key=key, nth=nth, seed=0)
+    return find_acts(parse(text), body, on=on, key=key, nth=nth, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +231,16 @@ def test_occurrences_count_from_one(occurrence: str, struck: list[int]) -> None:
 def test_the_first_rule_that_matches_wins() -> None:
     """Later rules are for what the earlier ones leave."""
     text = "prompt~/cat/ -> status(404); img -> url(404); * #1 -> status(500); * -> connect"
-    assert [str(*find(text, nth=nth)) for nth in (1, 2)] == ["status(500)", "connect"]
+    assert [str(*find(text, nth=nth)) for nth in (1, 2)] == ["status(500)", "connect(refused)"]
     assert str(*find(text, body={"prompt": "cat"})) == "status(404)"
+
+
+def test_a_download_is_selected_by_its_order() -> None:
+    """`img` with fields is for the pictures of such orders; `img` alone is for all, and orders are not meant by it."""
+    text = "img & prompt~/cat/ -> url(410); img -> url(404); * -> connect"
+    assert str(*find(text, body={"prompt": "a cat"}, on="download")) == "url(410)"
+    assert str(*find(text, body={"prompt": "a dog"}, on="download")) == "url(404)"
+    assert str(*find(text, body={"prompt": "a cat"})) == "connect(refused)"
 
 
 PATTERNS = st.sampled_from(["cat", "a/b", r"a\/b", r"\\/", "é|;", "//", "a\nb", "\\\n", "#1 -> x", r"\d+$", '"'])
@@ -235,6 +248,9 @@ MODELS = st.sampled_from(["kontext-max", "flux-dev", DEFAULT_MODEL, "flux.1-dev"
 NUMBERS = st.integers(-(10**9), 10**9) | st.sampled_from([">=3", "<1", "=7", ">-2"])
 TIMES = st.integers(1, 10**6)
 NTHS = TIMES | st.builds(lambda a, b: range(a, a + b), TIMES, TIMES) | st.builds(every, TIMES) | st.builds(after, TIMES)
+
+
+LENGTHS = ("content-length", "transfer-encoding")
 
 
 def values(param: Param) -> st.SearchStrategy[Value]:
@@ -245,18 +261,19 @@ def values(param: Param) -> st.SearchStrategy[Value]:
         "share": st.floats(0, 1, exclude_min=True, exclude_max=True),
         "text": st.text(min_size=1) | st.sampled_from(["true", "5", "a b", "x"]),
         "code": st.from_regex(r"\A[A-Za-z0-9_.-]{1,20}\Z"),
-        "whole": st.integers(0, 10**6),
+        "whole": st.integers(param.least, param.most),
+        "header": st.from_regex(r"\A[a-z0-9_-]{1,20}\Z").filter(lambda name: name not in LENGTHS),
     }
     return kinds[param.sort]
 
 
 @st.composite
-def acts(draw: st.DrawFn, kind: Kind) -> Act:
+def acts(draw: st.DrawFn, kind: Kind, on: Target) -> Act:
     """An act of a kind, with some of its arguments."""
     needed = kind.params[:1] if kind.params and kind.params[0].default is None else ()
     chosen = [param for param in kind.params if param in needed or draw(st.booleans())]
     named = [(param.name, draw(values(param))) for param in chosen]
-    free = "generate" in kind.on and kind.name != "connect"
+    free = on == "generate" and kind.sent
     billed = draw(st.sampled_from([[], [("billed", True)], [("billed", False)]])) if free else []
     made = make_act(KINDS, kind.name, (), [*named, *billed])
     assert isinstance(made, Act)
@@ -267,13 +284,12 @@ def acts(draw: st.DrawFn, kind: Kind) -> Act:
 def rules(draw: st.DrawFn) -> Rule:
     """Any rule."""
     img = draw(st.booleans())
-    fitting = [kind for kind in KINDS.values() if ("download" if img else "generate") in kind.on]
-    chosen = draw(st.lists(st.sampled_from(fitting).flatmap(acts), min_size=1, max_size=3))
+    on: Target = "download" if img else "generate"
+    fitting = st.sampled_from([kind for kind in KINDS.values() if on in kind.on])
+    chosen = draw(st.lists(fitting.flatmap(lambda kind: acts(kind, on)), min_size=1, max_size=3))
     nth, p = draw(st.none() | NTHS), draw(st.none() | st.floats(0, 1))
-    if img:
-        return when(img=True, nth=nth, p=p).then(*chosen)
     prompt, model, n = draw(st.none() | PATTERNS), draw(st.none() | MODELS), draw(st.none() | NUMBERS)
-    return when(prompt=prompt, model=model, n=n, nth=nth, p=p).then(*chosen)
+    return when(prompt=prompt, model=model, n=n, img=img, nth=nth, p=p).then(*chosen)
 
 
 @given(st.lists(rules(), max_size=3).map(lambda some: script(*some)))

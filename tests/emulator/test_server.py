@@ -12,7 +12,7 @@ import pytest
 
 from flux_openai import Emulator
 from flux_openai.emulator import Reply, Server
-from flux_openai.emulator.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_reply
+from flux_openai.emulator.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_head
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 
@@ -207,6 +207,19 @@ def test_closing_ends_everything(emulator: Emulator) -> None:
     server.close()
 
 
+def test_a_body_drips_and_hints_come_before_it() -> None:
+    """Interim answers come first, the length is that of the whole, and the pieces make up the body."""
+    body = bytes(range(250))
+    with (
+        Server(lambda request: Reply(status=200, body=body, drip=0.05, hints=2)) as server,
+        dial(server) as connection,
+    ):
+        connection.sendall(GET + CLOSE + b"\r\n")
+        came = connection.makefile("rb").read()
+    assert came.count(b"HTTP/1.1 103 ") == 2
+    assert came.partition(b"HTTP/1.1 200 ")[2].endswith(b"content-length: 250\r\nconnection: close\r\n\r\n" + body)
+
+
 def test_a_delay_comes_before_the_first_byte() -> None:
     """What is to be late is late, and arrives."""
     with Server(lambda request: Reply(status=200, body=b"late", delay=0.01)) as server, dial(server) as connection:
@@ -264,12 +277,14 @@ def test_a_head_is_read_as_it_stands() -> None:
 def test_a_header_stays_one_header() -> None:
     """Line breaks in a value start no header, and what is said of the length is the server's own."""
     headers = {"x-note": "a\r\nb: c", "content-length": "9", "transfer-encoding": "chunked"}
-    assert write_reply(Reply(status=299, headers=headers, body=b"yes"), keep_alive=True) == (
-        b"HTTP/1.1 299 \r\nx-note: a  b: c\r\ncontent-length: 3\r\n\r\nyes"
+    assert write_head(Reply(status=299, headers=headers, body=b"yes"), keep_alive=True) == (
+        b"HTTP/1.1 299 \r\nx-note: a  b: c\r\ncontent-length: 3\r\n\r\n"
     )
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_some_statuses_have_no_body(status: int) -> None:
     """After these a client reads no body, so one would be taken for the next answer."""
-    assert write_reply(Reply(status=status, body=b"no"), keep_alive=True).endswith(b"\r\n\r\n")
+    with Server(lambda request: Reply(status=status, body=b"no")) as server, dial(server) as connection:
+        connection.sendall(GET + CLOSE + b"\r\n")
+        assert connection.makefile("rb").read().endswith(b"\r\n\r\n")

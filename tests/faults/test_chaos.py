@@ -23,32 +23,28 @@ from flux_openai import RetryPolicy
 from flux_openai.emulated import Emulator
 from flux_openai.emulator import VirtualClock
 from flux_openai.emulator.journal import request_key
-from flux_openai.emulator.replies import Reply
+from flux_openai.emulator.replies import NEVER_SENT, Reply
 from flux_openai.emulator.routes import find_route
 from flux_openai.emulator.rules import find_acts
 from flux_openai.emulator.script import as_script
-from flux_openai.emulator.table import KINDS
+from flux_openai.emulator.table import fault_table
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.sdk import httpx
 
 SEED, CALLS = 20_000, 400
+ACTS = [(on, act) for act, on, *_ in fault_table() if not act.startswith("oversize")]  # 65 MiB each
 ORDER_ACTS = (
-    *("connect", "connect", "status(429)", "status(429, retry_after=3s)", "quota", "moderation", "redirect(307)"),
-    *("status(400)", "status(401)", "status(402)", "status(403)", "status(404)", "status(413)", "status(422)"),
-    *(f"status({code}, billed={billed})" for code in (408, 409, 500, 502, 503, 504) for billed in ("true", "false")),
-    *("status(503, retry_after=2s)", "status(503, retry_after=90s)", "long_message", "html(502)", "html"),
-    *("reset(before_bill)", "reset(after_bill)", "timeout", "timeout(billed=false)", "truncate(10%)", "truncate(95%)"),
-    *("empty_body", "empty_body(billed=false)", "bad_json", "json_list", "null", "no_data", "empty_data", "deep_json"),
-    *("utf16", "nan", "error_in_200", "error_in_200(rate_limit_exceeded, billed=false)", "error_beside_images"),
-    *("missing(url)", "missing(b64_json)", "missing(both)", "null_items", "bad_base64", "wrong_type", "not_png"),
-    *("base64(plain)", "base64(url_safe)", "base64(unpadded)", "base64(wrapped)", "partial(1)", "extra_pictures"),
-    *("extra_field", "usage_null", "string_created", "long_header", "bom", "gzip", "bad_gzip", "content_encoding"),
-    *("content_type", "slow(2s)"),
+    *(act for on, act in ACTS if on == "generate"),
+    *(f"status({code}, billed=true)" for code in (408, 409, 500, 502, 503, 504, 520, 524)),
+    *("status(429, retry_after=3s)", "status(503, retry_after=2s)", "status(503, retry_after=90s)"),
+    *('status(429), header(retry-after, "soon")', 'status(429), header(retry-after-ms, "1500")'),
+    *("timeout(billed=false)", "truncate(10%)", "truncate(95%)", "gzip, truncate", "empty_body(billed=false)"),
+    *("error_in_200(rate_limit_exceeded, billed=false)", "gzip, gzip", "success(206), usage_null", "drip(90s)"),
 )
-LINK_ACTS = tuple(f"url({how})" for how in KINDS["url"].outcomes)
+LINK_ACTS = tuple(act for on, act in ACTS if on == "download")
 
-NOT_DONE, SAID_TO_HAVE_FAILED = frozenset({"connect", 429}), frozenset({409, 500, 502, 503})
+NOT_DONE, SAID_TO_HAVE_FAILED = frozenset({*NEVER_SENT, 429}), frozenset({409, 500, 502, 503})
 
 
 def _rules(selector: str, acts: tuple[str, ...], chance: float) -> list[str]:
@@ -84,7 +80,7 @@ class Service(Emulator):
         route = str(find_route(request.method, path=request.url.path))
         seen = self._journal.requests[-1]
         self._seen[key := request_key(seen)] += 1
-        self.faults[route] += bool(find_acts(SCRIPT, seen, on=route, key=key, nth=self._seen[key], seed=SEED))
+        self.faults[route] += bool(find_acts(SCRIPT, seen.body, on=route, key=key, nth=self._seen[key], seed=SEED))
         if request.method == "POST":
             billed, came = self.bill.images - before, reply.error or reply.status
             self.orders.append(Sent(came=came, billed=billed, usable=usable(reply)))
@@ -93,7 +89,7 @@ class Service(Emulator):
 
 def usable(reply: Reply) -> int:
     """How many images a whole answer holds, if it is JSON in UTF-8, plain or in the one encoding that is asked for."""
-    if reply.error is not None or reply.status != 200 or reply.headers.get("content-encoding", "gzip") != "gzip":
+    if reply.error is not None or reply.status // 100 != 2 or reply.headers.get("content-encoding", "gzip") != "gzip":
         return 0
     try:
         body = zlib.decompress(reply.body, 31) if reply.headers.get("content-encoding") == "gzip" else reply.body

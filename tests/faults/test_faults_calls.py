@@ -197,7 +197,7 @@ async def test_the_wait_that_is_told_is_the_wait(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-async def test_row_71_a_jumping_clock_changes_nothing(
+async def test_a_jumping_clock_changes_nothing(
     serve: MakeServer, open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
     """Waits and limits follow a clock that cannot be set; a Retry-After date counts from the server's own Date."""
@@ -418,7 +418,7 @@ async def test_an_error_being_handled_does_not_colour_the_next(
 @pytest.mark.anyio
 @pytest.mark.parametrize("side", ["async"], indirect=True)
 @pytest.mark.parametrize("moment", ["awaiting", "reading"])
-async def test_row_72_a_cancelled_task_is_cancelled(serve: MakeServer, open_client: OpenClient, moment: str) -> None:
+async def test_a_cancelled_task_is_cancelled(serve: MakeServer, open_client: OpenClient, moment: str) -> None:
     """CancelledError goes through, one POST was made and no more, and the client works afterwards."""
     arrived = threading.Event()
 
@@ -445,9 +445,7 @@ async def test_row_72_a_cancelled_task_is_cancelled(serve: MakeServer, open_clie
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("side", ["async"], indirect=True)
-async def test_row_72_a_task_cancelled_while_it_waits_sends_nothing_more(
-    serve: MakeServer, open_client: OpenClient
-) -> None:
+async def test_a_task_cancelled_while_it_waits_sends_nothing_more(serve: MakeServer, open_client: OpenClient) -> None:
     """In the wait before a retry, too, CancelledError goes through at once."""
     told = asyncio.Event()
     server = serve((429, {**HEADERS, "Retry-After": "50"}, b""))
@@ -462,7 +460,7 @@ async def test_row_72_a_task_cancelled_while_it_waits_sends_nothing_more(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("side", ["async"], indirect=True)
-async def test_row_72_cancelled_calls_leave_the_pool_whole(serve: MakeServer, open_client: OpenClient) -> None:
+async def test_cancelled_calls_leave_the_pool_whole(serve: MakeServer, open_client: OpenClient) -> None:
     """However often calls are cancelled while they wait for their answers, no connection is lost to them."""
     arrived = threading.Semaphore(0)
 
@@ -489,7 +487,7 @@ async def test_row_72_cancelled_calls_leave_the_pool_whole(serve: MakeServer, op
 @pytest.mark.anyio
 @pytest.mark.skipif(httpx.__name__ == "httpx", reason="httpcore 1 loses connections that are cancelled while they open")
 @pytest.mark.parametrize("side", ["async"], indirect=True)
-async def test_row_72_calls_may_be_cancelled_at_any_step(serve: MakeServer, open_client: OpenClient) -> None:
+async def test_calls_may_be_cancelled_at_any_step(serve: MakeServer, open_client: OpenClient) -> None:
     """After each number of turns of the event loop, from none to beyond the whole request, a cancelled call ends."""
     server = serve(lambda wire: (wire.read(), wire.freeze()))
     caller = open_client(server.base_url, http={"limits": httpx.Limits(max_connections=2)})
@@ -505,7 +503,7 @@ async def test_row_72_calls_may_be_cancelled_at_any_step(serve: MakeServer, open
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_row_69_what_ends_a_program_is_not_retried(side: Side, stop: type[BaseException]) -> None:
+def test_what_ends_a_program_is_not_retried(side: Side, stop: type[BaseException]) -> None:
     """Raised while sending, it goes through as it is after one attempt, in the loosest setting."""
     sent: list[httpx.Request] = []
 
@@ -564,7 +562,7 @@ def interrupted(child: subprocess.Popen[str]) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a child cannot be sent Ctrl-C there")
 @pytest.mark.parametrize("moment", ["awaiting", "waiting"])
-def test_row_69_ctrl_c_ends_the_call(serve: MakeServer, side: Side, moment: str) -> None:
+def test_ctrl_c_ends_the_call(serve: MakeServer, side: Side, moment: str) -> None:
     """A real Ctrl-C, while the answer is awaited or before a retry, raises KeyboardInterrupt and sends nothing more."""
     arrived = threading.Event()
 

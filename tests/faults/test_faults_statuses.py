@@ -1,25 +1,12 @@
-"""Group C: the service answered with an error status."""
+"""The service answered with an error status: what the errors say, and how long is waited."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import openai
 import pytest
 
-from flux_openai.errors import (
-    FluxAuthenticationError,
-    FluxBadRequestError,
-    FluxConflictError,
-    FluxError,
-    FluxInternalServerError,
-    FluxNotFoundError,
-    FluxPermissionDeniedError,
-    FluxRateLimitError,
-    FluxStatusError,
-    FluxUnprocessableEntityError,
-)
+from flux_openai.errors import FluxBadRequestError, FluxInternalServerError, FluxStatusError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,170 +18,81 @@ OK = (200, HEADERS, {"created": 1, "data": [{"url": "https://images.example/1.pn
 PAGE = "<html>\x07<head><title>Oops</title></head><body>\u202enginx</body></html>" + "x" * 5000
 NOW = "Sun, 22 Nov 2026 12:00:00 GMT"
 
-each_setting = pytest.mark.parametrize("duplicates", ["never", "unlikely", "allowed"])
-
-ATTEMPTS = {
-    "refused": {"never": 1, "unlikely": 1, "allowed": 1},
-    "rate_limited": {"never": 4, "unlikely": 4, "allowed": 4},
-    "server_failed": {"never": 1, "unlikely": 4, "allowed": 4},
-    "unknown": {"never": 1, "unlikely": 1, "allowed": 4},
-}
-BILLING = {"refused": "none", "rate_limited": "none", "server_failed": "unknown", "unknown": "unknown"}
+each_status = pytest.mark.parametrize(
+    ("status", "billing", "attempts"), [(400, "none", 1), (408, "unknown", 1), (429, "none", 4), (500, "unknown", 4)]
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One status, and what must come of it."""
-
-    status: int
-    cause: str
-    error: type[FluxError] = FluxStatusError
-    sdk: type[openai.OpenAIError] = openai.APIStatusError
-    code: str = "some_code"
-
-
-def refused(
-    status: int,
-    error: type[FluxError] = FluxStatusError,
-    sdk: type[openai.OpenAIError] = openai.APIStatusError,
-    code: str = "some_code",
-) -> Row:
-    return Row(status=status, cause="refused", error=error, sdk=sdk, code=code)
-
-
-def failed(status: int, cause: str) -> Row:
-    return Row(status=status, cause=cause, error=FluxInternalServerError, sdk=openai.InternalServerError)
-
-
-ROWS = {
-    "row-26-400": refused(400, FluxBadRequestError, openai.BadRequestError),
-    "row-26-404": refused(404, FluxNotFoundError, openai.NotFoundError),
-    "row-26-405": refused(405),
-    "row-26-422": refused(422, FluxUnprocessableEntityError, openai.UnprocessableEntityError),
-    "row-27-moderation": refused(400, FluxBadRequestError, openai.BadRequestError, code="content_policy_violation"),
-    "row-28-401": refused(401, FluxAuthenticationError, openai.AuthenticationError),
-    "row-29-402": refused(402),
-    "row-29-quota": refused(429, FluxRateLimitError, openai.RateLimitError, code="insufficient_quota"),
-    "row-29-balance": refused(429, FluxRateLimitError, openai.RateLimitError, code="InsufficientBalance"),
-    "row-30-403": refused(403, FluxPermissionDeniedError, openai.PermissionDeniedError),
-    "row-31-408": Row(status=408, cause="unknown"),
-    "row-32-409": Row(status=409, cause="server_failed", error=FluxConflictError, sdk=openai.ConflictError),
-    "row-33-413": refused(413),
-    "row-34-421": refused(421),
-    "row-34-425": refused(425),
-    "row-34-431": refused(431),
-    "row-34-451": refused(451),
-    "row-34-499": refused(499),
-    "row-35-429": Row(status=429, cause="rate_limited", error=FluxRateLimitError, sdk=openai.RateLimitError),
-    "row-41-500": failed(500, "server_failed"),
-    "row-41-501": failed(501, "unknown"),
-    "row-41-502": failed(502, "server_failed"),
-    "row-41-503": failed(503, "server_failed"),
-    "row-41-504": failed(504, "unknown"),
-    "row-41-505": failed(505, "unknown"),
-    "row-41-507": failed(507, "unknown"),
-    "row-41-511": failed(511, "unknown"),
-    "row-41-520": failed(520, "unknown"),
-    "row-41-524": failed(524, "unknown"),
-    "row-41-529": failed(529, "unknown"),
-    "row-41-599": failed(599, "unknown"),
-}
-each_row = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])
-
-
-@each_setting
-@each_row
+@each_status
 @pytest.mark.anyio
-async def test_an_error_status_ends_as_the_table_says(
-    serve: MakeServer, open_client: OpenClient, row: Row, duplicates: str
+async def test_an_error_says_what_the_body_says(
+    serve: MakeServer, open_client: OpenClient, status: int, billing: str, attempts: int
 ) -> None:
-    """Both classes, the billing, the number of POSTs; message, code and request id are the body's own."""
-    body = {"error": {"message": "It is so.", "type": "some_type", "param": "req-param", "code": row.code}}
-    server = serve((row.status, HEADERS, body))
-    caller = open_client(server.base_url, retry={"duplicates": duplicates})
-    error = await caller.fails()
-    attempts = ATTEMPTS[row.cause][duplicates]
-    assert type(error) is row.error
-    assert isinstance(error, row.sdk)
+    """Message, code and request id are the body's own, and what may be billed is said."""
+    body = {"error": {"message": "It is so.", "type": "some_type", "param": "req-param", "code": "some_code"}}
+    server = serve((status, HEADERS, body))
+    error = await open_client(server.base_url).fails()
     assert isinstance(error, FluxStatusError)
-    assert (error.billing, error.attempts, error.retry_after) == (BILLING[row.cause], attempts, None)
-    assert (error.request_id, error.code, error.type, error.param) == ("req-param", row.code, "some_type", "req-param")
-    assert (error.status_code, error.response.status_code) == (row.status, row.status)
-    assert str(error).startswith(f"Error code: {row.status} - It is so")
-    assert ("may have been carried out" in str(error)) is (BILLING[row.cause] == "unknown")
-    assert [(event.reason, event.status_code) for event in caller.events] == [(row.cause, row.status)] * (attempts - 1)
+    assert (error.billing, error.attempts, error.retry_after) == (billing, attempts, None)
+    assert (error.request_id, error.code, error.type, error.param) == (
+        *("req-param", "some_code", "some_type", "req-param"),
+    )
+    assert (error.status_code, error.response.status_code) == (status, status)
+    assert str(error).startswith(f"Error code: {status} - It is so")
+    assert ("may have been carried out" in str(error)) is (billing == "unknown")
     assert len(server.stop().posts) == attempts
 
 
-PLAIN = {name: row for name, row in ROWS.items() if row.code == "some_code"}
-ONE_OF_A_KIND = ("row-26-400", "row-31-408", "row-35-429", "row-41-500")
-OTHER_BODIES = {"text": '{"error": "in plain words"}', "list": "[[]]", "broken": '{"error":'}
+BODIES = {"page": PAGE, "empty": "", "text": '{"error": "in plain words"}', "list": "[[]]", "broken": '{"error":'}
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("row", "body"),
-    [
-        *(pytest.param(row, PAGE, id=f"{name}-row-42-html") for name, row in PLAIN.items()),
-        *(pytest.param(row, "", id=f"{name}-row-43-empty") for name, row in PLAIN.items()),
-        *(
-            pytest.param(ROWS[name], body, id=f"{name}-{kind}")
-            for name in ONE_OF_A_KIND
-            for kind, body in OTHER_BODIES.items()
-        ),
-    ],
-)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 async def test_an_error_without_the_documented_body_ends_the_same(
-    serve: MakeServer, open_client: OpenClient, row: Row, body: str
+    serve: MakeServer, open_client: OpenClient, body: str
 ) -> None:
     """The status alone decides; the message stays short and printable, and the request id is the header's."""
-    server = serve((row.status, {**HEADERS, "Content-Type": "text/html"}, body))
+    server = serve((500, {**HEADERS, "Content-Type": "text/html"}, body))
     error = await open_client(server.base_url).fails()
-    attempts = ATTEMPTS[row.cause]["unlikely"]
-    assert type(error) is row.error
-    assert isinstance(error, row.sdk)
-    assert isinstance(error, FluxStatusError)
-    assert (error.billing, error.attempts, error.request_id) == (BILLING[row.cause], attempts, "req-header")
+    assert isinstance(error, FluxInternalServerError)
+    assert (error.billing, error.attempts, error.request_id) == ("unknown", 4, "req-header")
     assert error.raw == body.encode()[: 64 * 1024]
-    assert str(error).startswith(f"Error code: {row.status} - ")
+    assert str(error).startswith("Error code: 500 - ")
     assert len(str(error)) < 450
     assert str(error).isprintable()
-    assert len(server.stop().posts) == attempts
+    assert len(server.stop().posts) == 4
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if ATTEMPTS[row.cause]["allowed"] > 1])
-async def test_a_retry_that_works_is_a_success(serve: MakeServer, open_client: OpenClient, name: str) -> None:
+async def test_a_retry_that_works_is_a_success(serve: MakeServer, open_client: OpenClient) -> None:
     """Two failures and an answer are one answer that says three attempts; each attempt tells its number."""
-    row = ROWS[name]
-    failure = (row.status, HEADERS, {"error": {"code": row.code}})
-    server = serve(failure, failure, OK)
-    answer = await open_client(server.base_url, retry={"duplicates": "allowed"}).generate()
+    server = serve((502, HEADERS, b""), (429, HEADERS, b""), OK)
+    answer = await open_client(server.base_url).generate()
     assert (answer.attempts, answer.request_id) == (3, "req-header")
     assert [post.headers["x-stainless-retry-count"] for post in server.stop().posts] == ["0", "1", "2"]
 
 
 WAITS = [
-    pytest.param({}, None, (0, 0.5), id="row-35-no-header"),
-    pytest.param({"Retry-After": "7"}, 7, (7, 7.7), id="row-36-seconds"),
-    pytest.param({"Retry-After": " 7 "}, 7, (7, 7.7), id="row-36-spaces"),
-    pytest.param({"Retry-After": "0.5"}, 0.5, (0.5, 0.55), id="row-36-fraction"),
-    pytest.param({"Retry-After": "60"}, 60, (60, 66), id="row-36-longest"),
-    pytest.param({"Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT", "Date": NOW}, 30, (30, 33), id="row-37-date"),
-    pytest.param({"Retry-After": "Sun, 22 Nov 2026 13:00:30 +0100", "Date": NOW}, 30, (30, 33), id="row-37-date-zone"),
-    pytest.param({"Retry-After": "Sunday, 22-Nov-26 12:00:30 GMT", "Date": NOW}, 30, (30, 33), id="row-37-date-rfc850"),
-    pytest.param({"retry-after-ms": "1500"}, 1.5, (1.5, 1.65), id="row-38-milliseconds"),
-    pytest.param({"retry-after-ms": "1500", "Retry-After": "9"}, 1.5, (1.5, 1.65), id="row-38-milliseconds-first"),
-    pytest.param({"retry-after-ms": "soon", "Retry-After": "9"}, 9, (9, 9.9), id="row-38-seconds-then"),
+    pytest.param({}, None, (0, 0.5), id="no-header"),
+    pytest.param({"Retry-After": "7"}, 7, (7, 7.7), id="seconds"),
+    pytest.param({"Retry-After": " 7 "}, 7, (7, 7.7), id="spaces"),
+    pytest.param({"Retry-After": "0.5"}, 0.5, (0.5, 0.55), id="fraction"),
+    pytest.param({"Retry-After": "60"}, 60, (60, 66), id="longest"),
+    pytest.param({"Retry-After": "Sun, 22 Nov 2026 12:00:30 GMT", "Date": NOW}, 30, (30, 33), id="date"),
+    pytest.param({"Retry-After": "Sun, 22 Nov 2026 13:00:30 +0100", "Date": NOW}, 30, (30, 33), id="date-zone"),
+    pytest.param({"Retry-After": "Sunday, 22-Nov-26 12:00:30 GMT", "Date": NOW}, 30, (30, 33), id="date-rfc850"),
+    pytest.param({"retry-after-ms": "1500"}, 1.5, (1.5, 1.65), id="milliseconds"),
+    pytest.param({"retry-after-ms": "1500", "Retry-After": "9"}, 1.5, (1.5, 1.65), id="milliseconds-first"),
+    pytest.param({"retry-after-ms": "soon", "Retry-After": "9"}, 9, (9, 9.9), id="seconds-then"),
     *(
-        pytest.param({"Retry-After": text}, None, (0, 0.5), id=f"row-40-{text or 'empty'}")
+        pytest.param({"Retry-After": text}, None, (0, 0.5), id=f"{text or 'empty'}")
         for text in ("-7", "0", "NaN", "inf", "-inf", "abc", "120, 5", "1e", "0x10", "7s", "1_000", "")
     ),
-    pytest.param({"Retry-After": "Sun, 22 Nov 2026 11:59:00 GMT", "Date": NOW}, None, (0, 0.5), id="row-40-past"),
-    pytest.param({"Retry-After": NOW, "Date": NOW}, None, (0, 0.5), id="row-40-now"),
-    pytest.param({"Retry-After": "Sun, 99 Nov 2026 12:00:30 GMT", "Date": NOW}, None, (0, 0.5), id="row-40-no-date"),
-    pytest.param({"Retry-After": "Sun, 22 Nov 99999 12:00:00 GMT"}, None, (0, 0.5), id="row-40-no-year"),
-    pytest.param({"retry-after-ms": "-1"}, None, (0, 0.5), id="row-40-negative-milliseconds"),
+    pytest.param({"Retry-After": "Sun, 22 Nov 2026 11:59:00 GMT", "Date": NOW}, None, (0, 0.5), id="past"),
+    pytest.param({"Retry-After": NOW, "Date": NOW}, None, (0, 0.5), id="now"),
+    pytest.param({"Retry-After": "Sun, 99 Nov 2026 12:00:30 GMT", "Date": NOW}, None, (0, 0.5), id="no-date"),
+    pytest.param({"Retry-After": "Sun, 22 Nov 99999 12:00:00 GMT"}, None, (0, 0.5), id="no-year"),
+    pytest.param({"retry-after-ms": "-1"}, None, (0, 0.5), id="negative-milliseconds"),
 ]
 
 
@@ -218,55 +116,40 @@ async def test_the_wait_is_what_the_server_asks_for(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
     ("headers", "asked"),
     [
-        pytest.param({"Retry-After": "61"}, 61, id="row-39-61"),
-        pytest.param({"Retry-After": "121"}, 121, id="row-39-121"),
-        pytest.param({"Retry-After": "1e400"}, 1e9, id="row-39-1e400"),
-        pytest.param({"Retry-After": "9" * 300}, 1e9, id="row-39-300-digits"),
-        pytest.param({"retry-after-ms": "1e400"}, 1e9, id="row-39-1e400-milliseconds"),
-        pytest.param({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": NOW}, 1e9, id="row-39-year-9999"),
+        pytest.param({"Retry-After": "61"}, 61, id="61"),
+        pytest.param({"Retry-After": "121"}, 121, id="121"),
+        pytest.param({"Retry-After": "1e400"}, 1e9, id="1e400"),
+        pytest.param({"Retry-After": "9" * 300}, 1e9, id="300-digits"),
+        pytest.param({"retry-after-ms": "1e400"}, 1e9, id="1e400-milliseconds"),
+        pytest.param({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": NOW}, 1e9, id="year-9999"),
     ],
 )
 async def test_too_long_a_wait_is_told_and_not_waited(
-    serve: MakeServer, open_client: OpenClient, headers: Mapping[str, str], asked: float, status: int
+    serve: MakeServer, open_client: OpenClient, headers: Mapping[str, str], asked: float
 ) -> None:
     """One POST, and the error carries the wait, so that the caller can come back then."""
-    server = serve((status, {**HEADERS, **headers}, b""))
+    server = serve((429, {**HEADERS, **headers}, b""))
     caller = open_client(server.base_url, retry={"waiting": True})
     error = await caller.fails()
     assert (error.attempts, error.retry_after, caller.events) == (1, asked, [])
     assert len(server.stop().posts) == 1
 
 
-@each_setting
 @pytest.mark.anyio
-async def test_row_44_an_overloaded_server_is_heeded(
-    serve: MakeServer, open_client: OpenClient, duplicates: str
+@pytest.mark.parametrize(("duplicates", "attempts"), [("never", 1), ("unlikely", 4)])
+async def test_an_overloaded_server_is_heeded(
+    serve: MakeServer, open_client: OpenClient, duplicates: str, attempts: int
 ) -> None:
     """503 with Retry-After: "never" raises at once and tells the wait; the others wait for it."""
     server = serve((503, {**HEADERS, "Retry-After": "7"}, b""))
     caller = open_client(server.base_url, retry={"duplicates": duplicates})
     error = await caller.fails()
     assert (type(error), error.retry_after, error.billing) == (FluxInternalServerError, 7, "unknown")
-    assert error.attempts == ATTEMPTS["server_failed"][duplicates] == len(server.stop().posts)
+    assert error.attempts == attempts == len(server.stop().posts)
     assert all(7 <= event.wait <= 7.7 for event in caller.events)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("status", "says", "attempts"),
-    [(400, "true", 1), (504, "true", 1), (429, "false", 4), (503, "false", 4), (401, "true", 1)],
-)
-async def test_row_45_x_should_retry_is_not_obeyed(
-    serve: MakeServer, open_client: OpenClient, status: int, says: str, attempts: int
-) -> None:
-    """Whether money may be spent again is the caller's policy and not a header's."""
-    server = serve((status, {**HEADERS, "X-Should-Retry": says}, b""))
-    error = await open_client(server.base_url).fails()
-    assert (error.attempts, len(server.stop().posts)) == (attempts, attempts)
 
 
 @pytest.mark.anyio
