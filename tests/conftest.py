@@ -1,4 +1,5 @@
 import argparse
+import gc
 import os
 
 import pytest
@@ -39,3 +40,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "MODELVERSE_")):
             monkeypatch.delenv(name)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are known by now: no garbage collection needs to look at them again and again."""
+    gc.collect()
+    gc.freeze()

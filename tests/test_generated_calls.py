@@ -24,7 +24,7 @@ IMAGES: dict[object, str] = {
 }
 """Images as they are given, and as they have to arrive."""
 
-THOROUGH = settings(max_examples=2000, deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
+THOROUGH = settings(max_examples=1000, deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
 
 Generate = Callable[..., FluxImagesResponse]
 
@@ -198,7 +198,7 @@ def wired(value: object) -> object:
     return list(map(wired, value)) if isinstance(value, list) else IMAGES.get(value, value)
 
 
-@THOROUGH
+@settings(THOROUGH, max_examples=2000)
 @given(case=bad_calls(), way=WAYS)
 def test_no_bad_call_is_sent(bench: Bench, case: Case, way: str) -> None:
     """2,000 calls with one to four planted faults: each fault is named, no other is, and not one request is made."""
@@ -213,7 +213,7 @@ def test_no_bad_call_is_sent(bench: Bench, case: Case, way: str) -> None:
 @THOROUGH
 @given(case=good_calls(), way=WAYS)
 def test_a_good_call_is_sent_as_asked(bench: Bench, case: Case, way: str) -> None:
-    """2,000 calls: the body on the wire is what was asked and the model, to the last type, and nothing more."""
+    """1,000 calls: the body on the wire is what was asked and the model, to the last type, and nothing more."""
     verb, call, expected = case
     before = len(bench.emulator.requests)
     response = bench.ways[way, verb](**call)

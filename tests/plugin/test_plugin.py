@@ -1,14 +1,18 @@
-"""The pytest plugin, in projects of users that have nothing but it: each test here is a test run of its own."""
+"""The pytest plugin, in projects of users: each test here is a test run of its own, or more than one."""
 
 import json
 import re
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import vcr
+
+import flux_openai
 
 pytest_plugins = "pytester"
 
@@ -30,11 +34,22 @@ NO_NETWORK = """
     import socket
     import pytest
 
-    def refuse(*_, **__):
-        pytest.fail("the network was used")
+    @pytest.fixture(autouse=True)
+    def no_network(monkeypatch):
+        def refuse(*_, **__):
+            pytest.fail("the network was used")
 
-    socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+        for place, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
+            monkeypatch.setattr(place, name, refuse)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_is_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A run in this process forgets what it was the first to import; what is imported twice is not the same twice."""
+    import_module("flux_openai.cassettes")
+    with vcr.use_cassette(str(tmp_path_factory.mktemp("vcr") / "none.yaml")):
+        flux_openai.Emulator(pixels=1).client().images.generate(prompt="a red fox").data[0].read()
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +59,12 @@ def no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run the project's tests in a process of their own, every warning an error."""
+    """Run the project's tests, every warning an error."""
+    return pytester.runpytest_inprocess(*PLUGIN, *arguments)
+
+
+def run_apart(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """The same in a process that has imported nothing yet."""
     return pytester.runpytest_subprocess(*PLUGIN, *arguments)
 
 
@@ -77,7 +97,7 @@ def test_each_test_has_an_emulator_and_clients_of_its_own(pytester: pytest.Pytes
             import asyncio
             assert asyncio.run(async_flux_client.images.generate(prompt="a red fox")).data
     """)
-    run(pytester, "-p", "anyio", *workers).assert_outcomes(passed=4)
+    run_apart(pytester, "-p", "anyio", *workers).assert_outcomes(passed=4)
 
 
 def test_the_async_client_works_with_pytest_asyncio(pytester: pytest.Pytester) -> None:
@@ -91,7 +111,7 @@ def test_the_async_client_works_with_pytest_asyncio(pytester: pytest.Pytester) -
             assert (await async_flux_client.images.generate(prompt="a red fox")).data
     """)
     settings = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    run(pytester, "-p", "asyncio", *settings).assert_outcomes(passed=2)
+    run_apart(pytester, "-p", "asyncio", *settings).assert_outcomes(passed=2)
 
 
 def test_a_recording_replays_without_key_and_network(
@@ -247,7 +267,7 @@ def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> N
         def test_client(flux_client):
             assert flux_client.images.generate(prompt="a red fox").data
     """)
-    done = run(pytester)
+    done = run_apart(pytester)
     done.assert_outcomes(errors=1, passed=1)
     done.stdout.fnmatch_lines(["*flux_cassette needs vcrpy: pip install vcrpy"])
 
@@ -271,7 +291,7 @@ def test_a_run_that_makes_no_image_does_not_load_the_sdk(pytester: pytest.Pytest
             ours = {name for name in sys.modules if name.partition(".")[0] in ("flux_openai", "openai", "vcr")}
             assert ours == {"flux_openai", "flux_openai.testing"}
     """)
-    run(pytester).assert_outcomes(passed=1)
+    run_apart(pytester).assert_outcomes(passed=1)
     code = "import sys, flux_openai; flux_openai.OpenAI; sys.exit('pytest' in sys.modules)"
     assert pytester.run(sys.executable, "-c", code).ret == 0
 
@@ -280,6 +300,6 @@ def test_the_readme_runs_as_it_stands(pytester: pytest.Pytester) -> None:
     """Whoever copies the block on pytest has two tests that pass, once recorded."""
     [block] = [block for block in BLOCKS if "def test_" in block]
     pytester.makepyfile(test_readme=block)
-    run(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
+    run_apart(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
     assert cassette_of(pytester, "test_readme.test_my_own_client").exists()
-    run(pytester).assert_outcomes(passed=2)
+    run_apart(pytester).assert_outcomes(passed=2)

@@ -53,9 +53,9 @@ def test_the_size_is_read(kind: str, size: Size) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_header_has_no_size(kind: str) -> None:
-    """However much of a file is missing, the size is the right one or none."""
+    """However much of a file is missing, the size is the right one or none; headers end within the first 4 KiB."""
     data = image_of(kind, (300, 257))
-    sizes = [measured(data[:length]) for length in range(len(data) + 1)]
+    sizes = [measured(data[:length]) for length in range(4096)]
     assert sizes[0] is None
     assert set(sizes) == {None, (300, 257)}
 
