@@ -24,10 +24,13 @@ from flux_openai.links import Route, acheck_peer, check_peer, environment_proxy,
 from flux_openai.sdk import httpx
 from flux_openai.transfers import Body, Failure, Step, Trip, declared_size, expected_errors, meaning, unsafe, verdict
 
-__all__ = ["SIZE_LIMIT", "afetch", "fetch"]
+__all__ = ["SIZE_LIMIT", "TIMEOUT", "afetch", "fetch"]
 
 SIZE_LIMIT = 64 * 1024 * 1024
 """Bytes of the largest image that is read."""
+
+TIMEOUT = 30.0
+"""Seconds of one wait on the network, at most."""
 
 _TRIES = 5
 _JITTER = wait_random_exponential(multiplier=0.5, max=10)
@@ -41,7 +44,7 @@ def fetch(
     *,
     own_origin: str | None,
     own_client: httpx.Client | None,
-    timeout: float = 30.0,
+    timeout: float = TIMEOUT,
     wall: float = 120.0,
     limit: int = SIZE_LIMIT,
     waiting: bool = True,
@@ -63,7 +66,7 @@ async def afetch(
     *,
     own_origin: str | None,
     own_client: httpx.AsyncClient | None,
-    timeout: float = 30.0,
+    timeout: float = TIMEOUT,
     wall: float = 120.0,
     limit: int = SIZE_LIMIT,
     waiting: bool = True,

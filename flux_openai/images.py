@@ -14,7 +14,7 @@ from anyio import to_thread
 from openai.types import Image, ImagesResponse
 from pydantic import PrivateAttr
 
-from flux_openai.downloads import afetch, fetch
+from flux_openai.downloads import TIMEOUT, afetch, fetch
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.files import numbered, sniff, write
 from flux_openai.links import Route, judge
@@ -40,7 +40,7 @@ def _or_raise(outcome: _T | FluxError) -> _T:
 class Downloads:
     """Where the links of an answer may be opened: by the client's own HTTP client, if they lie on its own origin.
 
-    `origin` is the client's base_url; only its scheme, host and port count.
+    `origin` is the client's base_url; only its scheme, host and port count. `timeout` is in seconds, for one wait.
 
     A pickled copy forgets the HTTP clients; links on other origins do not need them.
     """
@@ -49,10 +49,11 @@ class Downloads:
     client: httpx.Client | None = field(default=None, repr=False)
     aclient: httpx.AsyncClient | None = field(default=None, repr=False)
     waiting: bool = True
+    timeout: float = TIMEOUT
 
     def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
         """Pickle without what holds sockets."""
-        return (partial(Downloads, origin=self.origin, waiting=self.waiting), ())
+        return (partial(Downloads, origin=self.origin, waiting=self.waiting, timeout=self.timeout), ())
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """A copy in the same process keeps the HTTP clients."""
@@ -134,6 +135,7 @@ class FluxImage(Image):
             self.url,
             own_origin=self._downloads.origin,
             own_client=self._downloads.client,
+            timeout=self._downloads.timeout,
             waiting=self._downloads.waiting,
         )
 
@@ -145,6 +147,7 @@ class FluxImage(Image):
             self.url,
             own_origin=self._downloads.origin,
             own_client=self._downloads.aclient,
+            timeout=self._downloads.timeout,
             waiting=self._downloads.waiting,
         )
 

@@ -11,6 +11,7 @@ import tenacity
 
 from flux_openai.answers import Outcome, RawResponse, conclude
 from flux_openai.attempts import Group, Run
+from flux_openai.downloads import TIMEOUT
 from flux_openai.errors import FluxWarning
 from flux_openai.images import Downloads, FluxImagesResponse, Receipt
 from flux_openai.merging import Part, settled, shared_fate
@@ -58,7 +59,9 @@ class Sender:
             except openai.APIError as error:
                 failure = error
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(origin=str(self._client.base_url), client=http, waiting=run.policy.waiting)
+        downloads = Downloads(
+            origin=str(self._client.base_url), client=http, waiting=run.policy.waiting, timeout=_patience(exchange)
+        )
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
         failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
@@ -98,7 +101,9 @@ class AsyncSender:
             except openai.APIError as error:
                 failure = error
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting)
+        downloads = Downloads(
+            origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting, timeout=_patience(exchange)
+        )
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
         failure = None  # its traceback holds this frame, and with it the request and the whole call
         return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
@@ -117,6 +122,11 @@ def _exchange(call: Call, run: Run) -> Exchange:
         raise RuntimeError("the call was interrupted")
     run.attempts += 1
     return Exchange(key=call.key)
+
+
+def _patience(exchange: Exchange) -> float:
+    # A download is given no longer for one wait than the call that it comes from.
+    return min(TIMEOUT, exchange.read_timeout or TIMEOUT)
 
 
 def _receipt(call: Call, run: Run) -> Receipt:

@@ -42,6 +42,11 @@ class Exchange:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     _tunnelling: bool = False
 
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds for one wait on the network, as the call had them; None for no limit, or no answer."""
+        return None if self.response is None else _read_timeout(self.response)
+
     def watch(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's own trace; call it before the request is sent."""
         self.secrets = secrets_of(request)
@@ -184,8 +189,13 @@ def _ain_memory(response: httpx.Response) -> AsyncIterator[bytes] | None:
     return chunks() if response.is_stream_consumed else None
 
 
+def _read_timeout(response: httpx.Response) -> float | None:
+    limits: Mapping[str, float | None] = response.request.extensions.get("timeout", {})
+    return limits.get("read")
+
+
 def _intake(response: httpx.Response, limit: int, clock: Callable[[], float]) -> _Intake:
-    read = response.request.extensions.get("timeout", {}).get("read")
+    read = _read_timeout(response)
     return _Intake(
         limit=limit, seconds=None if read is None else 2 * read, clock=clock, packed=not response.is_stream_consumed
     )

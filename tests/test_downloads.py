@@ -14,12 +14,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import pytest
 
-from flux_openai import downloads, links
+from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI, downloads, links
 from flux_openai.downloads import afetch, fetch
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.sdk import httpx
@@ -683,3 +683,25 @@ def test_no_pair_is_left_out() -> None:
     trees = [ast.parse(inspect.getsource(module)) for module in (downloads, links)]
     names = {node.name for tree in trees for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
     assert names == {"afetch", "_aattempt", "_avisit", "_aask_stranger", "_aask", "acheck_peer"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [FluxOpenAI, AsyncFluxOpenAI])
+@pytest.mark.parametrize(("read", "waits"), [(7, 7), (300, 30), (None, 30)])
+async def test_a_download_waits_no_longer_than_its_call(
+    kind: type[FluxOpenAI] | type[AsyncFluxOpenAI], read: float | None, waits: float
+) -> None:
+    """A client that is in a hurry is in a hurry for the image too, and so is a copy of the image in another process."""
+    emulator, seen = Emulator(pixels=1), []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"]["read"])
+        return emulator.handle(request)
+
+    http = (httpx.Client if kind is FluxOpenAI else httpx.AsyncClient)(transport=httpx.MockTransport(handler))
+    client: Any = kind(api_key="k", http_client=http, timeout=httpx.Timeout(60, read=read))  # type: ignore[arg-type]
+    made = client.images.generate(prompt="a fox")
+    image = (made if kind is FluxOpenAI else await made).data[0]
+    assert (await image.aread())[:4] == PNG[:4]
+    assert seen == [read, waits]
+    assert pickle.loads(pickle.dumps(image))._downloads.timeout == waits  # noqa: S301  # our own
