@@ -16,8 +16,8 @@ __all__ = ["Emulator"]
 class Emulator(_Emulator):
     """The service on this machine, for tests and first steps: documented answers, real pictures, no network.
 
-    On a VirtualClock the clients wait in virtual time, so that a limit is open again when they come back; `max_elapsed`
-    of their RetryPolicy still counts real seconds.
+    On a VirtualClock the clients wait in virtual time, so that a limit is open again when they come back. What they
+    measure themselves is real still: `max_elapsed` of their RetryPolicy, and how long a body or a download may take.
     """
 
     def handle(self, request: httpx.Request) -> httpx.Response:

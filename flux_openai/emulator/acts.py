@@ -1,22 +1,25 @@
 """The words for what can go wrong: each act's name, its arguments, and what it means for the bill and the client."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flux_openai.emulator.arguments import Param, Problem, Value, example, rule, value_of, value_text
-from flux_openai.emulator.faults import Target
+from flux_openai.emulator.faults import Target, closest
 from flux_openai.emulator.replies import Reply
 
-__all__ = ["Act", "Job", "Kind", "Outcome", "act_text", "closest", "make_act"]
+__all__ = ["Act", "Job", "Kind", "Outcome", "act_text", "make_act"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an act comes to: whether the order is billed, and what FluxOpenAI raises; None for nothing at all."""
+    """What an act comes to: whether the order is billed, and what FluxOpenAI raises; None for nothing at all.
+
+    What is not `billable` cannot be billed, whatever a script says.
+    """
 
     billed: bool
     raises: str | None
+    billable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,8 @@ class Kind:
     """One row of the table of acts.
 
     `outcomes` is what becomes of orders, and `links` of downloads; empty where the act does not apply. Either is keyed
-    by the value of the first parameter, or has the one key "" if that changes nothing. Where nothing is `sent`, nothing
-    can be billed.
+    by the value of the first parameter, or has the one key "" if that changes nothing. What is not in a table that has
+    no such key is not billed.
     """
 
     name: str
@@ -70,7 +73,6 @@ class Kind:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     links: Mapping[str, Outcome] = field(default_factory=dict)
     params: tuple[Param, ...] = ()
-    sent: bool = True
 
     def __str__(self) -> str:
         texts = [param.name if param.default is None else self._with_default(param) for param in self.params]
@@ -91,18 +93,17 @@ class Kind:
         """Whether an order that this act befalls is billed."""
         if act.billed is not None:
             return act.billed
-        outcome = self.outcomes.get(str(act.first)) or self.outcomes.get("")
+        outcome = self.outcome(act.first)
         return outcome is not None and outcome.billed
+
+    def outcome(self, first: Value | None) -> Outcome | None:
+        """What becomes of orders with this first argument, if the table says it."""
+        return self.outcomes.get(str(first)) or self.outcomes.get("")
 
     def values(self, act: Act) -> Mapping[str, Value]:
         """The arguments of an act of this kind, its defaults filled in."""
         first = {} if act.first is None else {self.params[0].name: act.first}
         return {**first, **dict(act.arguments)}
-
-
-def closest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like the word."""
-    return difflib.get_close_matches(word, list(choices), n=1, cutoff=0)[0]
 
 
 def make_act(
@@ -131,7 +132,9 @@ def _complete(kind: Kind, found: Mapping[str, Value]) -> Act | Problem:
         if first is None:
             return Problem(text=f"{kind.name} needs {rule(param)}, as in {kind.name}({example(param)})")
     kept = tuple((param.name, found[param.name]) for param in kind.params[1:] if param.name in found)
-    billed = found.get("billed")
+    billed, outcome = found.get("billed"), kind.outcome(first)
+    if billed and outcome is not None and not outcome.billable:
+        return Problem(text=f"{kind.name}({first}) cannot be billed: the order was not carried out")
     return Act(name=kind.name, first=first, arguments=kept, billed=billed if isinstance(billed, bool) else None)
 
 
@@ -152,8 +155,6 @@ def _billed(kind: Kind, value: Value) -> bool | Problem:
         return Problem(text="billed must be true or false")
     if "generate" not in kind.on:
         return Problem(text="downloads are never billed")
-    if value and not kind.sent:
-        return Problem(text="what was never sent is never billed: billed must be false")
     return value
 
 

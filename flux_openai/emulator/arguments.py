@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal, TypeGuard
 
 from flux_openai.emulator.contract import is_whole
+from flux_openai.emulator.faults import is_header_name
 
 __all__ = ["Param", "Percent", "Problem", "Seconds", "Value", "example", "rule", "value_of", "value_text"]
 
@@ -62,15 +63,15 @@ def rule(param: Param) -> str:
 
 def example(param: Param) -> str:
     """One that would do."""
-    return str(param.least) if param.sort == "whole" else _EXAMPLES.get(param.sort) or param.choices[0]
+    return str(max(param.least, 1)) if param.sort == "whole" else _EXAMPLES.get(param.sort) or param.choices[0]
 
 
 _RULES: Mapping[str, str] = {
     "seconds": "a time from 0s to a day",
     "share": "a share between 0% and 100%",
-    "text": "a text in double quotes",
+    "text": "a text in double quotes, and not empty",
     "code": "a word",
-    "header": "the name of a header that says nothing of the length of the body",
+    "header": "the name of a header, other than content-length and transfer-encoding",
 }
 _EXAMPLES: Mapping[str, str] = {
     "seconds": "1.5s",
@@ -111,10 +112,8 @@ def _as_whole(param: Param, value: Value) -> int | None:
 
 def _as_header(_: Param, value: Value) -> str | None:
     # How long a body is, is up to whoever sends it.
-    name = (
-        value.lower() if isinstance(value, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]{1,200}", value, re.ASCII) else ""
-    )
-    return name if name not in ("", "content-length", "transfer-encoding") else None
+    name = value.lower() if is_header_name(value) else "content-length"
+    return name if name not in ("content-length", "transfer-encoding") else None
 
 
 def _is_number(value: Value) -> TypeGuard[float]:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flux_openai.emulator.acts import Act, closest, make_act
+from flux_openai.emulator.acts import Act, make_act
 from flux_openai.emulator.arguments import Problem, Value
 from flux_openai.emulator.contract import is_whole
-from flux_openai.emulator.faults import Target
+from flux_openai.emulator.faults import Target, closest
 from flux_openai.emulator.rules import Condition, Occurrence, Rule, Script, make_condition, make_rule
 from flux_openai.emulator.table import KINDS
 from flux_openai.errors import ConfigurationError

@@ -141,8 +141,8 @@ class Emulator:
         Either `status`, from 200 to 599, answers in place of the service: with `body`, or with the documented error
         if there is none. Or `error` breaks the exchange: before the order was sent ("connect", "dns", "tls", …), after
         that ("timeout", "reset", "garbage"), or "truncate" half way through a good answer. `billed` says whether an
-        order counts on the bill all the same; left out, it does for a 200 and
-        for what breaks after sending. Raises ConfigurationError for anything else.
+        order counts on the bill all the same; left out, it does for a 2xx and for what breaks after sending. Raises
+        ConfigurationError for anything else.
         """
         plan = make_plan(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
         with self._lock:

@@ -2,11 +2,11 @@
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from flux_openai.emulator.clock import Clock
-from flux_openai.emulator.replies import Breakage, Reply, pieces_of
+from flux_openai.emulator.replies import NEVER_SENT, Breakage, Reply, headers_of, is_bodiless, pieces_of
 from flux_openai.sdk import httpx
 
 __all__ = ["as_seen", "atell", "deliver", "tell"]
@@ -15,7 +15,8 @@ __all__ = ["as_seen", "atell", "deliver", "tell"]
 def as_seen(reply: Reply, *, request: httpx.Request) -> Reply:
     """The reply as its caller sees it: what would come after the read time-out is given up then, and never comes."""
     read = _read_timeout(request)
-    return reply if read is None or reply.delay <= read else Reply(status=0, error="timeout", delay=read)
+    in_time = read is None or reply.delay <= read or reply.error in NEVER_SENT
+    return reply if in_time or read is None else Reply(status=0, error="timeout", delay=read)
 
 
 def _read_timeout(request: httpx.Request) -> float | None:
@@ -41,19 +42,21 @@ def _events(reply: Reply, request: httpx.Request) -> tuple[str, ...]:
     return ("http11.send_request_headers.started",) if told else ()
 
 
-_Raised = tuple[type[httpx.TransportError], str, OSError | None]
+def _no_certificate() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    error.reason, error.verify_code, error.verify_message = "CERTIFICATE_VERIFY_FAILED", 18, "self-signed certificate"
+    return error
+
+
+_Raised = tuple[type[httpx.TransportError], str, Callable[[], OSError] | None]
 
 _RAISED: Mapping[Breakage, _Raised] = MappingProxyType(
     {
-        "connect": (httpx.ConnectError, "connection refused", None),
-        "dns": (httpx.ConnectError, "unknown host", socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        "connect": (httpx.ConnectError, "connection refused", lambda: ConnectionRefusedError(111, "refused")),
+        "dns": (httpx.ConnectError, "unknown host", lambda: socket.gaierror(socket.EAI_NONAME, "unknown host")),
         "connect_timeout": (httpx.ConnectTimeout, "no connection in time", None),
-        "tls": (httpx.ConnectError, "TLS hand-shake failed", ssl.SSLError(1, "[SSL] record layer failure")),
-        "certificate": (
-            httpx.ConnectError,
-            "certificate refused",
-            ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"),
-        ),
+        "tls": (httpx.ConnectError, "TLS hand-shake failed", lambda: ssl.SSLError(1, "[SSL] record layer failure")),
+        "certificate": (httpx.ConnectError, "certificate refused", _no_certificate),
         "proxy": (httpx.ProxyError, "407 Proxy Authentication Required", None),
         "pool": (httpx.PoolTimeout, "no connection free in time", None),
         "upload_reset": (httpx.WriteError, "connection reset while sending", None),
@@ -68,33 +71,29 @@ _RAISED: Mapping[Breakage, _Raised] = MappingProxyType(
 def deliver(reply: Reply, *, request: httpx.Request, clock: Clock) -> httpx.Response:
     """The reply as httpx hands it to its caller; a dripping body passes on the clock.
 
-    Raises the httpx.TransportError that belongs to its breakage; a truncated answer raises httpx.RemoteProtocolError
-    while it is read. Nothing is unpacked yet, as on a wire: that is up to the caller.
+    Raises the httpx.TransportError that belongs to its breakage, or, where the head has arrived, while the body is
+    read. Nothing is unpacked yet, as on a wire: that is up to the caller.
     """
-    if reply.error is not None and reply.error != "truncate":
+    if reply.error is not None and reply.status == 0:
         kind, says, cause = _RAISED[reply.error]
-        raise kind(f"{says} (by the emulator)", request=request) from cause
-    headers = {**reply.headers, "content-length": str(len(reply.body))}
-    # As bytes, for httpx takes only ASCII in a string.
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    plain = reply.error is None and not reply.drip
-    stream = httpx.ByteStream(reply.body) if plain else _Body(reply, read=_read_timeout(request), clock=clock)
-    return httpx.Response(reply.status, headers=raw, stream=stream)
+        raise kind(f"{says} (by the emulator)", request=request) from cause and cause()
+    pieces = pieces_of(reply, method=request.method)
+    whole = reply.error is None and not reply.drip
+    stream = httpx.ByteStream(b"".join(pieces)) if whole else _Body(reply, pieces, request=request, clock=clock)
+    return httpx.Response(reply.status, headers=headers_of(reply), stream=stream)
 
 
 class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that comes slowly, or not to its end."""
 
-    def __init__(self, reply: Reply, *, read: float | None, clock: Clock) -> None:
-        self._pieces = pieces_of(reply)
+    def __init__(self, reply: Reply, pieces: list[memoryview], *, request: httpx.Request, clock: Clock) -> None:
+        self._pieces = [] if reply.error == "garbage" else pieces
         self._clock = clock
-        pause = reply.drip / max(1, len(self._pieces))
+        read, pause = _read_timeout(request), reply.drip / max(1, len(pieces))
         late = read is not None and pause > read
         self._pause = read if late and read is not None else pause
         self._late = httpx.ReadTimeout("the next piece did not come in time (by the emulator)") if late else None
-        came = sum(map(len, self._pieces))
-        says = f"peer closed connection after {came} of {len(reply.body)} bytes"
-        self._end = httpx.RemoteProtocolError(says) if reply.error == "truncate" else None
+        self._end = _broken_end(reply, came=sum(map(len, pieces)), method=request.method)
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces:
@@ -110,7 +109,16 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
         if self._end:
             raise self._end
 
-    def _taken(self, piece: bytes) -> bytes:
+    def _taken(self, piece: memoryview) -> bytes:
         if self._late:
             raise self._late
-        return piece
+        return bytes(piece)
+
+
+def _broken_end(reply: Reply, *, came: int, method: str) -> httpx.RemoteProtocolError | None:
+    if reply.error == "garbage":
+        return httpx.RemoteProtocolError("not a chunk (by the emulator)")
+    # Of nothing, nothing can be missing.
+    if reply.error is None or came == len(reply.body) or is_bodiless(reply.status, method=method):
+        return None
+    return httpx.RemoteProtocolError(f"peer closed connection after {came} of {len(reply.body)} bytes")

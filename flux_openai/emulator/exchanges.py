@@ -14,8 +14,9 @@ _STATUSES = (
 )
 _LOST = Outcome(billed=True, raises="FluxConnectionError")
 _LATE = Outcome(billed=True, raises="FluxTimeoutError")
-_NOT_SENT = Outcome(billed=False, raises="FluxConnectionError")
-_NOT_SENT_IN_TIME = Outcome(billed=False, raises="FluxTimeoutError")
+_NOT_SENT = Outcome(billed=False, raises="FluxConnectionError", billable=False)
+_NOT_SENT_IN_TIME = Outcome(billed=False, raises="FluxTimeoutError", billable=False)
+_UNSAFE = Outcome(billed=True, raises="UnsafeURLError")
 _QUOTA = Refusal(status=429, code="insufficient_quota", message="The balance is used up.")
 _MODERATION = Refusal(status=400, code="content_policy_violation", message="The prompt was refused.")
 _DEAD_LINKS = (
@@ -59,6 +60,7 @@ EXCHANGES = (
         refuses(302),
         choice("status", "300", "301", "302", "303", "304", "307", "308", default=302),
         Param(name="to", sort="text"),
+        links={**dict.fromkeys(("301", "302", "303", "307", "308"), _UNSAFE), "300": LINK_DEAD, "304": LINK_DEAD},
     ),
     kind(
         "connect",
@@ -70,7 +72,6 @@ EXCHANGES = (
         },
         choice("how", "refused", "dns", "tls", "certificate", "proxy", "timeout", "pool", default="refused"),
         links=LINK_DEAD,
-        sent=False,
     ),
     kind(
         "upload",
@@ -78,7 +79,6 @@ EXCHANGES = (
         spoil.uploaded,
         {"reset": _NOT_SENT, "timeout": _NOT_SENT_IN_TIME},
         choice("how", "reset", "timeout", default="reset"),
-        sent=False,
     ),
     kind(
         "reset",
@@ -135,10 +135,9 @@ EXCHANGES = (
         spoil.url,
         None,
         choice("how", *_DEAD_LINKS, *_UNSAFE_LINKS),
-        Param(name="to", sort="text"),
         links={
             **dict.fromkeys(_DEAD_LINKS, LINK_DEAD),
-            **dict.fromkeys(_UNSAFE_LINKS, Outcome(billed=True, raises="UnsafeURLError")),
+            **dict.fromkeys(_UNSAFE_LINKS, _UNSAFE),
         },
     ),
 )

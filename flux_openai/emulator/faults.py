@@ -2,10 +2,11 @@
 
 import difflib
 import json
+import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 from flux_openai.emulator.contract import is_whole
 from flux_openai.emulator.replies import (
@@ -20,7 +21,7 @@ from flux_openai.emulator.replies import (
 )
 from flux_openai.errors import ConfigurationError, Fault
 
-__all__ = ["FaultQueue", "Plan", "Target", "make_plan", "planned_reply"]
+__all__ = ["FaultQueue", "Plan", "Target", "closest", "is_header_name", "make_plan", "planned_reply"]
 
 Target = Literal["generate", "download"]
 """The two kinds of call that can be made to fail."""
@@ -35,6 +36,11 @@ class Plan:
     body: bytes | None
     error: Breakage | None
     billed: bool
+
+
+def is_header_name(name: object) -> TypeGuard[str]:
+    """Whether HTTP allows it for the name of a header."""
+    return isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]{1,200}", name, re.ASCII) is not None
 
 
 def make_plan(
@@ -56,7 +62,7 @@ def make_plan(
     if wrong:
         raise ConfigurationError("\n".join(map(str, wrong)))
     # Where an error status comes back, no work was done; an exchange that breaks after sending hides work that was.
-    usual = status == 200 if error is None else error not in NEVER_SENT
+    usual = status is not None and 200 <= status < 300 if error is None else error not in NEVER_SENT
     return Plan(
         status=status or 0,
         headers={name.lower(): value for name, value in (headers or {}).items()},
@@ -66,8 +72,9 @@ def make_plan(
     )
 
 
-def _closest(value: object, choices: tuple[str, ...]) -> str:
-    return difflib.get_close_matches(str(value), choices, n=1, cutoff=0)[0]
+def closest(value: object, choices: Iterable[str]) -> str:
+    """The choice most like the value."""
+    return difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0)[0]
 
 
 def _wrong_choice(*, times: object, status: object, error: object, on: object) -> Iterator[Fault]:
@@ -82,7 +89,7 @@ def _wrong_choice(*, times: object, status: object, error: object, on: object) -
         yield Fault(param="status", value=status, rule="must be from 200 to 599", nearest=200 if low else 599)
     for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
         if value not in choices and not (param == "error" and value is None):
-            nearest = _closest(value, choices)
+            nearest = closest(value, choices)
             yield Fault(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
 
 
@@ -94,6 +101,8 @@ def _wrong_answer(*, status: int | None, headers: Mapping[str, object] | None, b
     for name, value in (headers or {}).items():
         if not isinstance(value, str):
             yield Fault(param=f"headers[{name!r}]", value=value, rule="must be a string", nearest=str(value))
+        if not is_header_name(name):
+            yield Fault(param="headers", value=name, rule="must have names of letters, digits and -", nearest="x-name")
     try:
         _encoded(body)
     except (TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import responses
 
-from flux_openai.emulator.replies import Refusal, Reply
+from flux_openai.emulator.replies import Refusal, Reply, headers_of
 from flux_openai.sdk import httpx
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "TOO_LARGE",
     "Head",
     "chunk_size",
-    "is_bodiless",
     "make_request",
     "read_head",
     "write_head",
@@ -34,9 +33,6 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _AUTHORITY = re.compile(r"https?://[^/?]*", re.IGNORECASE)
-
-# The length of what is sent is known here alone; what a fault says of it would break the connection another way.
-_OWN = {"connection", "content-length", "transfer-encoding"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,23 +127,9 @@ def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Ref
 
 def write_head(reply: Reply, *, keep_alive: bool) -> bytes:
     """The head of the reply, after its interim answers; a truncated one announces the length of the whole."""
-    headers = [(name, value) for name, value in reply.headers.items() if name not in _OWN]
-    if not is_bodiless(reply.status):
-        headers.append(("content-length", str(len(reply.body))))
-    if not keep_alive:
-        headers.append(("connection", "close"))
-    lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}", *map(_header_line, headers), "", ""]
-    return _HINT * reply.hints + "\r\n".join(lines).encode()
+    headers = [*headers_of(reply), *([] if keep_alive else [(b"connection", b"close")])]
+    first = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
+    return _HINT * reply.hints + b"\r\n".join([first, *map(b": ".join, headers), b"", b""])
 
 
 _HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n"
-
-
-def is_bodiless(status: int) -> bool:
-    """Whether no body may follow: a client would take it for the next answer."""
-    return status in (204, 304)
-
-
-def _header_line(header: tuple[str, str]) -> str:
-    # A line break in a value would start a header of its own.
-    return re.sub(r"[\r\n\x00]", " ", f"{header[0]}: {header[1]}")

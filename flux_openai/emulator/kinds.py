@@ -37,12 +37,9 @@ def kind(
     outcomes: _Outcomes | None,
     *params: Param,
     links: _Outcomes | None = None,
-    sent: bool = True,
 ) -> Kind:
     """A row; one outcome stands for whatever the first parameter is."""
-    return Kind(
-        name=name, doc=doc, spoil=effect, outcomes=_keyed(outcomes), links=_keyed(links), params=params, sent=sent
-    )
+    return Kind(name=name, doc=doc, spoil=effect, outcomes=_keyed(outcomes), links=_keyed(links), params=params)
 
 
 def _keyed(outcomes: _Outcomes | None) -> Mapping[str, Outcome]:
@@ -56,4 +53,4 @@ def choice(name: str, *choices: str, default: str | int | None = None) -> Param:
 
 def count(name: str, default: int, *, most: int = 1_000_000) -> Param:
     """A parameter that counts something."""
-    return Param(name=name, sort="whole", default=default, most=most)
+    return Param(name=name, sort="whole", default=default, least=1, most=most)

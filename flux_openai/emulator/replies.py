@@ -1,6 +1,7 @@
 """What goes back, as plain values."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import responses
@@ -9,6 +10,7 @@ from xml.sax.saxutils import escape
 
 __all__ = [
     "BREAKAGES",
+    "CONNECTION_HEADERS",
     "NEVER_SENT",
     "Breakage",
     "NotSent",
@@ -16,8 +18,9 @@ __all__ = [
     "Reply",
     "Sent",
     "broken",
-    "cut_body",
     "envelope",
+    "headers_of",
+    "is_bodiless",
     "json_reply",
     "pieces_of",
     "plain_refusal",
@@ -34,20 +37,18 @@ Sent = Literal["timeout", "reset", "garbage", "truncate"]
 
 Breakage = NotSent | Sent
 
-NEVER_SENT: frozenset[str] = frozenset(get_args(NotSent))
-BREAKAGES: tuple[str, ...] = (*get_args(NotSent), *get_args(Sent))
-
-_PIECES = 100
-"""Into how many a dripping body is cut, if it has so many bytes."""
+NEVER_SENT: tuple[str, ...] = get_args(NotSent)
+BREAKAGES: tuple[str, ...] = (*NEVER_SENT, *get_args(Sent))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """One answer, or the way in which it fails to arrive.
 
-    `headers` has lower-case names; `status` is 0 where nothing arrives. With `error` "truncate", the share `kept` of
-    `body` arrives; with "garbage", `body` in place of the head; with any other, nothing does. `delay` is in seconds,
-    before the first byte; `drip` is how long the body takes to arrive; `hints` are so many interim answers before it.
+    `headers` has lower-case names; `status` is 0 where no head arrives. With `error` "truncate", the share `kept` of
+    `body` arrives; with "garbage", a `body` that is not HTTP, after the head if there is a status; with any other,
+    nothing does. `delay` is in seconds, before the first byte; `drip` is how long the body takes to arrive; `hints` are
+    so many interim answers before it.
     """
 
     status: int
@@ -113,14 +114,23 @@ def xml_error(refusal: Refusal, *, request_id: str) -> Reply:
     return Reply(
         status=refusal.status,
         headers={"content-type": "application/xml", **refusal.headers},
-        body=text.encode(),
+        body=text.encode("utf-8", "surrogatepass"),
     )
+
+
+# Python 3.13 has learnt other words for these; what the emulator says must not hang on who runs it.
+_PHRASES: Mapping[int, str] = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 def plain_refusal(status: int) -> Refusal:
     """The refusal for a bare status in the words of HTTP; below 400, an error that hides behind a success."""
-    phrase = responses.get(status, "Unknown Error") if status >= 400 else responses[500]
-    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    phrase = _PHRASES.get(status) or responses.get(status, "Unknown Error") if status >= 400 else responses[500]
+    code = re.sub(r"\W+", "_", phrase.lower())
     return Refusal(status=status, code=code, message=f"{phrase}.")
 
 
@@ -129,13 +139,42 @@ def broken(error: Breakage) -> Reply:
     return Reply(status=0, error=error, body=b"This is not HTTP.\r\n\r\n" if error == "garbage" else b"")
 
 
-def cut_body(reply: Reply) -> bytes:
-    """What arrives of the body."""
-    return reply.body[: int(len(reply.body) * reply.kept)] if reply.error == "truncate" else reply.body
+def is_bodiless(status: int, *, method: str) -> bool:
+    """Whether no body may follow the head: a client would take it for the next answer."""
+    return status in (204, 304) or method == "HEAD"
 
 
-def pieces_of(reply: Reply) -> list[bytes]:
+def headers_of(reply: Reply) -> list[tuple[bytes, bytes]]:
+    """The headers as bytes, each on a line of its own; the length is that of the whole, whatever arrives of it."""
+    own = [(name, value) for name, value in reply.headers.items() if name not in CONNECTION_HEADERS]
+    return [(_field(name), _field(value)) for name, value in (*own, *_length_of(reply))]
+
+
+def _length_of(reply: Reply) -> list[tuple[str, str]]:
+    if reply.error == "garbage":
+        return [("transfer-encoding", "chunked")]
+    return [] if reply.status in (204, 304) else [("content-length", str(len(reply.body)))]
+
+
+CONNECTION_HEADERS = ("connection", "content-length", "transfer-encoding")
+"""What is up to whoever sends a reply."""
+
+
+def _field(text: str) -> bytes:
+    return re.sub(r"[\r\n\x00]", " ", text).strip().encode("utf-8", "surrogatepass")
+
+
+def pieces_of(reply: Reply, *, method: str) -> list[memoryview]:
     """The body as it arrives: a dripping one in pieces, to be sent at even distances."""
-    body = cut_body(reply)
-    size = -(-len(body) // _PIECES) if reply.drip else len(body)
-    return [body[at : at + size] for at in range(0, len(body), size)] if body else []
+    if is_bodiless(reply.status, method=method):
+        return []
+    arriving = int(len(reply.body) * reply.kept) if reply.error == "truncate" else len(reply.body)
+    body = memoryview(reply.body)[:arriving]
+    size = max(1, -(-arriving // _DRIPS)) if reply.drip else _PIECE
+    return [body[at : at + size] for at in range(0, arriving, size)]
+
+
+_DRIPS = 100
+"""Into how many pieces a dripping body is cut, if it has so many bytes."""
+
+_PIECE = 1 << 20

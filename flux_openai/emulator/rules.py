@@ -8,10 +8,10 @@ from hashlib import blake2b
 from operator import eq, ge, gt, le, lt
 from types import MappingProxyType
 
-from flux_openai.emulator.acts import Act, closest
+from flux_openai.emulator.acts import Act
 from flux_openai.emulator.arguments import Problem
 from flux_openai.emulator.contract import is_whole
-from flux_openai.emulator.faults import Target
+from flux_openai.emulator.faults import Target, closest
 from flux_openai.emulator.table import KINDS
 from flux_openai.models import FAMILIES, FLUX_MODELS
 

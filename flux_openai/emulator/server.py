@@ -23,7 +23,6 @@ from flux_openai.emulator.http1 import (
     TOO_LARGE,
     Head,
     chunk_size,
-    is_bodiless,
     make_request,
     read_head,
     write_head,
@@ -61,8 +60,9 @@ class Server:
     """`answer` on a port of this machine, from now until `close` or the end of a `with` block, in its own thread.
 
     Port 0 picks a free one. What breaks below HTTP breaks the connection: "reset" after the request was read,
-    "truncate" half way through the body, and "timeout" says nothing until the client goes. A connection that was made
-    cannot be refused any more, so "connect" resets it, which no client can tell from "reset"; it is never billed.
+    "truncate" half way through the body, "garbage" after other bytes than HTTP, and "timeout" says nothing until the
+    client goes. A request that has arrived cannot fail to be sent any more, so what breaks before that is a reset too,
+    which no client can tell from "reset"; it is never billed.
 
     Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
     """
@@ -237,22 +237,23 @@ async def _send(reply: Reply, asked: _Asked, reader: asyncio.StreamReader, write
     if reply.error == "reset" or reply.error in NEVER_SENT:
         _reset(writer)
         return False
-    if reply.error == "garbage":
+    if reply.error == "garbage" and reply.status == 0:
         writer.write(reply.body)
         return False
-    keep_alive = asked.keep_alive and reply.error is None and reply.headers.get("connection") != "close"
-    bodiless = asked.request.method == "HEAD" or is_bodiless(reply.status)
-    pieces = [] if bodiless else pieces_of(reply)
-    head = write_head(reply, keep_alive=keep_alive)
-    if not reply.drip:
-        head += b"".join(pieces)
-    writer.write(head)
-    for piece in pieces if reply.drip else []:
-        await asyncio.sleep(reply.drip / len(pieces))
+    keep_alive = asked.keep_alive and reply.error is None and not _says_close(reply)
+    writer.write(write_head(reply, keep_alive=keep_alive))
+    pieces = pieces_of(reply, method=asked.request.method)
+    for piece in pieces:
+        if reply.drip:
+            await asyncio.sleep(reply.drip / len(pieces))
         writer.write(piece)
         await writer.drain()
     await writer.drain()
     return keep_alive
+
+
+def _says_close(reply: Reply) -> bool:
+    return "close" in map(str.strip, reply.headers.get("connection", "").lower().split(","))
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -3,11 +3,11 @@
 import base64
 import gzip
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from flux_openai.emulator.acts import Job
+from flux_openai.emulator.faults import Target
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, broken, envelope, plain_refusal, xml_error
 
 __all__ = [
@@ -99,8 +99,8 @@ def header(name: str, value: str) -> Spoil:
 
 
 def named_header(job: Job) -> Reply:
-    """Any header, set to any text; a line break would begin another one."""
-    return header(job.text("name"), re.sub(r"[\r\n\x00]", " ", job.text("value")))(job)
+    """Any header, set to any text."""
+    return header(job.text("name"), job.text("value"))(job)
 
 
 def other_body(job: Job) -> Reply:
@@ -114,9 +114,8 @@ def oversize(job: Job) -> Reply:
 
 
 def success(job: Job) -> Reply:
-    """The same answer under another status, which may allow no body."""
-    code = int(job.number("status"))
-    return replace(job.reply, status=code, body=b"" if code == 204 else job.reply.body)
+    """The same answer under another status, unless it is a refusal."""
+    return replace(job.reply, status=int(job.number("status"))) if 200 <= job.reply.status < 300 else job.reply
 
 
 def status(job: Job) -> Reply:
@@ -179,16 +178,17 @@ def uploaded(job: Job) -> Reply:
 
 
 _GARBLED: Mapping[str, bytes] = {
+    "all": broken("garbage").body,
     "status": b"HTTP/1.1 two hundred\r\n\r\n",
     "header": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "chunk": b"zz\r\n{}\r\n",
 }
 
 
 def garbled(job: Job) -> Reply:
     """What is no HTTP, from its first line or further on."""
-    reply = broken("garbage")
-    return replace(reply, body=_GARBLED.get(job.text("where"), reply.body))
+    where = job.text("where")
+    return replace(job.reply, status=200 if where == "chunk" else 0, error="garbage", body=_GARBLED[where])
 
 
 def truncated(job: Job) -> Reply:
@@ -217,10 +217,17 @@ def _page(status: int) -> Reply:
 
 def redirected(job: Job) -> Reply:
     """A way to somewhere else."""
-    return Reply(status=int(job.number("status")), headers={"location": job.text("to") or _ELSEWHERE})
+    return _led(job.text("to") or _ELSEWHERE[job.on], status=int(job.number("status")))
 
 
-_ELSEWHERE = "https://elsewhere.example/images"
+_ELSEWHERE: Mapping[Target, str] = {
+    "generate": "https://elsewhere.example/images",
+    "download": "http://127.0.0.1/files/other.png",
+}
+
+
+def _led(to: str, *, status: int = 302) -> Reply:
+    return Reply(status=status, headers={"location": to})
 
 
 def gzipped(job: Job) -> Reply:
@@ -270,12 +277,8 @@ def url(job: Job) -> Reply:
     return _LINKS[how](job)
 
 
-def _led(to: str) -> Reply:
-    return Reply(status=302, headers={"location": to})
-
-
 _LINKS: Mapping[str, Spoil] = {
-    "redirect": lambda job: _led(job.text("to") or "http://127.0.0.1/files/other.png"),
+    "redirect": lambda job: _led(_ELSEWHERE[job.on]),
     "loop": lambda job: _led(job.target),
     "html": lambda _: _page(200),
     "empty": body(b""),

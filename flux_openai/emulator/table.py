@@ -1,6 +1,7 @@
 """The table of acts: everything that a script can make go wrong, one row each."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from textwrap import fill
 from types import MappingProxyType
 
@@ -23,11 +24,21 @@ def is_billed(acts: Iterable[Act]) -> bool:
 
 
 def spoiled(reply: Reply, *, acts: Iterable[Act], request_id: str, on: Target, target: str) -> Reply:
-    """The good reply after all these acts, one after the other; `target` is the path and query that was asked for."""
+    """The good reply after all these acts, one after the other; `target` is the path and query that was asked for.
+
+    What is broken stays as it is; an answer in place of another is as late as that was.
+    """
     for act in acts:
-        kind = KINDS[act.name]
-        arguments = kind.values(act)
-        reply = kind.spoil(Job(reply=reply, request_id=request_id, on=on, target=target, arguments=arguments))
+        if reply.error in (None, "truncate"):
+            kind = KINDS[act.name]
+            job = Job(reply=reply, request_id=request_id, on=on, target=target, arguments=kind.values(act))
+            made = kind.spoil(job)
+            reply = replace(
+                made,
+                delay=max(made.delay, reply.delay),
+                drip=max(made.drip, reply.drip),
+                hints=max(made.hints, reply.hints),
+            )
     return reply
 
 

@@ -1,5 +1,6 @@
 """Every act of a fault script: what it declares is what happens."""
 
+import ssl
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,13 +95,6 @@ def test_a_script_may_bill_otherwise(act: str, *, billed: bool) -> None:
     assert emulator.bill.images == (2 if billed else 0)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, kind in KINDS.items() if not kind.sent))
-def test_what_was_never_sent_cannot_be_billed(name: str) -> None:
-    """A script that says otherwise is refused."""
-    with pytest.raises(errors.ScriptError, match="never sent is never billed"):
-        parse(f"* -> {name}(billed=true)")
-
-
 @pytest.mark.parametrize(
     ("acts", "images"), [("slow, status(500)", 0), ("status(500), slow(2s)", 0), ("slow(0), extra_field", 2)]
 )
@@ -140,6 +134,41 @@ def test_acts_work_one_after_the_other() -> None:
     reply = emulator.answer(request)
     answer = httpx.Response(200, content=reply.body).json()
     assert (len(answer["data"]), type(answer["created"]), reply.delay) == (1, str, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("acts", "seconds", "status", "error"),
+    [
+        ("slow(2s), status(500)", 2, 500, None),
+        ("slow(2s), timeout", 2, 0, "timeout"),
+        ("connect, slow(2s), truncate, success", 0, 0, "connect"),
+        ("truncate, status(500)", 0, 500, None),
+        ("status(500), success", 0, 500, None),
+        ("success(202), truncate", 0, 202, "truncate"),
+    ],
+)
+def test_what_is_late_stays_late_and_what_is_broken_stays_broken(
+    acts: str, seconds: float, status: int, error: str | None
+) -> None:
+    """Another answer comes as late as the one it is for; nothing mends an exchange, and nothing makes an error good."""
+    emulator = Emulator(pixels=64, script=f"* -> {acts}")
+    reply = emulator.answer(
+        httpx.Request("POST", "https://api.example/v1/images/generations", json=BODY, headers=HEADERS)
+    )
+    assert (reply.delay, reply.status, reply.error) == (seconds, status, error)
+
+
+def test_a_failed_hand_shake_says_why() -> None:
+    """The error behind it is that of the standard library, and each is one of its own."""
+    emulator, causes = Emulator(script="* -> connect(certificate)"), []
+    for _ in range(2):
+        with pytest.raises(httpx.ConnectError) as caught:
+            order(emulator)
+        causes.append(caught.value.__cause__)
+    first, second = causes
+    assert isinstance(first, ssl.SSLCertVerificationError)
+    assert (first.reason, first.verify_code) == ("CERTIFICATE_VERIFY_FAILED", 18)
+    assert first is not second
 
 
 def test_a_truncated_answer_keeps_the_share_that_is_asked_for() -> None:

@@ -245,6 +245,6 @@ LINKS = (
     *(unread(act, FREE) for act in ("truncate", "truncate(1%)", "truncate(99%)")),
     unsafe("url(redirect)"),
     unsafe("url(loop)", 4),
-    *(unsafe(f'url(redirect, to="{to}")') for to in FOREIGN),
+    *(unsafe(f'redirect(302, to="{to}")') for to in FOREIGN),
     *map(read, ("hints(3)", "drip(20ms)", "slow(0)", 'header(content-type, "text/html")')),
 )

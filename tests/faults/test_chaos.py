@@ -89,7 +89,11 @@ class Service(Emulator):
 
 def usable(reply: Reply) -> int:
     """How many images a whole answer holds, if it is JSON in UTF-8, plain or in the one encoding that is asked for."""
-    if reply.error is not None or reply.status // 100 != 2 or reply.headers.get("content-encoding", "gzip") != "gzip":
+    if (
+        reply.error is not None
+        or reply.status not in (200, 201, 206)
+        or reply.headers.get("content-encoding", "gzip") != "gzip"
+    ):
         return 0
     try:
         body = zlib.decompress(reply.body, 31) if reply.headers.get("content-encoding") == "gzip" else reply.body

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import openai
 import pytest
 
-from flux_openai import Emulator, errors, images
+from flux_openai import Emulator, errors, sending
 from flux_openai.emulator import Bill, Reply
 from flux_openai.sdk import httpx
 from tests.faults.conftest import done
@@ -172,8 +172,7 @@ async def test_a_link_that_fails_buys_nothing_again(
 ) -> None:
     """The order is paid for once; a link is read up to five times, and again only where that may help."""
     if link.act in ("timeout", "slow(3600s)"):
-        for name in ("fetch", "afetch"):
-            monkeypatch.setattr(images, name, partial(getattr(images, name), timeout=0.3 if once else 0.05))
+        monkeypatch.setattr(sending, "TIMEOUT", 0.3 if once else 0.05)
     line.service.script(f"img {'#1 ' if once else ''}-> {link.act}")
     image = (await line.caller().generate(f"{link.act} {line.face} {line.side} {once}", n=N)).data[0]
     read = image.read if line.side == "sync" else image.aread
