@@ -207,6 +207,8 @@ def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> http
     if flaw is None:
         body, flaw = unpacked(body, packing, intake.limit)
     exchange.flaw = flaw
+    # It leads from the answer back to the exchange: what leads back to itself stays until a garbage collection.
+    response.request.extensions = {key: value for key, value in response.request.extensions.items() if key != "trace"}
     exchange.response = type(response)(
         response.status_code,
         # Scrubbed here, for some releases of the SDK log every header of what they are given.

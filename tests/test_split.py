@@ -706,15 +706,22 @@ def test_a_split_call_shows_no_secret(way: Way, name: str, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("acts", [{}, {1: [BAD]}, {1: [BUSY]}])
 def test_images_do_not_wait_for_the_garbage_collector(acts: dict[int, list[Act]]) -> None:
-    """When the answer or the error is let go, the images are gone: no cycle holds what may be a gigabyte."""
+    """When the answer or the error is let go, images and bodies are gone: no cycle holds what may be a gigabyte."""
     client = Service(acts, side_by_side=3).client(retry=RetryPolicy(waiting=False, on_retry=stop))
     gc.collect()
     gc.disable()
     try:
+        before = answers_there()
         image = weakref.ref(first_image(client))
         assert image() is None
+        assert answers_there() == before
     finally:
         gc.enable()
+
+
+def answers_there() -> int:
+    """How many answers, with their bodies, are in memory."""
+    return sum(isinstance(thing, httpx.Response) for thing in gc.get_objects())
 
 
 def first_image(client: FluxOpenAI) -> Any:  # noqa: ANN401  # gone as soon as it is looked at
