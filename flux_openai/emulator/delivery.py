@@ -1,5 +1,6 @@
 """A reply's way to an httpx client in this process: what it raises, and how the body comes."""
 
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -52,7 +53,11 @@ _Raised = tuple[type[httpx.TransportError], str, Callable[[], OSError] | None]
 
 _RAISED: Mapping[Breakage, _Raised] = MappingProxyType(
     {
-        "connect": (httpx.ConnectError, "connection refused", lambda: ConnectionRefusedError(111, "refused")),
+        "connect": (
+            httpx.ConnectError,
+            "connection refused",
+            lambda: ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        ),
         "dns": (httpx.ConnectError, "unknown host", lambda: socket.gaierror(socket.EAI_NONAME, "unknown host")),
         "connect_timeout": (httpx.ConnectTimeout, "no connection in time", None),
         "tls": (httpx.ConnectError, "TLS hand-shake failed", lambda: ssl.SSLError(1, "[SSL] record layer failure")),
