@@ -471,6 +471,14 @@ def test_what_python_calls_private_is_never_public(ip: ipaddress.IPv4Address | i
     assert ip.is_global or not is_public(str(ip))
 
 
+@pytest.mark.parametrize("host", [PUBLIC, PUBLIC_V6, "good.example", "a.b-c.good.example.", "xn--bcher-kva.example"])
+def test_a_public_host_may_be_asked(host: str) -> None:
+    """A full name, and an address that is public, are good enough by themselves; what a name leads to comes later."""
+    assert is_public_host(host)
+    route = judge(f"https://{f'[{host}]' if ':' in host else host}/image.png", own_origin=None)
+    assert isinstance(route, Route)
+
+
 @given(ip=st.ip_addresses(v=4))
 def test_no_disguise_of_an_ipv4_address_is_public(ip: ipaddress.IPv4Address) -> None:
     """Property: an address inside another, or in another base, is refused, whatever it is."""

@@ -488,6 +488,7 @@ def test_a_hook_that_raises_ends_the_call(way: Way) -> None:
     service = Service({1: [BUSY], 2: [BAD]}, side_by_side=3)
     error = way.fails(service, n=9, options={"retry": RetryPolicy(waiting=False, on_retry=stop)}, **own("k"))
     assert isinstance(error, Stop)
+    assert "the images of the other parts are in .partial" in error.__notes__[0]
     assert (len(error.partial.data), error.partial.missing) == (4, 5)
     assert [call["extra_headers"]["Idempotency-Key"] for call in error.rest] == ["k-1", "k-2"]
 

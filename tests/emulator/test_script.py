@@ -98,6 +98,7 @@ def test_rules_are_told_apart() -> None:
         ("* -> reset(before_bill, billed=true)", 6, r"reset\(before_bill\) cannot be billed"),
         ("* -> reset(billed=yes)", 12, "billed must be true or false"),
         ("img -> url(404, billed=true)", 17, "downloads are never billed"),
+        ("img -> slow, status(404, billed=true)", 14, "downloads are never billed"),
         ("img -> url", 8, "url needs one of 403"),
         ("* -> status(429", 16, r"go on with , or end with \)"),
         ("* -> status(429,)", 17, "an argument should stand here"),

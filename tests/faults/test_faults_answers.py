@@ -148,6 +148,32 @@ async def test_a_200_without_an_image_is_an_error_and_not_bought_again(
     assert len(server.stop().posts) == 1
 
 
+CODES = {
+    **dict.fromkeys(("rate_limit_exceeded", "Too_many_requests"), 429),
+    **dict.fromkeys(("insufficient_quota", "InsufficientBalance", "billing_not_active"), 429),
+    **dict.fromkeys(("invalid_api_key", "unauthorized"), 401),
+    **dict.fromkeys(("permission_denied", "Forbidden"), 403),
+    "model_not_found": 404,
+    **dict.fromkeys(("content_policy_violation", "moderation_blocked", "invalid_value"), 400),
+    "upstream_timeout": 504,
+    **dict.fromkeys(("service_unavailable", "engine_overloaded"), 503),
+    **dict.fromkeys(("internal_error", "server_error"), 500),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("code", "status"), CODES.items())
+async def test_an_error_in_a_200_is_that_of_its_code(
+    serve: MakeServer, open_client: OpenClient, code: str, status: int
+) -> None:
+    """It is the SDK's class for the status that the code stands for, and is billed as that would be."""
+    error = await open_client(serve((200, HEADERS, {"error": {"code": code}})).base_url).fails()
+    known = {**dict.fromkeys((500, 503, 504), openai.InternalServerError), 429: openai.RateLimitError}
+    known |= {400: openai.BadRequestError, 401: openai.AuthenticationError, 403: openai.PermissionDeniedError}
+    assert isinstance(error, {**known, 404: openai.NotFoundError}[status])
+    assert (error.status_code, error.billing) == (status, "unknown" if status >= 500 else "none")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Odd:
     """A body that is odd but holds images: what must come out of it."""
