@@ -71,6 +71,16 @@ def test_no_more_than_so_many_are_under_way(gaps: list[float], count: int) -> No
     assert all(sum(now - 2 + 2e-6 < other <= now for other in through) <= count for now in through)
 
 
+@given(limit=LIMITS, pause=st.floats(0, 100))
+def test_no_limit_is_stricter_than_it_says(limit: Limit, pause: float) -> None:
+    """Of many orders at once, exactly as many get through as there is room for; and so again after a long pause."""
+    assert isinstance(limit, TokenBucket | FixedWindow | Concurrency)
+    room = limit.burst if isinstance(limit, TokenBucket) else limit.count
+    at_once = [0.0] * 30
+    assert len(admitted(limit, [pause, *at_once], latency="2s")) == room
+    assert len(admitted(limit, [pause, *at_once, 100_000.0, *at_once], latency="2s")) == 2 * room
+
+
 @given(limits=st.lists(LIMITS, min_size=1, max_size=3), gaps=GAPS)
 def test_who_waits_as_asked_is_admitted(limits: list[Limit], gaps: list[float]) -> None:
     """A client that comes back after exactly Retry-After, in whole seconds, gets through all limits."""
