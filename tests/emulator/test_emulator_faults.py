@@ -37,7 +37,10 @@ def test_faults_come_first_and_in_order(post: Post, emulator: Emulator) -> None:
     ("status", "kind", "code"),
     [
         (400, "invalid_request_error", "bad_request"),
+        (401, "authentication_error", "unauthorized"),
         (403, "permission_error", "forbidden"),
+        (413, "invalid_request_error", "content_too_large"),
+        (418, "invalid_request_error", "i_m_a_teapot"),
         (408, "timeout_error", "request_timeout"),
         (429, "rate_limit_error", "too_many_requests"),
         (500, "server_error", "internal_server_error"),

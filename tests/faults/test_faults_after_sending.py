@@ -16,6 +16,8 @@ import pytest
 
 import flux_openai
 from flux_openai.errors import BadResponseError, FluxConnectionError, FluxError, FluxStatusError, FluxTimeoutError
+from flux_openai.sdk import httpx
+from flux_openai.wire import Exchange, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -374,6 +376,25 @@ def test_the_size_of_an_answer_is_bounded(serve: MakeServer, side: Side) -> None
     ]
     assert max(map(int, growths)) < 110
     assert len(server.stop().posts) == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("limit", "flaw"), [(1000, None), (999, "is larger than 0 MiB")])
+def test_an_answer_may_be_as_large_as_the_limit(limit: int, flaw: str | None, *, packed: bool) -> None:
+    """A byte more is too much, packed or not, and how long it took is told."""
+    body, request = bytes(1000), httpx.Request("POST", "https://flux.example")
+    headers = {"content-encoding": "gzip"} if packed else {}
+    stream = httpx.ByteStream(gzip.compress(body) if packed else body)
+    exchange = Exchange(key="k")
+    ticks = iter((100.0, 100.25, 100.5))
+    received = receive(
+        httpx.Response(200, headers=headers, stream=stream, request=request),
+        exchange,
+        limit=limit,
+        clock=ticks.__next__,
+    )
+    assert exchange.flaw == (flaw and f"{flaw} when unpacked" if packed else flaw)
+    assert received.elapsed.total_seconds() == 0.25
 
 
 def test_the_bomb_is_small() -> None:
