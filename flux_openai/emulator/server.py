@@ -114,6 +114,7 @@ class Server:
         with contextlib.suppress(OSError):  # the client has gone again
             connection, _ = self._socket.accept()
             connection.settimeout(0)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = self._loop.create_task(self._attend(connection))
             self._tasks[task] = connection
             task.add_done_callback(self._forget)
@@ -241,8 +242,12 @@ async def _send(reply: Reply, asked: _Asked, reader: asyncio.StreamReader, write
         writer.write(reply.body)
         return False
     keep_alive = asked.keep_alive and reply.error is None and not _says_close(reply)
-    writer.write(write_head(reply, keep_alive=keep_alive))
-    pieces = pieces_of(reply, method=asked.request.method)
+    head, pieces = write_head(reply, keep_alive=keep_alive), pieces_of(reply, method=asked.request.method)
+    if reply.drip or not pieces:
+        writer.write(head)
+    else:
+        # In one piece with what follows: a small packet after another waits for an acknowledgement that is in no hurry.
+        pieces[0] = memoryview(head + pieces[0])
     for piece in pieces:
         if reply.drip:
             await asyncio.sleep(reply.drip / len(pieces))

@@ -207,6 +207,16 @@ def test_closing_ends_everything(emulator: Emulator) -> None:
     server.close()
 
 
+def test_a_short_answer_is_one_packet(server: Server) -> None:
+    """Head and body arrive together: a body behind its head may wait for an acknowledgement."""
+    with dial(server) as connection:
+        for _ in range(3):
+            connection.sendall(GET + b"\r\n")
+            head, _, body = connection.recv(1 << 20).partition(b"\r\n\r\n")
+            [length] = [int(line.split()[1]) for line in head.splitlines() if line.startswith(b"content-length")]
+            assert len(body) == length > 0
+
+
 def test_a_body_drips_and_hints_come_before_it() -> None:
     """Interim answers come first, the length is that of the whole, and the pieces make up the body."""
     body = bytes(range(250))
