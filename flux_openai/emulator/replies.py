@@ -10,13 +10,10 @@ from xml.sax.saxutils import escape
 
 __all__ = [
     "BREAKAGES",
-    "CONNECTION_HEADERS",
     "NEVER_SENT",
     "Breakage",
-    "NotSent",
     "Refusal",
     "Reply",
-    "Sent",
     "broken",
     "envelope",
     "headers_of",
@@ -27,18 +24,18 @@ __all__ = [
     "xml_error",
 ]
 
-NotSent = Literal[
+_NotSent = Literal[
     "connect", "dns", "connect_timeout", "tls", "certificate", "proxy", "pool", "upload_reset", "upload_timeout"
 ]
 """How an exchange can break before the order was sent whole: no service can have carried it out."""
 
-Sent = Literal["timeout", "reset", "garbage", "truncate"]
+_Sent = Literal["timeout", "reset", "garbage", "truncate"]
 """How it can break after that."""
 
-Breakage = NotSent | Sent
+Breakage = _NotSent | _Sent
 
-NEVER_SENT: tuple[str, ...] = get_args(NotSent)
-BREAKAGES: tuple[str, ...] = (*NEVER_SENT, *get_args(Sent))
+NEVER_SENT: tuple[str, ...] = get_args(_NotSent)
+BREAKAGES: tuple[str, ...] = (*NEVER_SENT, *get_args(_Sent))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +143,7 @@ def is_bodiless(status: int, *, method: str) -> bool:
 
 def headers_of(reply: Reply) -> list[tuple[bytes, bytes]]:
     """The headers as bytes, each on a line of its own; the length is that of the whole, whatever arrives of it."""
-    own = [(name, value) for name, value in reply.headers.items() if name not in CONNECTION_HEADERS]
+    own = [(name, value) for name, value in reply.headers.items() if name not in _CONNECTION_HEADERS]
     return [(_field(name), _field(value)) for name, value in (*own, *_length_of(reply))]
 
 
@@ -156,7 +153,7 @@ def _length_of(reply: Reply) -> list[tuple[str, str]]:
     return [] if reply.status in (204, 304) else [("content-length", str(len(reply.body)))]
 
 
-CONNECTION_HEADERS = ("connection", "content-length", "transfer-encoding")
+_CONNECTION_HEADERS = ("connection", "content-length", "transfer-encoding")
 """What is up to whoever sends a reply."""
 
 
