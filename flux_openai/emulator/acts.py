@@ -7,7 +7,7 @@ from flux_openai.emulator.arguments import Param, Problem, Value, example, rule,
 from flux_openai.emulator.faults import Target, closest
 from flux_openai.emulator.replies import Reply
 
-__all__ = ["Act", "Job", "Kind", "Outcome", "act_text", "make_act"]
+__all__ = ["Act", "Job", "Kind", "Outcome", "make_act"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,10 @@ class Act:
     billed: bool | None = None
 
     def __str__(self) -> str:
-        return act_text(self)
+        parts = [] if self.first is None else [value_text(self.first)]
+        parts += [f"{name}={value_text(value)}" for name, value in self.arguments]
+        parts += [] if self.billed is None else [f"billed={value_text(self.billed)}"]
+        return f"{self.name}({', '.join(parts)})" if parts else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +164,3 @@ def _billed(kind: Kind, value: Value) -> bool | Problem:
 def _takes(kind: Kind) -> str:
     names = [param.name for param in kind.params] + (["billed"] if "generate" in kind.on else [])
     return ", ".join(names) or "nothing"
-
-
-def act_text(act: Act) -> str:
-    """The act as it is written in a script."""
-    parts = [] if act.first is None else [value_text(act.first)]
-    parts += [f"{name}={value_text(value)}" for name, value in act.arguments]
-    parts += [] if act.billed is None else [f"billed={value_text(act.billed)}"]
-    return f"{act.name}({', '.join(parts)})" if parts else act.name

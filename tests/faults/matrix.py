@@ -20,12 +20,12 @@ Setting = tuple["Duplicates", int | None]
 """A setting of `duplicates`, and the attempts that fail; None for all that there are."""
 
 SETTINGS: dict[Cause | None, tuple[Setting, ...]] = {
-    # At the two settings between which the answer changes; where it never does, at the one that would tell.
+    # Where the answer changes; where it never does, at the one that would tell. What may be paid twice, at all three.
     None: (("allowed", None),),
     "refused": (("allowed", None),),
     "unusable": (("allowed", None),),
-    "unknown": (("unlikely", None), ("allowed", None), ("allowed", 1)),
-    "server_failed": (("never", None), ("unlikely", None), ("unlikely", 1)),
+    "unknown": (("never", None), ("unlikely", None), ("allowed", None), ("allowed", 1)),
+    "server_failed": (("never", None), ("unlikely", None), ("unlikely", 1), ("allowed", None)),
     "rate_limited": (("never", None), ("never", 1)),
     "not_sent": (("never", None), ("never", 1)),
 }
