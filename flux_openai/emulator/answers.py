@@ -55,7 +55,12 @@ ANSWERS = (
     kind("no_data", "the answer without data", spoil.edited(lambda a: {"created": a.get("created")}), UNUSABLE),
     kind("empty_data", "an empty list of pictures", spoil.edited(lambda a: {**a, "data": []}), UNUSABLE),
     kind("deep_json", "lists in lists, ten thousand deep", spoil.body(b"[" * 10_000 + b"]" * 10_000), UNUSABLE),
-    kind("utf16", "the answer in UTF-16", spoil.rewritten(lambda b: b.decode().encode("utf-16")), UNUSABLE),
+    kind(
+        "utf16",
+        "the answer in UTF-16",
+        spoil.rewritten(lambda b: b.decode("utf-8", "replace").encode("utf-16")),
+        UNUSABLE,
+    ),
     kind("nan", "NaN for the time", spoil.edited(lambda a: {**a, "created": float("nan")}), UNUSABLE),
     kind(
         "error_in_200",

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import product
 from threading import Barrier
 from warnings import catch_warnings, simplefilter
 
@@ -12,8 +13,10 @@ import pytest
 
 from flux_openai import Emulator, RetryPolicy, errors
 from flux_openai.emulator import Script, VirtualClock, fault_table
+from flux_openai.emulator.acts import Act, Kind, make_act
+from flux_openai.emulator.faults import Target
 from flux_openai.emulator.script import parse
-from flux_openai.emulator.table import KINDS
+from flux_openai.emulator.table import KINDS, spoiled
 from flux_openai.models import DEFAULT_MODEL, ResponseFormat
 from flux_openai.sdk import httpx
 
@@ -156,6 +159,32 @@ def test_what_is_late_stays_late_and_what_is_broken_stays_broken(
         httpx.Request("POST", "https://api.example/v1/images/generations", json=BODY, headers=HEADERS)
     )
     assert (reply.delay, reply.status, reply.error) == (seconds, status, error)
+
+
+@pytest.mark.parametrize("on", ["generate", "download"])
+def test_any_act_can_follow_any_other(on: Target) -> None:
+    """Whatever one makes of an answer, the next can work on: the emulator itself never breaks."""
+    acts = [act for kind in KINDS.values() if on in kind.on and kind.name != "oversize" for act in some(kind)]
+    good = Emulator(pixels=64).answer(
+        httpx.Request(
+            "POST",
+            "https://api.example/v1/images/generations",
+            json=BODY | {"response_format": "b64_json"},
+            headers=HEADERS,
+        )
+    )
+    for pair in product(acts, repeat=2):
+        reply = spoiled(good, acts=pair, request_id="emu-1", on=on, target="/files/x.png")
+        assert isinstance(reply.body, bytes)
+
+
+def some(kind: Kind) -> Iterator[Act]:
+    """Acts of a kind, one for each choice of its first argument."""
+    first = kind.params[0] if kind.params else None
+    for given in [[]] if first is None else [[choice] for choice in first.choices or [first.default or first.least]]:
+        act = make_act(KINDS, kind.name, given)
+        assert isinstance(act, Act)
+        yield act
 
 
 def test_a_failed_hand_shake_says_why() -> None:
