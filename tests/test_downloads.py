@@ -54,30 +54,27 @@ class Server:
         self.requests: list[bytes] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.closing = threading.Event()
+        self.last: object = None
         self.threads = [threading.Thread(target=self.serve)]
         self.threads[0].start()
 
     def serve(self) -> None:
-        """Take connections until the listener is shut down."""
+        """Take connections until the last one, which `close` makes."""
         while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            if self.closing.is_set():
+            connection, address = self.listener.accept()
+            if address == self.last:
                 connection.close()
                 return
-            self.threads.append(threading.Thread(target=self.answer, args=(connection,)))
+            said = self.replies[min(len(self.threads), len(self.replies)) - 1]
+            self.threads.append(threading.Thread(target=self.answer, args=(connection, said)))
             self.threads[-1].start()
 
-    def answer(self, connection: socket.socket) -> None:
-        """Read one request and play the reply that is its turn."""
+    def answer(self, connection: socket.socket, said: Reply) -> None:
+        """Read one request and play the reply."""
         with connection:
             request = b""
             while b"\r\n\r\n" not in request and (piece := connection.recv(65536)):
                 request += piece
-            said = self.replies[min(len(self.requests), len(self.replies) - 1)]
             self.requests.append(request)
             if said is None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -90,10 +87,12 @@ class Server:
                     return
 
     def close(self) -> None:
-        """Stop, and wait for every thread."""
-        self.closing.set()
-        with socket.create_connection(self.listener.getsockname()):
-            pass
+        """Stop, once every request that was sent has been read, also one that its client did not wait for."""
+        if self.last is None:
+            with socket.socket() as last:
+                last.bind(("127.0.0.1", 0))
+                self.last = last.getsockname()
+                last.connect(self.listener.getsockname())
         for thread in self.threads:
             thread.join(5)
         self.listener.close()
@@ -246,7 +245,7 @@ FLAWS = {
 def test_what_may_pass_is_tried_again(server: Server, get: Get, flaw: Reply) -> None:
     """Two bad answers and a good one make an image, with three GETs."""
     server.replies = [flaw, flaw, reply()]
-    assert get(timeout=0.3 if flaw == SILENT else 30) == PNG
+    assert get(timeout=1 if flaw == SILENT else 30) == PNG
     assert len(server.requests) == 3
 
 
@@ -256,16 +255,14 @@ def test_five_tries_are_the_end(server: Server, get: Get, flaw: Reply) -> None:
     server.replies = [flaw]
     error = failed(get(timeout=0.1 if flaw == SILENT else 30))
     assert (error.attempts, error.billing) == (5, "paid")
+    server.close()
     assert len(server.requests) == 5
 
 
 def test_a_refused_connection_is_tried_again(server: Server, get: Get) -> None:
     """Where nobody listens, five tries are counted."""
-    server.listener.shutdown(socket.SHUT_RDWR)
-    server.threads[0].join(5)
-    server.listener.close()
+    server.close()
     assert failed(get()).attempts == 5
-    server.listener = socket.create_server(("127.0.0.1", 0))
 
 
 @pytest.mark.parametrize(

@@ -531,13 +531,13 @@ def test_no_thread_is_left(acts: dict[int, list[Act]]) -> None:
         service.client().images.generate(prompt="a fox", n=40)
     except FluxError:
         assert acts
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # a thread of an earlier test may end meanwhile
 
 
 @pytest.mark.parametrize("place", ["answering", "waiting"])
 def test_ctrl_c_ends_the_call_at_once(place: str, one_by_one: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It carries what has come; nothing is sent after it, neither by a part under way nor by one before a retry."""
-    service, raised, before = Service({1: [DOWN]}), threading.Event(), threading.active_count()
+    service, raised, before = Service({1: [DOWN]}), threading.Event(), set(threading.enumerate())
 
     def pause(_: object) -> None:
         # As Ctrl-C on Windows, and now and then everywhere: noted, but it wakes nobody up.
@@ -557,7 +557,7 @@ def test_ctrl_c_ends_the_call_at_once(place: str, one_by_one: None, monkeypatch:
     told = vars(caught.value)
     assert (len(told["partial"].data), len(told["rest"]), len(threads)) == (4, 2, 1)
     assert service.keys == ["k-0", "k-1"]
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert sum(len(Service().client().images.generate(**call).data) for call in told["rest"]) == 5
 
 
@@ -712,18 +712,18 @@ def test_images_do_not_wait_for_the_garbage_collector(acts: dict[int, list[Act]]
     gc.collect()
     gc.disable()
     try:
-        before = answers_there()
+        before = weakref.WeakSet(answers_there())
         image = weakref.ref(first_image(client))
         assert image() is None
-        assert answers_there() == before
+        assert [answer for answer in answers_there() if answer not in before] == []
     finally:
         gc.enable()
 
 
-def answers_there() -> int:
-    """How many answers, read under our cap, are in memory; httpx 0.28 leaves what came from the network in a cycle."""
+def answers_there() -> list[httpx.Response]:
+    """The answers in memory that were read under our cap; httpx 0.28 leaves what came from the network in a cycle."""
     answers = [thing for thing in gc.get_objects() if isinstance(thing, httpx.Response)]
-    return sum(isinstance(answer.stream, httpx.ByteStream) for answer in answers)
+    return [answer for answer in answers if isinstance(answer.stream, httpx.ByteStream)]
 
 
 def first_image(client: FluxOpenAI) -> Any:  # noqa: ANN401  # gone as soon as it is looked at
