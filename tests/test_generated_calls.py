@@ -24,7 +24,7 @@ IMAGES: dict[object, str] = {
 }
 """Images as they are given, and as they have to arrive."""
 
-THOROUGH = settings(max_examples=1000, deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
+THOROUGH = settings(max_examples=1000, database=None, phases=(Phase.generate, Phase.shrink))
 
 Generate = Callable[..., FluxImagesResponse]
 
@@ -203,11 +203,12 @@ def wired(value: object) -> object:
 def test_no_bad_call_is_sent(bench: Bench, case: Case, way: str) -> None:
     """2,000 calls with one to four planted faults: each fault is named, no other is, and not one request is made."""
     verb, call, names = case
+    before = len(bench.emulator.requests)
     with pytest.raises(InvalidParamsError) as caught:
         bench.ways[way, verb](**call)
     assert {fault.param for fault in caught.value.faults} == names
     assert len(str(caught.value).splitlines()) == 1 + len(caught.value.faults)
-    assert len(bench.emulator.requests) == 0
+    assert len(bench.emulator.requests) == before
 
 
 @THOROUGH

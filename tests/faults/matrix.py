@@ -158,7 +158,7 @@ UNANSWERED = (
     late("timeout(billed=false)", billed=False),
     replace(odd("long_header(300000)"), served=lost("long_header(300000)")),
     *map(odd, ("hints(3)", "hints(1000)", "drip(50ms)")),
-    useless("drip(10s)", read=0.2),
+    useless("drip(3s)", read=0.4),
     *(refused(f"redirect({status})") for status in (300, 301, 302, 303, 304, 307, 308)),
     refused('redirect(307, to="/v1/elsewhere")'),
 )

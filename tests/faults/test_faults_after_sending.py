@@ -28,7 +28,7 @@ JSON = {"Content-Type": "application/json", "X-Request-Id": "req-header"}
 BODY = b'{"created": 1, "data": [{"url": "https://images.example/1.png"}]}'
 OK = (200, JSON, BODY)
 SOON = openai.Timeout(30, read=0.1)
-SLOW = openai.Timeout(30, read=0.25)
+SLOW = openai.Timeout(30, read=0.5)
 ATTEMPTS_IF_UNKNOWN = {"never": 1, "unlikely": 1, "allowed": 4}
 
 each_setting = pytest.mark.parametrize("duplicates", ["never", "unlikely", "allowed"])
@@ -172,7 +172,7 @@ def packed(encoding: str, body: bytes) -> Act:
 
 
 UNUSABLE = [
-    pytest.param(Unusable(act=drip, says="was not complete after 0.5 s", timeout=SLOW), id="drip"),
+    pytest.param(Unusable(act=drip, says="was not complete after 1 s", timeout=SLOW), id="drip"),
     pytest.param(Unusable(act=packed("gzip", b"no gzip"), says="not valid gzip"), id="no-gzip"),
     pytest.param(Unusable(act=packed("gzip", gzip.compress(BODY)[:-9]), says="not valid gzip"), id="cut-gzip"),
     pytest.param(Unusable(act=packed("gzip", b""), says="not valid gzip"), id="empty-gzip"),

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flux_openai.retries import RetryPolicy, RetryQuota, cause_of_failure, cause_of_status, next_wait, retry_after
@@ -109,7 +109,6 @@ VALUES = st.one_of(NUMBERS, DATES, st.text(st.characters(min_codepoint=32, max_c
 HEADERS = st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "date"]), VALUES)
 
 
-@settings(deadline=None)
 @given(HEADERS, st.one_of(st.none(), st.datetimes(timezones=st.just(UTC))))
 @example({"retry-after": "1e400"}, None)
 @example({"retry-after": "9" * 5000}, None)
@@ -126,7 +125,6 @@ def test_whatever_a_server_asks_for_is_a_time_or_nothing(headers: dict[str, str]
     assert retry_after(httpx.Headers(headers), now=fixed) == retry_after(headers, now=fixed)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(-3600, 3600))
 def test_a_date_counts_from_the_servers_own(seconds: int, skew: int) -> None:
     """A clock that is wrong by an hour on this side changes nothing."""
@@ -175,7 +173,6 @@ def test_the_wait_asked_for_has_a_little_jitter() -> None:
 seconds = st.floats(0, 1e6)
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         RetryPolicy, max_attempts=st.integers(1, 10**6), initial_wait=seconds, max_wait=seconds, max_elapsed=seconds

@@ -175,7 +175,7 @@ JSON = st.recursive(
 ARGUMENTS = st.dictionaries(st.sampled_from([*EVERY, "request_key", "images"]), JSON, max_size=5) | JSON
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=ARGUMENTS)
 @example(arguments={"prompt": "a fox", "seed": -1.0})
 def test_any_json_value_is_an_answer(emulator: Emulator, tmp_path: Path, arguments: Any) -> None:  # noqa: ANN401
