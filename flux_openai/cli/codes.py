@@ -53,12 +53,12 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.INTERRUPTED
         case InvalidParamsError() | ConfigurationError():
             return ExitCode.BAD_INPUT
-        case FluxError(billing="paid"):
-            return ExitCode.UNUSABLE
         case FluxError(billing="unknown"):
             return ExitCode.UNKNOWN
         case FluxStatusError() if _refused(error):
-            return ExitCode.REFUSED
+            return ExitCode.REFUSED  # also after calls that were paid for: to ask once more is of no use
+        case FluxError(billing="paid"):
+            return ExitCode.UNUSABLE
         case FluxError():
             return ExitCode.GAVE_UP
         case _:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_openai.cli.codes import EndedEarlyError, ExitCode, MissingImagesError, exit_code_of
+from flux_openai.cli.codes import EndedEarlyError, MissingImagesError
 from flux_openai.cli.report import Report, SavedImage, shown
 from flux_openai.cli.screen import Screen
 from flux_openai.cli.service import Service, prove_writable
@@ -47,7 +47,7 @@ class _Tally:
                 self.screen.say(f"notice: {notice}")
 
     def fail(self, error: FluxError) -> None:
-        if self.answers and isinstance(error, FluxAPIError) and exit_code_of(error) is ExitCode.GAVE_UP:
+        if self.answers and isinstance(error, FluxAPIError) and error.billing == "none":
             # What the run came to is more than its last call.
             error.billing = "paid"
             error.add("the images of the calls before are paid for")

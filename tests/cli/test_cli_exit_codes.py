@@ -253,7 +253,7 @@ def test_130_while_saving(ask: Ask, service: "Service", monkeypatch: pytest.Monk
 
 
 def test_a_later_failure_keeps_what_was_made(ask: Ask, service: "Service", tmp_path: Path) -> None:
-    """When the second call is refused, the images of the first are saved and named, and the code is the refusal's."""
+    """When the second call is refused, the images of the first are saved, and the code is the refusal's."""
     service.draws(4)
     service.refuses(401)
     done = ask("-n", "12")
@@ -262,13 +262,14 @@ def test_a_later_failure_keeps_what_was_made(ask: Ask, service: "Service", tmp_p
     assert "images saved: 4" in done.err
 
 
-def test_nothing_billed_is_not_said_of_a_run_that_was(ask: Ask, service: "Service") -> None:
-    """When the last call gives up, the calls before it are paid for all the same: the code and the document say so."""
+@pytest.mark.parametrize(("status", "code"), [(429, 6), (401, 3)])
+def test_nothing_billed_is_not_said_of_a_run_that_was(ask: Ask, service: "Service", status: int, code: int) -> None:
+    """When the last call fails, the calls before it are paid for all the same, and the document says so."""
     service.draws(4)
-    service.refuses(429)
+    service.refuses(status)
     done = ask("-n", "8", "--json", "--max-attempts", "1")
     error: dict[str, object] = done.document["error"]  # type: ignore[assignment]  # it is an object
-    assert (done.code, error["billing"], service.posts) == (6, "paid", 2)
+    assert (done.code, error["billing"], service.posts) == (code, "paid", 2)
     assert "the images of the calls before are paid for" in done.err
 
 
