@@ -16,7 +16,7 @@ from flux_openai.redaction import secrets_of, shown_headers
 from flux_openai.retries import Phase
 from flux_openai.sdk import httpx
 
-__all__ = ["BODY_LIMIT", "PATH", "Exchange", "areceive", "current_exchange", "receive", "watching"]
+__all__ = ["BODY_LIMIT", "BODY_TIME", "PATH", "Exchange", "areceive", "current_exchange", "receive", "watching"]
 
 PATH = "/images/generations"
 
@@ -25,6 +25,9 @@ BODY_LIMIT = 64 * 1024 * 1024
 
 ACCEPT_ENCODING = "gzip"
 """What `unpacked` can unpack under a cap."""
+
+BODY_TIME: float = 2
+"""How many read time-outs a body may take until it is whole."""
 
 _CHUNK = 1024 * 1024
 _MEMBERS = 16
@@ -197,7 +200,10 @@ def _read_timeout(response: httpx.Response) -> float | None:
 def _intake(response: httpx.Response, limit: int, clock: Callable[[], float]) -> _Intake:
     read = _read_timeout(response)
     return _Intake(
-        limit=limit, seconds=None if read is None else 2 * read, clock=clock, packed=not response.is_stream_consumed
+        limit=limit,
+        seconds=None if read is None else BODY_TIME * read,
+        clock=clock,
+        packed=not response.is_stream_consumed,
     )
 
 

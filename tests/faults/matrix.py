@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import TYPE_CHECKING
 
+from flux_openai.wire import BODY_TIME
 from tests.faults import network
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ SDK = {
 class Row:
     """One fault of every attempt: why it fails (None: it does not), what is raised, `billing`, and the true bill.
 
-    `read` is the client's read time-out, where the fault needs one. Over a port the fault may be another: a `served`
-    row, or a `scene` on the way there, which no request gets through. `at_once` rows are too long to be retried, as is
-    a wait that is asked for and too long.
+    `read` is the client's read time-out, where the fault needs one, and `body_time` how many of them a body may take.
+    Over a port the fault may be another: a `served` row, or a `scene` on the way there, which no request gets through.
+    `at_once` rows are too long to be retried, as is a wait that is asked for and too long.
     """
 
     act: str
@@ -62,6 +63,7 @@ class Row:
     billed: bool = False
     at_once: bool = False
     read: float = 60
+    body_time: float = BODY_TIME
     scene: Scene | None = None
     served: Row | None = None
 
@@ -110,8 +112,8 @@ def late(act: str, *, billed: bool = True) -> Row:
     return lost(act, "FluxTimeoutError", billed=billed, read=0.1)
 
 
-def useless(act: str, billing: Billing = "unknown", *, read: float = 60) -> Row:
-    return Row(act=act, cause="unusable", raises="BadResponseError", billing=billing, billed=True, read=read)
+def useless(act: str, billing: Billing = "unknown") -> Row:
+    return Row(act=act, cause="unusable", raises="BadResponseError", billing=billing, billed=True)
 
 
 def odd(act: str) -> Row:
@@ -158,7 +160,7 @@ UNANSWERED = (
     late("timeout(billed=false)", billed=False),
     replace(odd("long_header(300000)"), served=lost("long_header(300000)")),
     *map(odd, ("hints(3)", "hints(1000)", "drip(50ms)")),
-    useless("drip(3s)", read=0.4),
+    replace(useless("drip(3s)"), body_time=0.5 / 60),
     *(refused(f"redirect({status})") for status in (300, 301, 302, 303, 304, 307, 308)),
     refused('redirect(307, to="/v1/elsewhere")'),
 )

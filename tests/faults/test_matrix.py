@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import openai
 import pytest
 
-from flux_openai import Emulator, errors, sending
+from flux_openai import Emulator, errors, sending, wire
 from flux_openai.emulator import Bill, Reply
 from flux_openai.sdk import httpx
 from tests.faults.conftest import done
@@ -124,8 +124,11 @@ def check(error: errors.FluxError, row: Row, *, attempts: int, events: list[Retr
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore::flux_openai.errors.FluxWarning")
 @pytest.mark.parametrize(("face", "row", "setting"), list(cases()))
-async def test_a_fault_ends_the_same_on_every_face(line: Line, row: Row, setting: Setting) -> None:
+async def test_a_fault_ends_the_same_on_every_face(
+    line: Line, monkeypatch: pytest.MonkeyPatch, row: Row, setting: Setting
+) -> None:
     """Error, requests, bill and `billing` are those of the table; a retry after the fault ends well."""
+    monkeypatch.setattr(wire, "BODY_TIME", row.body_time)
     duplicates, once = setting
     failing = row.failing(setting)
     line.service.script(f"* {'#1' if once else '#1..3'} -> {row.act}")
@@ -179,7 +182,7 @@ async def test_a_link_that_fails_buys_nothing_again(
 ) -> None:
     """The order is paid for once; a link is read up to five times, and again only where that may help."""
     if link.act in ("timeout", "slow(3600s)"):
-        monkeypatch.setattr(sending, "TIMEOUT", 0.3 if once else 0.05)
+        monkeypatch.setattr(sending, "TIMEOUT", 1 if once else 0.05)
     line.service.script(f"img {'#1 ' if once else ''}-> {link.act}")
     image = (await line.caller().generate(f"{link.act} {line.face} {line.side} {once}", n=N)).data[0]
     read = image.read if line.side == "sync" else image.aread
