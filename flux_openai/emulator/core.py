@@ -34,8 +34,7 @@ __all__ = ["ClientOptions", "Emulator"]
 
 _MEGAPIXEL = 2**20
 
-# The time stamp of the documented example; the list of models has to carry one, and it must not move.
-_MODELS_CREATED = 1_750_667_997
+_MODELS_CREATED = 1_750_667_997  # of the documented example: there has to be one, and it must not move
 
 
 class ClientOptions(TypedDict, total=False):
@@ -123,7 +122,7 @@ class Emulator:
 
         Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
         """
-        return Server(self.answer, host=host, port=port)
+        return Server(self.answer, host=host, port=port, wait=self.clock.asleep)
 
     def fail(
         self,
@@ -151,7 +150,7 @@ class Emulator:
     def script(self, script: str | Script | Rule | None) -> None:
         """Let this script say from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
 
-        Occurrences count all requests, those before it as well. Raises ScriptError for a text that is no script.
+        Occurrences count what no limit turned away, also before now. Raises ScriptError for a text that is no script.
         """
         read = as_script(script)
         with self._lock:
@@ -198,9 +197,11 @@ class Emulator:
             # Read in here, so that of two requests the one that is counted later is not the earlier one.
             now = self.clock.now()
             verdict = self._judge(request, content=content, route=route, now=now)
-            number, nth = self._journal.add(seen, key=key)
+            number, nth = self._journal.add(seen), self._journal.times(key) + 1
             work = work_of(verdict, token=f"{key}:{nth}")
             refusal = None if work is None else self._gate.refuse(work, now=now)
+            if refusal is None:
+                self._journal.admit(key)
             plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
             hosted = self._hosted.get(name_in(request.url))
             order = seen.body if hosted is None else hosted.order

@@ -34,10 +34,10 @@ class Gate:
     def charge(self, work: Work, *, now: float) -> float:
         """Remember work that is carried out, on all limits at once; returns the seconds that it takes."""
         seconds = self._latency.of(work)
+        # The end is rounded as it will be when the clock has come to it, or it would still lie ahead then.
+        lasting = instant(now + seconds) - instant(now)
         pairs = zip(self._limits, self._states, strict=True)
-        self._states = [
-            limit.charge(state, now=instant(now), work=work, seconds=instant(seconds)) for limit, state in pairs
-        ]
+        self._states = [limit.charge(state, now=instant(now), work=work, seconds=lasting) for limit, state in pairs]
         return seconds
 
 

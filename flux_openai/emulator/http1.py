@@ -31,7 +31,8 @@ TOO_LARGE = Refusal(
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
-_HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00\r\n]*?)[ \t]*")
+_NAME = re.compile(_TOKEN)
+_FORBIDDEN = re.compile(rb"[\x00\r\n]")
 _AUTHORITY = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 
@@ -55,8 +56,7 @@ def read_head(raw: bytes) -> Head | Refusal:
         return _bad("The request line is not that of HTTP.")
     if started[3] != b"1":
         return Refusal(status=505, code="http_version_not_supported", message="Only HTTP/1.1 is spoken here.")
-    fields = [_HEADER.fullmatch(line) for line in lines]
-    headers = tuple((field[1].lower(), field[2]) for field in fields if field is not None)
+    headers = tuple(filter(None, map(_field, lines)))
     if len(headers) < len(lines):
         return _bad("A header is not NAME: VALUE.")
     length = _length(headers)
@@ -70,6 +70,13 @@ def read_head(raw: bytes) -> Head | Refusal:
         expects_continue=_says(headers, b"expect", b"100-continue"),
         keep_alive=started[4] != b"0" and not _says(headers, b"connection", b"close"),
     )
+
+
+def _field(line: bytes) -> tuple[bytes, bytes] | None:
+    name, colon, value = line.partition(b":")
+    if not colon or _NAME.fullmatch(name) is None or _FORBIDDEN.search(value):
+        return None
+    return name.lower(), value.strip(b" \t")
 
 
 def _bad(message: str) -> Refusal:

@@ -63,11 +63,18 @@ class Journal:
         self._billed_keys: set[str] = set()
         self._times: Counter[str] = Counter()
 
-    def add(self, seen: SeenRequest, *, key: str) -> tuple[int, int]:
-        """Note a request; returns its number, and how many with this `key` there are by now, both from 1."""
+    def add(self, seen: SeenRequest) -> int:
+        """Note a request; returns its number, from 1."""
         self.requests.append(seen)
+        return len(self.requests)
+
+    def times(self, key: str) -> int:
+        """How many requests with this `key` were admitted."""
+        return self._times[key]
+
+    def admit(self, key: str) -> None:
+        """Count a request that no limit has turned away."""
         self._times[key] += 1
-        return len(self.requests), self._times[key]
 
     def charge(self, images: int, *, idempotency_key: str | None) -> Charge:
         """Bill one call; returns what it adds."""

@@ -1,5 +1,6 @@
 """Links to hosted pictures: signed, and dead after seven days."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -50,7 +51,8 @@ def link_to(name: str, *, expires: int, origin: httpx.URL) -> str:
 def refuse_link(url: httpx.URL, *, now: float) -> Refusal | None:
     """Why a link does not open, or None; `now` is a Unix time in seconds."""
     expires = url.params.get("expires", "")
-    if url.params.get("signature") != _signature(name_in(url), expires=expires):
+    signed = url.params.get("signature") == _signature(name_in(url), expires=expires)
+    if not signed or re.fullmatch("[0-9]{1,15}", expires) is None:
         return Refusal(status=403, code="SignatureDoesNotMatch", message="The signature does not fit this link.")
     if now >= int(expires):
         return Refusal(status=410, code="ExpiredToken", message="The link has expired.")

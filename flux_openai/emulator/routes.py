@@ -10,9 +10,9 @@ __all__ = ["ROUTES", "Route", "find_route"]
 Route = Literal["generate", "models", "download"]
 
 ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
-    (re.compile(r"/images/generations$"), "POST", "generate"),
-    (re.compile(r"/models$"), "GET", "models"),
-    (re.compile(r"/files/[^/]+$"), "GET", "download"),
+    (re.compile(r"/images/generations\Z"), "POST", "generate"),
+    (re.compile(r"/models\Z"), "GET", "models"),
+    (re.compile(r"/files/[^/]+\Z"), "GET", "download"),
 )
 
 

@@ -6,11 +6,12 @@ is open; what has to wait, waits without holding up the others.
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from threading import Thread
 from types import TracebackType
@@ -34,6 +35,7 @@ from flux_openai.sdk import httpx
 __all__ = ["Server"]
 
 Answer = Callable[[httpx.Request], Reply]
+Wait = Callable[[float], Awaitable[object]]
 
 _HEAD_TOO_LARGE = Refusal(
     status=431,
@@ -47,6 +49,10 @@ _PIECE = 64 * 1024
 # A client that finds the queue full tries again a second later, and a burst of test clients fills a hundred places.
 _BACKLOG = 1024
 
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 0.1
+"""Seconds after which connections are accepted again, when there was no room for one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
@@ -59,16 +65,17 @@ class _Asked:
 class Server:
     """`answer` on a port of this machine, from now until `close` or the end of a `with` block, in its own thread.
 
-    Port 0 picks a free one. What breaks below HTTP breaks the connection: "reset" after the request was read,
-    "truncate" half way through the body, "garbage" after other bytes than HTTP, and "timeout" says nothing until the
-    client goes. A request that has arrived cannot fail to be sent any more, so what breaks before that is a reset too,
-    which no client can tell from "reset"; it is never billed.
+    Port 0 picks a free one; `wait` lets the seconds pass that an answer takes. What breaks below HTTP breaks the
+    connection: "reset" after the request was read, "truncate" half way through the body, "garbage" after other bytes
+    than HTTP, and "timeout" says nothing until the client goes. A request that has arrived cannot fail to be sent any
+    more, so what breaks before that is a reset too, which no client can tell from "reset"; it is never billed.
 
     Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
     """
 
-    def __init__(self, answer: Answer, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, answer: Answer, *, host: str = "127.0.0.1", port: int = 0, wait: Wait = asyncio.sleep) -> None:
         self._answer = answer
+        self._wait = wait
         self._socket = _listen(_loopback(host), port=_checked_port(port))
         address: tuple[str, int] = self._socket.getsockname()[:2]
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -101,7 +108,7 @@ class Server:
     async def _serve(self) -> None:
         # Not asyncio's own server: one that is closed while it accepts loses the connections on their way in.
         with self._socket:
-            self._loop.add_reader(self._socket, self._accept)
+            self._resume()
             await self._stop.wait()
             self._loop.remove_reader(self._socket)
         tasks = list(self._tasks)
@@ -110,14 +117,24 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)  # what was just broken off is closed in the next turn
 
+    def _resume(self) -> None:
+        if not self._stop.is_set():
+            self._loop.add_reader(self._socket, self._accept)
+
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the client has gone again
+        try:
             connection, _ = self._socket.accept()
             connection.settimeout(0)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self._loop.create_task(self._attend(connection))
-            self._tasks[task] = connection
-            task.add_done_callback(self._forget)
+        except OSError as error:  # else the client has gone again
+            if error.errno in _FULL:
+                # Whoever waits in the queue would be looked at again at once, and for ever.
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(_PAUSE, self._resume)
+            return
+        task = self._loop.create_task(self._attend(connection))
+        self._tasks[task] = connection
+        task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task).close()
@@ -142,8 +159,8 @@ class Server:
             return False
         reply = self._answer(asked.request)
         if reply.delay > 0:
-            await asyncio.sleep(reply.delay)
-        return await _send(reply, asked, reader, writer)
+            await self._wait(reply.delay)
+        return await _send(reply, asked, reader, writer, wait=self._wait)
 
 
 def _loopback(host: str) -> str:
@@ -204,9 +221,10 @@ async def _read_body(head: Head, reader: asyncio.StreamReader) -> bytes | Refusa
         body += await reader.readexactly(size)
         if await _read_line(reader) != b"\r\n":
             return _CHUNK_TOO_LONG
-    while await _read_line(reader) not in (b"\r\n", b""):
-        pass  # trailers, which say nothing that is used here
-    return bytes(body)
+    while line := await _read_line(reader):  # trailers, which say nothing that is used here
+        if line == b"\r\n":
+            return bytes(body)
+    return _HEAD_TOO_LARGE
 
 
 async def _read_line(reader: asyncio.StreamReader) -> bytes:
@@ -230,7 +248,9 @@ async def _silence(reader: asyncio.StreamReader) -> None:
         pass
 
 
-async def _send(reply: Reply, asked: _Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _send(
+    reply: Reply, asked: _Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait: Wait
+) -> bool:
     """Deliver a reply in the way it asks for; returns whether another request may follow."""
     if reply.error == "timeout":
         await _silence(reader)
@@ -250,7 +270,7 @@ async def _send(reply: Reply, asked: _Asked, reader: asyncio.StreamReader, write
         pieces[0] = memoryview(head + pieces[0])
     for piece in pieces:
         if reply.drip:
-            await asyncio.sleep(reply.drip / len(pieces))
+            await wait(reply.drip / len(pieces))
         writer.write(piece)
         await writer.drain()
     await writer.drain()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from flux_openai.emulator import (
     Bill,
     Concurrency,
+    Constant,
     Credits,
     Emulator,
     FixedWindow,
@@ -79,6 +80,16 @@ def test_no_limit_is_stricter_than_it_says(limit: Limit, pause: float) -> None:
     at_once = [0.0] * 30
     assert len(admitted(limit, [pause, *at_once], latency="2s")) == room
     assert len(admitted(limit, [pause, *at_once, 100_000.0, *at_once], latency="2s")) == 2 * room
+
+
+@given(seconds=st.lists(st.floats(0.01, 100), min_size=1, max_size=60))
+def test_a_place_is_free_when_its_order_has_ended(seconds: list[float]) -> None:
+    """Who orders again as soon as the answer is there is never alone too many."""
+    now = START
+    for latency in seconds:
+        gate = Gate(limits=["concurrency=1"], latency=Constant(seconds=latency))
+        now += gate.charge(WORK, now=now)
+        assert gate.refuse(WORK, now=now) is None
 
 
 @given(limits=st.lists(LIMITS, min_size=1, max_size=3), gaps=GAPS)

@@ -1,9 +1,11 @@
 from base64 import b64decode
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from flux_openai.emulator import Emulator, Reply
+from flux_openai.emulator.links import link_to
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 from flux_openai.sdk import httpx
@@ -61,7 +63,9 @@ def test_models_are_listed_in_the_documented_form(http: httpx.Client) -> None:
     assert all(model["object"] == "model" and model["owned_by"] == "black-forest-labs" for model in answer["data"])
 
 
-@pytest.mark.parametrize("path", ["/", "/images/edits", "/images/generations/", "/models/x", "/xmodels", "/files/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/images/edits", "/images/generations/", "/models/x", "/xmodels", "/models%0a", "/files/"]
+)
 def test_other_paths_are_not_found(http: httpx.Client, path: str) -> None:
     """What the emulator does not have is a 404 with the documented error."""
     response = http.get(path)
@@ -186,6 +190,12 @@ def test_a_link_that_was_changed_does_not_open(post: Post, http: httpx.Client, s
     assert response.headers["content-type"] == "application/xml"
     assert "<Code>SignatureDoesNotMatch</Code>" in response.text
     assert f"<RequestId>{response.headers['x-request-id']}</RequestId>" in response.text
+
+
+def test_a_signed_expiry_that_is_no_number_does_not_open(http: httpx.Client) -> None:
+    """The key that signs is no secret, so anything may be signed."""
+    link = link_to("a.png", expires=cast("int", "soon"), origin=httpx.URL("https://api.example"))
+    assert http.get(link).status_code == 403
 
 
 def test_another_emulators_picture_is_not_here(post: Post) -> None:

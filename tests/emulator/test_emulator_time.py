@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import openai
 import pytest
 
-from flux_openai import RetryPolicy
+from flux_openai import FluxOpenAI, RetryPolicy
 from flux_openai.emulated import Emulator
 from flux_openai.emulator import BySteps, Constant, Latency, Lognormal, VirtualClock
 from flux_openai.emulator.latency import Work, parse_latency
@@ -160,6 +160,42 @@ async def test_places_are_free_again_when_their_orders_are_done() -> None:
     await asyncio.gather(*(client.images.generate(prompt=f"fox {k}") for k in range(12)))
     assert (emulator.bill.images, len(emulator.requests)) == (1 + 12, 1 + 8 + 2 * 4)
     assert 6 + 12 <= passed(emulator) < 6 + 13
+
+
+@pytest.mark.parametrize("limit", ["concurrency=2", "window:4/min"])
+@pytest.mark.parametrize("tasks", [1, 2, 6])
+async def test_what_a_limit_turns_away_uses_up_no_fault(limit: str, tasks: int) -> None:
+    """Which orders fail is the same whatever the limit, and however many come at once."""
+
+    async def failed(limits: list[str], numbers: list[int], tasks: int) -> set[int]:
+        script = "prompt~/fox 1$/ #1 -> status(400) ; * p=0.3 -> status(400)"
+        emulator = Emulator(pixels=64, clock=VirtualClock(), latency="6s", limits=limits, script=script, seed=1)
+        client, left, bad = emulator.async_client(retry=PATIENT), iter(numbers), set[int]()
+
+        async def work() -> None:
+            for number in left:
+                try:
+                    await client.images.generate(prompt=f"fox {number}")
+                except openai.BadRequestError:
+                    bad.add(number)
+
+        await asyncio.gather(*(work() for _ in range(tasks)))
+        return bad
+
+    numbers = [*range(12)]
+    expected = await failed([], numbers, 1)
+    assert 1 in expected
+    assert len(expected) in range(3, 9)
+    assert await failed([limit], numbers, tasks) == expected
+    assert await failed([limit], numbers[::-1], tasks) == expected
+
+
+def test_over_a_port_a_virtual_clock_goes_on_too() -> None:
+    """Three orders of a minute each, one after another: nobody waits, and the place of the last is free again."""
+    emulator = Emulator(pixels=64, clock=VirtualClock(), latency="60s", limits=["concurrency=1"])
+    with emulator.serve() as server, FluxOpenAI(api_key="k", base_url=server.base_url) as client:
+        attempts = [client.images.generate(prompt=f"fox {number}").attempts for number in range(3)]
+    assert (attempts, passed(emulator)) == ([1, 1, 1], 180)
 
 
 def test_what_the_users_hook_raises_ends_the_call() -> None:

@@ -78,6 +78,50 @@ def test_what_is_long_or_secret_is_shortened(tmp_path: Path) -> None:
     assert (second["body"], second["status"]) == (None, 401)
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("HTTPS://h.example/a?sig=planted", "HTTPS://h.example/a?[redacted]"),
+        ("see https://h.example/a?planted now", "see https://h.example/a?[redacted] now"),
+        (r"https:\/\/me:planted@h.example\/a?sig=planted", r"https:\/\/h.example\/a?[redacted]"),
+        ("https://h.example/a?b='c'&sig=planted", "https://h.example/a?[redacted]'c'&sig=[redacted]"),
+        ("/files/a.png?expires=1&signature=planted", "/files/a.png?expires=[redacted]&signature=[redacted]"),
+        ("what? you & me", "what? you & me"),
+    ],
+)
+def test_nothing_that_opens_a_link_is_kept(tmp_path: Path, text: str, kept: str) -> None:
+    """However a link is written, in a value or in a name."""
+    path = tmp_path / "journal.jsonl"
+    with Emulator(journal=path).http_client() as http:
+        http.post("https://api.example/v1/images/generations", json={text: [text]})
+    assert lines_of(path)[0]["body"] == {kept: [kept]}
+
+
+def test_a_request_does_not_hold_up_the_journal(tmp_path: Path) -> None:
+    """A million beginnings of links are read in one go, and a body that is very deep down to its fiftieth level."""
+    path = tmp_path / "journal.jsonl"
+    deep = '{"a":' * 900 + "1" + "}" * 900
+    with Emulator(journal=path).http_client() as http:
+        for body in (json.dumps({"a": "http://" * 1_000_000}), deep):
+            assert http.post("https://api.example/v1/images/generations", content=body).status_code == 401
+    first, second = lines_of(path)
+    assert first["body"]["a"].endswith("<7000000 characters>")
+    assert json.dumps(second["body"]).count("a") == 50
+
+
+def test_a_journal_that_is_gone_costs_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is billed is answered all the same, and the log says which line is missing."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    emulator = Emulator(pixels=64, journal=folder / "journal.jsonl")
+    (folder / "journal.jsonl").unlink()
+    folder.rmdir()
+    with emulator.http_client(headers={"authorization": f"Bearer {KEY}"}) as http:
+        assert http.post("https://api.example/v1/images/generations", json=ORDER).status_code == 200
+    assert "cannot write request 1 to the journal" in caplog.text
+    assert emulator.bill.images == 1
+
+
 def test_a_journal_only_grows(tmp_path: Path) -> None:
     """A second emulator adds to what the first has written."""
     path = tmp_path / "journal.jsonl"

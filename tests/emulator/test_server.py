@@ -3,8 +3,10 @@
 import contextlib
 import http.client
 import json
+import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -69,6 +71,54 @@ def test_a_body_may_come_in_chunks(talk: Callable[..., bytes], emulator: Emulato
     answer = talk(POST + CLOSE + b"transfer-encoding: chunked\r\n\r\n", chunks, b"0\r\nlast: 1\r\n\r\n")
     assert status_of(answer) == 200
     assert emulator.requests[0].body == json.loads(ORDER)
+
+
+def test_no_head_holds_it_up(talk: Callable[..., bytes]) -> None:
+    """Blanks are read once, whatever comes after them."""
+    for value in (b" " * 60_000 + b"\0", b"x" + b" \t" * 30_000 + b"x"):
+        assert status_of(talk(b"GET /v1/models HTTP/1.1\r\n" + CLOSE + b"a:" + value + b"\r\n\r\n")) in (400, 401)
+
+
+def test_a_trailer_without_end_is_refused(talk: Callable[..., bytes], emulator: Emulator) -> None:
+    """What follows it is not taken for the next request."""
+    chunks = b"%x\r\n%s\r\n0\r\n" % (len(ORDER), ORDER)
+    answer = talk(POST + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"a" * 2 * MAX_HEAD)
+    assert status_of(answer) == 431
+    assert emulator.requests == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_without_room_for_a_connection_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no file can be opened any more, those who are connected are answered, and nobody is looked at again."""
+    import resource  # noqa: PLC0415  # not on Windows
+
+    looks = threading.Semaphore(0)
+    accept = Server._accept
+
+    def look(server: Server) -> None:
+        looks.release()
+        accept(server)
+
+    monkeypatch.setattr(Server, "_accept", look)
+    monkeypatch.setattr("flux_openai.emulator.server._PAUSE", 3600)
+    emulator = Emulator(pixels=64)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(emulator.serve())
+        first = stack.enter_context(dial(server))
+        assert looks.acquire(timeout=30)
+        first.sendall(GET + b"\r\n")
+        assert first.recv(12) == b"HTTP/1.1 200"
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        # The list is read through a descriptor of its own: the one that is left for the next client.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), limits[1]))  # noqa: PTH208
+        second = stack.enter_context(dial(server))
+        assert looks.acquire(timeout=30)
+        for _ in range(3):
+            first.sendall(GET + b"\r\n")
+            assert first.recv(65536)
+        assert not looks.acquire(blocking=False)
+        second.close()
 
 
 def test_who_asks_before_sending_a_body_is_told_to(server: Server) -> None:
