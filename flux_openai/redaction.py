@@ -26,7 +26,8 @@ __all__ = [
 RAW_LIMIT = 64 * 1024
 """Bytes of an answer kept in an error."""
 
-_SIGNED = re.compile(r"""(https?:[^\s"'<>?]+)\?[^\s"'<>]+""", re.IGNORECASE)
+# A link is taken whole, and cut afterwards: text with many beginnings of links would be read once for each of them.
+_ANY_LINK = re.compile(r"""https?:[^\s"'<>]+""", re.IGNORECASE)
 _USER_INFO = re.compile(r"""(https?://)[^\s"'<>/@]+@""", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 # Also what has no width: words that a person does not see would still reach a model.
@@ -39,8 +40,13 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """The text without the given secrets and bearer tokens, and without user names and queries of links."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
-    text = _USER_INFO.sub(r"\1[redacted]@", _SIGNED.sub(r"\1?[redacted]", text))
+    text = _USER_INFO.sub(r"\1[redacted]@", _ANY_LINK.sub(_unsigned, text))
     return _BEARER.sub(r"\1 [redacted]", text)
+
+
+def _unsigned(link: re.Match[str]) -> str:
+    address, _, query = link[0].partition("?")
+    return f"{address}?[redacted]" if query else link[0]
 
 
 def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flux_openai.errors import FluxBadRequestError, FluxInternalServerError, FluxStatusError
+from flux_openai.redaction import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,12 @@ async def test_an_error_without_the_documented_body_ends_the_same(
     assert len(str(error)) < 450
     assert str(error).isprintable()
     assert len(server.stop().posts) == 4
+
+
+def test_text_of_any_length_is_scrubbed_in_one_go() -> None:
+    """However many links begin in it; a service could stop its clients with such an answer otherwise."""
+    begun = "http://" * 1_000_000
+    assert scrub(begun) == begun
 
 
 @pytest.mark.anyio
