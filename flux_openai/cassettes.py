@@ -3,10 +3,7 @@
 Needs vcrpy and pytest; `flux_openai.testing` imports it for a test that uses a cassette, and nothing else does.
 """
 
-import base64
-import binascii
 import json
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 from unittest import mock
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import vcr
@@ -24,15 +20,13 @@ from vcr.cassette import Cassette
 from vcr.errors import CannotOverwriteExistingCassetteException
 from vcr.request import Request
 
-from flux_openai.files import sniff
+from flux_openai.redaction import secrets_of
 from flux_openai.sdk import httpx
+from flux_openai.taped import bare_link, kept_bytes, kept_text, unpacked, without
 
 __all__ = [
     "Label",
     "Provenance",
-    "bare_link",
-    "kept_bytes",
-    "kept_text",
     "player",
     "recording",
     "replaying",
@@ -40,66 +34,6 @@ __all__ = [
 ]
 
 Provenance = Literal["emulator", "documented example", "live"]
-
-IMAGE_LIMIT = 1024
-
-_LINK = re.compile(r"""https?://[^\s"'<>\\]+""")
-_DATA = re.compile(r"(\s*data:[^,]{0,200},)?([A-Za-z0-9+/_=\s-]+)")
-
-
-def kept_text(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Text without the secrets, and without what signs the links in it; base64 of a picture is cut short."""
-    for secret in secrets:
-        text = text.replace(secret, "redacted")
-    if len(text) > IMAGE_LIMIT and (data := _DATA.fullmatch(text)):
-        return _cut_short(data[1] or "", data[2]) or text
-    return _LINK.sub(lambda link: bare_link(link[0]), text)
-
-
-def _cut_short(prefix: str, packed: str) -> str | None:
-    try:
-        data = base64.b64decode(packed.replace("-", "+").replace("_", "/") + "==")
-    except binascii.Error:
-        return None
-    return f"{prefix}{base64.b64encode(kept_bytes(data)).decode()}" if sniff(data) else None
-
-
-def bare_link(link: str) -> str:
-    """The link with every value in its query, and whatever stands before the host, made unusable."""
-    parts = urlsplit(link)
-    # What has no name is all value.
-    items = (re.sub(r"(=).*|^[^=]+$", r"\1redacted", item) for item in parts.query.split("&") if item)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "&".join(items), ""))
-
-
-def kept_bytes(body: bytes, secrets: tuple[str, ...] = ()) -> bytes:
-    """A body without secrets. Where there are none, not a byte changes; of binary data the first KiB stays."""
-    for secret in secrets:
-        body = body.replace(secret.encode(), b"redacted")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return body[:IMAGE_LIMIT]  # the start says what type it is, which is all that a replay looks at
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return kept_text(text, secrets).encode()
-    # JSON is read before it is searched: `\/` and `\u0026` hide a link from whoever reads it as text.
-    kept = kept_value(value, secrets)
-    return body if kept == value else json.dumps(kept).encode()
-
-
-def kept_value(value: object, secrets: tuple[str, ...] = ()) -> object:
-    """A JSON value with `kept_text` applied to every string in it, also to names."""
-    match value:
-        case str():
-            return kept_text(value, secrets)
-        case list():
-            return [kept_value(item, secrets) for item in value]
-        case dict():
-            return {kept_text(name, secrets): kept_value(item, secrets) for name, item in value.items()}
-        case _:
-            return value
 
 
 # Headers are named one by one, so that what nobody thought of stays out.
@@ -117,7 +51,7 @@ def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
     """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
     headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
     body = _in_order(kept_bytes(request.body or b"", secrets))
-    return Request(request.method, bare_link(request.uri), body or None, headers)
+    return Request(request.method, bare_link(without(request.uri, secrets)), body or None, headers)
 
 
 def _in_order(body: bytes) -> bytes:
@@ -134,15 +68,17 @@ def _in_order(body: bytes) -> bytes:
 def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> dict[str, object]:
     """The answer as it is written, and as it is played back."""
     headers = {name.lower(): values for name, values in response["headers"].items()}
-    return {
-        "status": response["status"],
-        "headers": {
-            name: [kept_text(keep(value), secrets) for value in headers[name]]
-            for name, keep in RESPONSE_HEADERS.items()
-            if name in headers
-        },
-        "body": {"string": kept_bytes(response["body"]["string"], secrets)},
+    kept = {
+        name: [kept_text(keep(value), secrets) for value in headers[name]]
+        for name, keep in RESPONSE_HEADERS.items()
+        if name in headers
     }
+    packing = {"content-encoding": headers.get("content-encoding", [])}
+    body = unpacked(response["body"]["string"], ", ".join(packing["content-encoding"]))
+    if body is None:
+        # A client must fail to unpack it again, and what it hides cannot be searched.
+        return {"status": response["status"], "headers": kept | packing, "body": {"string": b"redacted"}}
+    return {"status": response["status"], "headers": kept, "body": {"string": kept_bytes(body, secrets)}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +115,6 @@ def player(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()
     machine = vcr.VCR(
         before_record_request=partial(_asked, told=told),
         before_record_response=partial(_answered, told=told),
-        decode_compressed_response=True,
         match_on=("method", "scheme", "host", "port", "path", "query", "raw_body"),
         record_mode="none",
         record_on_exception=False,
@@ -191,9 +126,8 @@ def player(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()
 
 def _asked(request: Request, *, told: list[str]) -> Request:
     # A key that was given to the client itself may come back in an answer, as in "incorrect key: ...".
-    credentials = str(request.headers.get("authorization", "")).partition(" ")[2].strip()
-    if len(credentials) >= 8 and credentials not in told:
-        told.append(credentials)
+    sent = secrets_of(httpx.Headers({name: str(value) for name, value in request.headers.items()}))
+    told += [secret for secret in sent if len(secret) >= 8 and secret not in told]  # less may be a word like any other
     return kept_request(request, secrets=tuple(told))
 
 
@@ -218,8 +152,12 @@ def recording(
     if serve:
         spare_live(path)
     machine = player(provenance="emulator" if serve else "live", secrets=secrets)
-    with machine.use_cassette(fresh, record_mode="all") as tape, _served(serve) if serve else nullcontext():
+    served = _served(serve) if serve else nullcontext(list[str]())
+    with machine.use_cassette(fresh, record_mode="all") as tape, served as broken:
         yield tape
+    if broken:
+        reason = f"an exchange broke off, which no cassette can repeat: {broken[0]}"
+        pytest.fail(f"{reason}\n\nPlay such a fault on `flux_emulator`, in a test without a cassette", pytrace=False)
     if not fresh.exists():
         pytest.fail(f"nothing was asked of the service, so there is nothing for {path.name}", pytrace=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,21 +165,37 @@ def recording(
 
 
 @contextmanager
-def _served(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[None]:
+def _served(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[list[str]]:
     # Entered after vcrpy, which has the mock transport too: so what is answered here is recorded there.
-    wire = httpx.MockTransport(serve)
+    wire, broken = httpx.MockTransport(serve), list[str]()
 
     def handle(_: object, request: httpx.Request) -> httpx.Response:
-        return wire.handle_request(request)
+        with _noted(broken, request):
+            response = wire.handle_request(request)
+            response.stream = httpx.ByteStream(b"".join(cast("httpx.SyncByteStream", response.stream)))
+        return response
 
     async def ahandle(_: object, request: httpx.Request) -> httpx.Response:
-        return await wire.handle_async_request(request)
+        with _noted(broken, request):
+            response = await wire.handle_async_request(request)
+            pieces = [piece async for piece in cast("httpx.AsyncByteStream", response.stream)]
+            response.stream = httpx.ByteStream(b"".join(pieces))
+        return response
 
     with (
         mock.patch.object(httpx.HTTPTransport, "handle_request", handle),
         mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", ahandle),
     ):
+        yield broken
+
+
+@contextmanager
+def _noted(broken: list[str], request: httpx.Request) -> Iterator[None]:
+    try:
         yield
+    except httpx.TransportError as error:
+        broken.append(f"{request.method} {request.url.path}: {type(error).__name__}")
+        raise
 
 
 @contextmanager

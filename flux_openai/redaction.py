@@ -124,11 +124,11 @@ _SHOWN_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idemp
 _HIDDEN_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
-def secrets_of(request: httpx.Request) -> tuple[str, ...]:
+def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
     """Every header value of a request that must not be shown: credentials and cookies, whole and without the scheme."""
     values = [
         value
-        for name, value in request.headers.items()
+        for name, value in headers.items()
         if name == "cookie" or "auth" in name or (name.endswith(("-key", "-token")) and name != "idempotency-key")
     ]
     tokens = [value.partition(" ")[2] for value in values]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -36,10 +37,11 @@ NOW = 1_750_667_997
 
 MARKERS = (
     "flux_cassette(name): the cassette of this test is cassettes/<name>.yaml, beside the test file.",
-    "flux_script(script): what goes wrong in this test's `flux_emulator`, as in Emulator(script=...).",
+    "flux_script(script): what goes wrong in this test's `flux_emulator`: a text, as for Emulator(script=...).",
 )
 
 _FAILED = pytest.StashKey[bool]()
+_RECORDED = pytest.StashKey[dict["Path", str]]()
 
 
 class _Unfinished(Exception):  # noqa: N818  # no error: the test has told its own
@@ -76,12 +78,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Result[None], None
 def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
     """A FLUX service in this process, fresh for each test, with small pictures: see `.requests`, `.bill`, `.fail()`."""
     from flux_openai.emulated import Emulator
+    from flux_openai.errors import ScriptError
 
     marker = request.node.get_closest_marker("flux_script")
     script = _only_text(marker) if marker else None
-    if _on_tape(request):
-        return Emulator(pixels=PIXELS, script=script, clock=lambda: float(NOW))
-    return Emulator(pixels=PIXELS, script=script)
+    clock = (lambda: float(NOW)) if _on_tape(request) else time.time
+    try:
+        return Emulator(pixels=PIXELS, script=script, clock=clock)
+    except ScriptError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture
@@ -138,7 +143,8 @@ def flux_cassette(
     except ModuleNotFoundError as error:
         if error.name not in ("vcr", "yaml"):
             raise
-        pytest.fail("flux_cassette needs vcrpy: pip install vcrpy", pytrace=False)
+        message = "flux_cassette needs vcrpy: pip install 'flux-openai[testing]'"
+        raise pytest.fail.Exception(message, pytrace=False) from None
     source, path = _source(request), _cassette_path(request)
     command = f"pytest {shlex.quote(request.node.nodeid)} --flux-record=emulator"
     if source != "live":
@@ -156,6 +162,15 @@ def flux_cassette(
         yield tape
         if request.node.stash.get(_FAILED, False):
             raise _Unfinished
+    if source != "none" and not request.node.stash.get(_FAILED, False):
+        _check_same(request, path)
+
+
+def _check_same(request: pytest.FixtureRequest, path: Path) -> None:
+    """Tests may share a cassette as long as they ask for the same: the last to record it would decide."""
+    text = path.read_text(encoding="utf-8")
+    if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, text) != text:
+        pytest.fail(f"another test has recorded {path.name}, and asked for something else", pytrace=False)
 
 
 def _on_tape(request: pytest.FixtureRequest) -> bool:

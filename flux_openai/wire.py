@@ -52,12 +52,12 @@ class Exchange:
 
     def watch(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's own trace; call it before the request is sent."""
-        self.secrets = secrets_of(request)
+        self.secrets = secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._saw}
 
     def watch_async(self, request: httpx.Request) -> None:
         """The same for a request that an async client sends."""
-        self.secrets = secrets_of(request)
+        self.secrets = secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._asaw}
 
     async def _asaw(self, event: str, info: Mapping[str, object]) -> None:

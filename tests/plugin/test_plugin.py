@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 import vcr
+import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stubs
 
 import flux_openai
 
@@ -232,7 +233,7 @@ def test_a_live_recording_keeps_no_key(
     run(pytester, "--flux-record=live").assert_outcomes(passed=1)
     text = cassette_of(pytester, "test_keys.test_keys").read_text(encoding="utf-8")
     assert text.startswith("provenance: live\n")
-    assert (text.count("Bearer redacted"), "CANARY" in text) == (3, False)
+    assert (text.count("redacted"), "CANARY" in text) == (3, False)
     monkeypatch.delenv("MODELVERSE_API_KEY")
     run(pytester).assert_outcomes(passed=1)
 
@@ -258,6 +259,85 @@ def test_a_marker_says_what_goes_wrong(pytester: pytest.Pytester) -> None:
     done.stdout.fnmatch_lines(["*explode*", "the marker flux_script takes one text, and nothing else"])
 
 
+@pytest.mark.parametrize("fault", ["timeout", "truncate", "connect"])
+def test_an_exchange_that_breaks_is_not_recorded(pytester: pytest.Pytester, fault: str) -> None:
+    """A cassette cannot repeat it, so there is none: the recording fails and says where the fault can be played."""
+    pytester.makepyfile(f"""
+        import asyncio, openai, pytest
+
+        @pytest.mark.flux_script("prompt~/dog/ -> {fault}")
+        def test_sync(flux_cassette, flux_client):
+            flux_client.images.generate(prompt="a cat")
+            with pytest.raises(openai.APIConnectionError):
+                flux_client.images.generate(prompt="a dog")
+
+        @pytest.mark.flux_script("* -> {fault}")
+        def test_async(flux_cassette, async_flux_client):
+            with pytest.raises(openai.APIConnectionError):
+                asyncio.run(async_flux_client.images.generate(prompt="a dog"))
+    """)
+    done = run(pytester, "--flux-record=emulator")
+    done.assert_outcomes(passed=2, errors=2)
+    done.stdout.fnmatch_lines(["*which no cassette can repeat: POST /v1/images/generations: *"] * 2)
+    assert not (pytester.path / "cassettes").exists()
+
+
+def test_tests_that_share_a_cassette_ask_for_the_same(pytester: pytest.Pytester) -> None:
+    """The second that records something else under the name of the first fails."""
+    pytester.makepyfile("""
+        import pytest
+        pytestmark = pytest.mark.flux_cassette("fox")
+
+        @pytest.mark.parametrize("prompt", ["a fox", "a fox", "a dog"])
+        def test_it(flux_cassette, flux_client, prompt):
+            flux_client.images.generate(prompt=prompt)
+    """)
+    done = run(pytester, "--flux-record=emulator")
+    done.assert_outcomes(passed=3, errors=1)
+    done.stdout.fnmatch_lines(["*another test has recorded fox.yaml, and asked for something else"])
+
+
+def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:
+    """The line, the caret, and no frames of the library."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.flux_script("* -> statsu(429)")
+        def test_it(flux_client):
+            pass
+    """)
+    done = run(pytester)
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["line 1, column 6: there is no act statsu*", "  * -> statsu(429)", "       ^"])
+    assert "script.py" not in done.stdout.str()
+
+
+@pytest.mark.parametrize("fault", ["utf16", "gzip, gzip", "base64(url_safe)", "gzip"])
+def test_however_an_answer_is_packed_no_signature_is_kept(pytester: pytest.Pytester, fault: str) -> None:
+    """What is recorded ends as it did, and holds no link that opens, in no encoding."""
+    pytester.makepyfile(f"""
+        import openai, pytest
+
+        @pytest.mark.flux_script("* -> {fault}")
+        def test_fox(flux_cassette, flux_client):
+            try:
+                print("ended", len(flux_client.images.generate(prompt="a red fox").data))
+            except openai.OpenAIError as error:
+                print("ended", type(error).__name__)
+    """)
+    ends = []
+    for option in ("--flux-record=emulator", "--flux-record=none"):
+        done = run(pytester, "-s", option)
+        done.assert_outcomes(passed=1)
+        ends.append(re.findall(r"ended \w+", done.stdout.str()))
+    assert ends[0] == ends[1]
+    played = yaml.safe_load(next((pytester.path / "cassettes").iterdir()).read_bytes())
+    body = played["interactions"][0]["response"]["body"]["string"]
+    packed = body.encode() if isinstance(body, str) else body
+    assert not re.search(rb"signature=(?!redacted)", packed.replace(b"\0", b""))
+    assert not packed.startswith(b"\x1f\x8b")
+
+
 def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> None:
     """`flux_cassette` says what to install, and everything else works."""
     pytester.makeconftest("import sys; sys.modules['vcr'] = None")
@@ -269,7 +349,8 @@ def test_without_vcrpy_only_cassettes_are_missed(pytester: pytest.Pytester) -> N
     """)
     done = run_apart(pytester)
     done.assert_outcomes(errors=1, passed=1)
-    done.stdout.fnmatch_lines(["*flux_cassette needs vcrpy: pip install vcrpy"])
+    done.stdout.fnmatch_lines(["*flux_cassette needs vcrpy: pip install 'flux-openai[[]testing]'"])
+    assert "During handling" not in done.stdout.str()
 
 
 def test_the_plugin_explains_itself(pytester: pytest.Pytester) -> None:

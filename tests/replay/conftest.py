@@ -24,8 +24,9 @@ from openai.types import Model
 from vcr.cassette import Cassette
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy
-from flux_openai.cassettes import Provenance, kept_bytes, kept_text, player, replaying, spare_live
+from flux_openai.cassettes import Provenance, player, replaying, spare_live
 from flux_openai.sdk import httpx
+from flux_openai.taped import kept_bytes, kept_text
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Play = Callable[..., AbstractContextManager["Flux"]]
