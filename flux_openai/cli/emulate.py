@@ -51,10 +51,10 @@ class Emulation:
 
 def _text_of(script: str) -> str:
     """The script itself, or what stands in the file that is named in its place."""
-    if "->" in script:
+    if "->" in script or script.startswith("*"):
         return script
     try:
-        return Path(script).read_text(encoding="utf-8")
+        return Path(script).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(

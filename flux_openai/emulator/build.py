@@ -57,8 +57,8 @@ class When:
 
     def then(self, *acts: Act) -> Rule:
         """The rule with these acts, one or more. Raises ConfigurationError where an act does not apply."""
-        if not acts:
-            raise ConfigurationError("a rule needs an act, as in status(429)")
+        if not acts or not all(isinstance(act, Act) for act in acts):
+            raise ConfigurationError("a rule needs acts, as in then(status(429), gzip())")
         return _or_raise(make_rule(self.on, self.conditions, nth=self.nth, p=self.p, acts=acts))
 
 
@@ -85,22 +85,27 @@ def when(
     asked = {"prompt": prompt, "model": model, "n": n, "seed": seed, "steps": steps, "size": size}
     asked |= {"aspect_ratio": aspect_ratio, "response_format": response_format}
     conditions = tuple(_conditions({name: value for name, value in asked.items() if value is not None}))
-    if p is not None and (isinstance(p, bool) or not 0 <= p <= 1):
-        raise ConfigurationError("p should be a number from 0 to 1, as in p=0.01")
-    chance = None if p is None else float(p)
-    return When(on="download" if img else "generate", conditions=conditions, nth=_occurrence(nth), p=chance)
+    return When(on="download" if img else "generate", conditions=conditions, nth=_occurrence(nth), p=_chance(p))
 
 
 def _conditions(asked: dict[str, int | str]) -> Iterator[Condition]:
     for name, value in asked.items():
+        if not isinstance(value, str | int):
+            raise ConfigurationError(f"{name} should be a text, also where it is a pattern: (?i)cat for any case")
         yield _or_raise(make_condition(name, *_comparison(name, value)))
 
 
 def _comparison(name: str, value: int | str) -> tuple[str, int | str]:
     if name not in ("n", "seed", "steps"):
         return ("~" if name == "prompt" else "="), str(value)
-    found = re.fullmatch(r"([<>=]*) *(-?[0-9]{1,15})", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([<>=]*) *(-?[0-9]{1,20})", value) if isinstance(value, str) else None
     return ((found[1] or "="), int(found[2])) if found else ("=", value)
+
+
+def _chance(p: object) -> float | None:
+    if p is None or (isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1):
+        return None if p is None else float(p)
+    raise ConfigurationError("p should be a number from 0 to 1, as in p=0.01")
 
 
 def _occurrence(nth: int | range | Occurrence | None) -> Occurrence | None:
@@ -132,5 +137,7 @@ def _count(count: int) -> int:
 
 
 def script(*rules: Rule) -> Script:
-    """The script with these rules; the first that matches wins."""
+    """The script with these rules; the first that matches wins. Raises ConfigurationError for what is no rule."""
+    if not all(isinstance(rule, Rule) for rule in rules):
+        raise ConfigurationError('a script is made of rules, as in script(when(prompt="cat").then(status(429)))')
     return Script(rules=rules)

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 
 from flux_openai.emulator.call import Call, entry_of
 from flux_openai.emulator.clock import Clock, RealClock
-from flux_openai.emulator.contract import Order, is_whole, read_json, read_order, refuse_key
+from flux_openai.emulator.contract import Order, read_json, read_order, refuse_key
 from flux_openai.emulator.delivery import as_seen, atell, deliver, tell
 from flux_openai.emulator.draw import Sketch, area_to_size, draw
 from flux_openai.emulator.faults import FaultQueue, Plan, Target, make_plan, planned_reply
@@ -19,14 +19,13 @@ from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, req
 from flux_openai.emulator.latency import Latency
 from flux_openai.emulator.limits import Limit
 from flux_openai.emulator.links import LIFETIME, Hosted, file_name, link_to, name_in, refuse_link
-from flux_openai.emulator.logbook import Logbook
+from flux_openai.emulator.options import as_logbook, check_options
 from flux_openai.emulator.replies import Breakage, Refusal, Reply, envelope, json_reply, xml_error
 from flux_openai.emulator.routes import ROUTES, Route, find_route
 from flux_openai.emulator.rules import Rule, Script, find_acts
 from flux_openai.emulator.script import as_script
 from flux_openai.emulator.server import Server
 from flux_openai.emulator.table import is_billed, spoiled
-from flux_openai.errors import ConfigurationError, Fault
 from flux_openai.models import FLUX_MODELS
 from flux_openai.sdk import httpx
 
@@ -77,21 +76,14 @@ class Emulator:
         seed: int = 0,
         journal: str | Path | None = None,
     ) -> None:
-        if pixels is not None and (not is_whole(pixels) or pixels < 1):
-            raise ConfigurationError(str(Fault(param="pixels", value=pixels, rule="must be an int from 1", nearest=1)))
-        if api_key is not None and not api_key.strip():
-            raise ConfigurationError(
-                str(Fault(param="api_key", value=api_key, rule="must not be blank; None takes any"))
-            )
-        if not is_whole(seed):
-            raise ConfigurationError(str(Fault(param="seed", value=seed, rule="must be an int", nearest=0)))
+        check_options(api_key=api_key, pixels=pixels, clock=clock, seed=seed)
         self.api_key = api_key
         self._pixels = pixels
         self.clock = clock if isinstance(clock, Clock) else RealClock(now=clock)
         self._gate = Gate(limits=limits, latency=latency)
         self._lock = Lock()
         self._journal = Journal()
-        self._logbook = None if journal is None else Logbook(journal)
+        self._logbook = as_logbook(journal)
         self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in ROUTES}
         self._hosted: dict[str, Hosted] = {}
         self._script = as_script(script)

@@ -85,20 +85,26 @@ def _wrong_choice(*, times: object, status: object, error: object, on: object) -
     if status is not None and error is not None:
         yield Fault(param="error", value=error, rule="give a status or an error, not both", nearest=f"{status=}")
     if status is not None and not (is_whole(status) and 200 <= status <= 599):
-        low = is_whole(status) and status < 200
-        yield Fault(param="status", value=status, rule="must be from 200 to 599", nearest=200 if low else 599)
+        yield Fault(param="status", value=status, rule="must be from 200 to 599", nearest=_nearest_status(status))
     for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
         if value not in choices and not (param == "error" and value is None):
             nearest = closest(value, choices)
             yield Fault(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
 
 
-def _wrong_answer(*, status: int | None, headers: Mapping[str, object] | None, body: object) -> Iterator[Fault]:
+def _nearest_status(status: object) -> int:
+    number = re.fullmatch(r"\s*(-?[0-9]{1,9})\s*", str(status), re.ASCII)
+    return min(max(int(number[1]), 200), 599) if number else 599
+
+
+def _wrong_answer(*, status: int | None, headers: object, body: object) -> Iterator[Fault]:
     if status is None and body is not None:
         yield Fault(param="body", value=body, rule="needs a status to go with", nearest="status=200")
     if status is None and headers is not None:
         yield Fault(param="headers", value=headers, rule="need a status to go with", nearest="status=200")
-    for name, value in (headers or {}).items():
+    if not isinstance(headers, Mapping | None):
+        yield Fault(param="headers", value=headers, rule="must be names and values", nearest={"retry-after": "1"})
+    for name, value in headers.items() if isinstance(headers, Mapping) else ():
         if not isinstance(value, str):
             yield Fault(param=f"headers[{name!r}]", value=value, rule="must be a string", nearest=str(value))
         if not is_header_name(name):

@@ -120,8 +120,9 @@ def chunk_size(line: bytes) -> int | Refusal:
 def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Refusal:
     """The request as the emulator takes it.
 
-    Whatever its Host header says, it is for `origin`: links in the answer must lead back here.
+    Links in the answer must lead back here, so it is for `origin`, or for this machine by another name of its own.
     """
+    origin = _as_called(head, origin=origin)
     path = _AUTHORITY.sub("", head.target, count=1)
     if not path.startswith("/"):
         return _bad("The target of a request must be a path.")
@@ -130,6 +131,14 @@ def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Ref
     except httpx.InvalidURL:
         return _bad("The target of the request is not a valid path.")
     return httpx.Request(head.method, url, headers=list(head.headers), content=body)
+
+
+def _as_called(head: Head, *, origin: str) -> str:
+    scheme, _, own = origin.partition("://")
+    port = own.rpartition(":")[2].encode("ascii")
+    called = _values(head.headers, b"host")
+    known = (b"localhost:" + port, b"127.0.0.1:" + port, b"[::1]:" + port)
+    return f"{scheme}://{called[0].decode('ascii')}" if len(called) == 1 and called[0] in known else origin
 
 
 def write_head(reply: Reply, *, keep_alive: bool) -> bytes:

@@ -95,12 +95,12 @@ class BySteps:
         return self.base + self.per_step * work.steps + self.per_image * work.images
 
 
-def _check(**seconds: float) -> None:
+def _check(**seconds: object) -> None:
     rule = "must be a finite number of seconds from 0"
     wrong = [
         str(Fault(param=param, value=value, rule=rule, nearest=0))
         for param, value in seconds.items()
-        if not 0 <= value < math.inf
+        if not (isinstance(value, int | float) and 0 <= value < math.inf)
     ]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
@@ -113,11 +113,11 @@ def _chance(told: str) -> float:
 
 
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
-_TIME = rf"{_NUMBER}(ms|s|min)"
+_TIME = rf"{_NUMBER}(ms|s|min|m)"
 _CONSTANT = re.compile(_TIME, re.ASCII)
 _LOGNORMAL = re.compile(rf"lognormal:{_TIME},p99={_TIME}(?:,seed=(\d{{1,18}}))?", re.ASCII)
 _STEPS = re.compile(rf"steps:{_TIME}(?:\+{_TIME}\*steps)?(?:\+{_TIME}\*images)?", re.ASCII)
-_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "min": 60.0}
+_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0}
 
 
 def _time(number: str | None, unit: str | None) -> float:
@@ -143,6 +143,8 @@ def parse_latency(text: str) -> Latency:
 
 
 def _nearest(text: str) -> str:
+    if hours := re.fullmatch(r"(\d{1,4})h", text, re.ASCII):
+        return f"{60 * int(hours[1])}min"
     number = re.search(_NUMBER, text, re.ASCII)
     first = f"{number[1] if number else 6}s"
     if text.startswith("log"):

@@ -18,6 +18,8 @@ _RULE = "must be like 10/s, 60/min,burst=5, window:60/min, concurrency=8 or cred
 def read_limits(limits: Iterable[Limit | str]) -> list[Limit]:
     """The limits, those read that are given as text; a single text is one limit. Raises ConfigurationError."""
     given = [limits] if isinstance(limits, str) else limits
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(str(Fault(param="limits", value=limits, rule=_RULE, nearest=["10/s"])))
     return [limit if isinstance(limit, Limit) else parse_limit(str(limit)) for limit in given]
 
 

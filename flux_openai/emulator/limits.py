@@ -60,6 +60,13 @@ def _too_many(wait: Fraction, *, what: str, code: str = "rate_limit_exceeded") -
     return Refusal(status=429, code=code, message=message, headers={"retry-after": str(after)})
 
 
+def _pace(rate: float) -> str:
+    for seconds, unit in ((1, "second"), (60, "minute")):
+        if rate * seconds >= 1:
+            return f"{rate * seconds:g} orders a {unit}"
+    return f"{rate * 3600:g} orders an hour"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenBucket:
     """`rate` orders a second, and up to `burst` at once after a pause; at most rate * t + burst in any t seconds.
@@ -78,7 +85,7 @@ class TokenBucket:
     def refuse(self, state: State, *, now: Fraction, work: Work) -> Refusal | None:  # noqa: ARG002  # an order is an order
         """429, with the time until there is a token."""
         wait = max((*state, now)) - now - (self.burst - 1) / _exact(self.rate)
-        return _too_many(wait, what=f"More than {self.rate:g} orders a second.") if wait > 0 else None
+        return _too_many(wait, what=f"More than {_pace(self.rate)}.") if wait > 0 else None
 
     def charge(self, state: State, *, now: Fraction, work: Work, seconds: Fraction) -> State:  # noqa: ARG002  # as above
         """One token less."""

@@ -1,6 +1,7 @@
 """What a fault script says, as values: which request, which time, how likely, and what befalls it."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -167,8 +168,10 @@ def _plain(field: str, operator: str, value: str | int) -> Condition | Problem:
 def _pattern(pattern: str) -> Condition | Problem:
     plain = _unslashed(pattern)
     try:
-        re.compile(plain)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(plain)
+    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         return Problem(at=1, text=f"this is no regular expression: {error}")
     if not plain:
         return Problem(at=1, text="an empty pattern matches every order: write * for that")

@@ -145,7 +145,7 @@ def _condition(reader: _Reader) -> Condition:
         found = reader.need(r"/((?:[^/\\\n]|\\.)*)/", otherwise="a pattern should stand here, between slashes: /cat/")
         return reader.checked(make_condition(field, operator, found[2]), places=places)
     raw = reader.need(r"(?:(?!->)[^\s&;#])+", otherwise=f"{field} should be compared with something")["it"]
-    value = int(raw) if re.fullmatch(r"-?[0-9]{1,15}", raw) else raw
+    value = int(raw) if re.fullmatch(r"-?[0-9]{1,20}", raw) else raw
     return reader.checked(make_condition(field, operator, value), places=places)
 
 
@@ -207,6 +207,7 @@ _UNITS: Mapping[str, Callable[[float], float]] = {
     "ms": lambda number: Seconds(number / 1000),
     "s": Seconds,
     "m": lambda number: Seconds(number * 60),
+    "min": lambda number: Seconds(number * 60),
     "%": lambda number: Percent(number / 100),
 }
 
@@ -220,8 +221,8 @@ def _value(reader: _Reader) -> Value:
             reader.fail(r"this text is not written as in JSON; a backslash in it is \\", at=start)
     if found := reader.take(r"[A-Za-z_][A-Za-z0-9_.-]*"):
         return {"true": True, "false": False}.get(found["it"], found["it"])
-    number = r"(-?[0-9]{1,15})(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?(ms|s|m|%)?(?![\w.%])"
-    found = reader.need(number, otherwise='an argument should stand here: 429, 1.5s, 50%, word, "some text"')
+    number = r"(-?[0-9]{1,15})(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?(ms|s|min|m|%)?(?![\w.%])"
+    found = reader.need(number, otherwise='an argument should stand here: 429, 1.5s, 2min, 50%, word, "some text"')
     whole, point, power, unit = found[2], found[3], found[4], found[5]
     if point is None and power is None and unit is None:
         return int(whole)

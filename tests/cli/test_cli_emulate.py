@@ -42,7 +42,7 @@ def emulation(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_what_goes_wrong_can_be_said_on_the_command_line(key: str, tmp_path: Path) -> None:
     """A script, as text or in a file, and a limit hold for whoever asks; what a limit refuses is not billed."""
     script = tmp_path / "faults.txt"
-    script.write_text("prompt~/cat/ #1 -> status(503)\n", encoding="utf-8")
+    script.write_text("prompt~/cat/ #1 -> status(503)\n", encoding="utf-8-sig")  # as editors on Windows begin a file
     for text in ("prompt~/cat/ #1 -> status(503)", str(script)):
         options = ["--script", text, "--seed", "7", "--limit", "credits=2", "--latency", "1ms"]
         with emulation(*options) as (running, address), FluxOpenAI(api_key=key, base_url=address) as client:
@@ -121,6 +121,7 @@ def test_only_the_key_in_the_file_is_accepted(key: str, tmp_path: Path) -> None:
         (("--host", "0.0.0.0"), "host='0.0.0.0': must be an address of this machine alone"),  # noqa: S104
         (("--port", "65536"), "port=65536: must be an int from 0 to 65535"),
         (("--port", "0", "--pixels", "0"), "pixels=0: must be an int from 1"),
+        (("--port", "0", "--script", "no-such-file"), "'no-such-file' is neither a script, which has '->' in it, nor"),
         (("--port", "0", "--journal", "no/such/folder/journal"), "cannot write the journal"),
         (("--port", "0", "--api-key-file", "no-such-file"), "cannot read the key from 'no-such-file'"),
         (("--port", "0", "--api-key-file", "/dev/null"), "no key in '/dev/null'"),
@@ -135,6 +136,15 @@ def test_what_cannot_be_served_is_said_in_one_line(
     [line] = done.err.splitlines()
     assert line.startswith("error: ")
     assert said in line
+
+
+def test_a_wrong_script_is_shown_where_it_is_wrong(cli: Callable[..., "Done"]) -> None:
+    """The line of the script and a caret stand below what is wrong."""
+    done = cli("emulate", "--port", "0", "--script", "* status(429)")
+    assert (done.code, done.out) == (2, "")
+    message, line, caret = done.err.splitlines()
+    assert message.startswith("error: line 1, column 3: -> should stand here")
+    assert line.index("status") == caret.index("^")
 
 
 def test_a_port_in_use_is_said_in_one_line(cli: Callable[..., "Done"]) -> None:

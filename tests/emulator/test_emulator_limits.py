@@ -229,6 +229,19 @@ def test_unreadable_limits_are_refused_with_what_would_do(text: str, nearest: st
 
 
 @pytest.mark.parametrize(
+    ("text", "pace"),
+    [("2/s", "2 orders a second"), ("10/min", "10 orders a minute"), ("9/h", "9 orders an hour")],
+)
+def test_a_refusal_says_the_rate_as_it_was_meant(text: str, pace: str) -> None:
+    """Not in fractions of an order."""
+    gate = Gate(limits=[f"{text},burst=1"], latency="0s")
+    gate.charge(WORK, now=START)
+    refusal = gate.refuse(WORK, now=START)
+    assert refusal is not None
+    assert refusal.message.startswith(f"More than {pace}. Try again in ")
+
+
+@pytest.mark.parametrize(
     "make",
     [
         lambda: TokenBucket(rate=0),

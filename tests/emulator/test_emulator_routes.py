@@ -4,7 +4,7 @@ from typing import cast
 
 import pytest
 
-from flux_openai.emulator import Emulator, Reply
+from flux_openai.emulator import Emulator, Reply, VirtualClock
 from flux_openai.emulator.links import link_to
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
@@ -234,7 +234,14 @@ def test_an_answer_in_plain_values(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"pixels": 0}, {"pixels": -5}, {"pixels": True}, {"pixels": 1.5}, {"pixels": "9"}, {"api_key": " "}],
+    [
+        *({"pixels": value} for value in (0, -5, True, 1.5, "9")),
+        *({"api_key": value} for value in (" ", 5)),
+        *({"clock": value} for value in (5, VirtualClock)),
+        *({"journal": value} for value in (5, b"x")),
+        *({"limits": value} for value in (None, 10)),
+        *({"seed": value} for value in ("1", 1.5)),
+    ],
 )
 def test_an_emulator_cannot_be_set_up_wrongly(options: dict[str, object]) -> None:
     """Options out of range are refused by name."""

@@ -3,6 +3,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from typing import cast
 
 import openai
 import pytest
@@ -324,6 +325,7 @@ def test_steps_and_images_take_time() -> None:
     [
         ("6s", Constant(seconds=6)),
         ("250ms", Constant(seconds=0.25)),
+        ("2m", Constant(seconds=120)),
         ("lognormal:6s,p99=20s", Lognormal(median=6, p99=20)),
         ("lognormal:6s, p99=1min, seed=7", Lognormal(median=6, p99=60, seed=7)),
         ("steps:1s", BySteps(base=1)),
@@ -342,6 +344,7 @@ def test_latencies_are_read_from_text(text: str, latency: Latency) -> None:
         ("", "6s"),
         ("6", "6s"),
         ("-1s", "1s"),
+        ("1h", "60min"),
         ("lognormal:4s", "lognormal:4s,p99=12s"),
         ("steps", "steps:6s+0.2s*steps"),
     ],
@@ -358,6 +361,7 @@ def test_unreadable_latencies_are_refused_with_what_would_do(text: str, nearest:
     "make",
     [
         lambda: Constant(seconds=-1),
+        lambda: Constant(seconds=cast("float", "5")),
         lambda: Lognormal(median=0, p99=1),
         lambda: Lognormal(median=2, p99=1),
         lambda: BySteps(base=float("nan")),

@@ -1,6 +1,8 @@
 """The language of fault scripts: what it understands, what it refuses, and that Python says the same."""
 
 import pickle
+import re
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -38,6 +40,7 @@ status, reset, url, slow, truncate, connect, drip = (
         ("n = 3 -> connect", when(n="3").then(connect())),
         ("* #1 -> slow(250ms), truncate(50%)", when(nth=1).then(slow(0.25), truncate(0.5))),
         ("* #every 5 -> slow(2m)", when(nth=every(5)).then(slow(120))),
+        ("seed=1000000000000000 -> slow(2min)", when(seed=10**15).then(slow(120))),
         ("*#after 10 p = .5->slow(1)", when(nth=after(10), p=0.5).then(slow(1.0))),
         (r"prompt~/a\/b; c\\/ -> connect", when(prompt=r"a/b; c\\").then(connect())),
         ("prompt~/a\\nb/ -> connect", when(prompt="a\nb").then(connect())),
@@ -153,6 +156,13 @@ def test_a_wrong_script_is_shown_where_it_is_wrong(text: str, column: int, says:
         lambda: status(429, retry_after=float("nan")),
         lambda: connect(billed=True),
         lambda: when(prompt="("),
+        lambda: when(prompt="[[a]"),
+        lambda: when(prompt=cast("str", re.compile("cat"))),
+        lambda: when(p=cast("float", "0.5")),
+        lambda: when().then(cast("Act", "quota")),
+        lambda: when().then(cast("Act", status)),
+        lambda: script(cast("Rule", when(prompt="x"))),
+        lambda: script(cast("Rule", "* -> connect")),
         lambda: when(n=">=x"),
         lambda: when(n="=>3"),
         lambda: when(model="nope"),

@@ -9,10 +9,11 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from flux_openai import Emulator
+from flux_openai import Emulator, FluxOpenAI
 from flux_openai.emulator import Reply, Server
 from flux_openai.emulator.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_head
 from flux_openai.errors import ConfigurationError
@@ -146,6 +147,17 @@ def test_links_lead_back_to_the_server(talk: Callable[..., bytes], server: Serve
     answer = talk(asked + CLOSE + b"content-length: %d\r\n\r\n" % len(ORDER), ORDER)
     [image] = json.loads(answer.partition(b"\r\n\r\n")[2])["data"]
     assert image["url"].startswith(f"http://127.0.0.1:{server.port}/files/")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_links_are_on_the_host_that_was_asked(server: Server, name: str, tmp_path: Path) -> None:
+    """So a client whose base_url has another name of this machine can open them."""
+    base_url = server.base_url.replace("127.0.0.1", name)
+    with FluxOpenAI(api_key="k", base_url=base_url) as client:
+        [image] = client.images.generate(prompt="a fox").data
+        assert image.url is not None
+        assert image.url.startswith(f"http://{name}:{server.port}/files/")
+        assert image.save(tmp_path).exists()
 
 
 def test_http_1_0_is_answered_and_closed(talk: Callable[..., bytes]) -> None:
