@@ -1,5 +1,7 @@
 """What must not be shown: keys, cookies, the signed query of a link. Errors, logs and reprs go through here."""
 
+import codecs
+import json
 import re
 from collections.abc import Iterable
 
@@ -25,6 +27,9 @@ __all__ = [
 
 RAW_LIMIT = 64 * 1024
 """Bytes of an answer kept in an error."""
+
+_TYPE = 16
+_BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 # A link is taken whole, and cut afterwards: text with many beginnings of links would be read once for each of them.
 _ANY_LINK = re.compile(r"""https?:[^\s"'<>]+""", re.IGNORECASE)
@@ -166,7 +171,7 @@ def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Re
 def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     """The first 64 KiB of a body, scrubbed. What is cut off is scrubbed first: a secret may lie across the cut."""
     secrets = tuple(secrets)
-    text = scrub(content[: RAW_LIMIT * 2].decode("utf-8", "backslashreplace"), secrets)
+    text = scrub(_readable(content[: RAW_LIMIT * 2]), secrets)
     try:
         body = from_json(text)
     except ValueError:
@@ -174,6 +179,16 @@ def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     # JSON can spell any letter as an escape, which the text does not show and every reader of it undoes.
     clean = _scrubbed(body, secrets)
     return (text.encode() if clean == body else to_json(clean))[:RAW_LIMIT]
+
+
+def _readable(content: bytes) -> str:
+    """The beginning of a body as text, in whatever JSON may be encoded; hardly more than the type of what is packed."""
+    try:
+        return codecs.getincrementaldecoder(json.detect_encoding(content))().decode(content)
+    except UnicodeDecodeError:
+        text = content.decode("utf-8", "backslashreplace")
+    # What was not unpacked may hold anything, and nobody can search it.
+    return content[:_TYPE].decode("utf-8", "backslashreplace") if _BINARY.search(text) else text
 
 
 def _scrubbed(value: object, secrets: tuple[str, ...]) -> object:

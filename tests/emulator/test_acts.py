@@ -1,5 +1,6 @@
 """Every act of a fault script: what it declares is what happens."""
 
+import pickle
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def response_format(row: Row) -> ResponseFormat:
 
 @contextmanager
 def expecting(row: Row) -> Iterator[None]:
-    """Expects the error of the row, of that very class, or none; warnings are not what this is about."""
+    """Expects the error of the row, of that very class and without what signs a link, or none; warnings may come."""
     with catch_warnings():
         simplefilter("ignore", errors.FluxWarning)
         if not row[4]:
@@ -48,6 +49,7 @@ def expecting(row: Row) -> Iterator[None]:
         with pytest.raises(errors.FluxError) as caught:
             yield
     assert type(caught.value) is getattr(errors, row[4])
+    assert b"signature=" not in pickle.dumps(caught.value).replace(b"\0", b"")
 
 
 def check_bill(emulator: Emulator, row: Row) -> None:
