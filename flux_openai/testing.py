@@ -40,6 +40,8 @@ MARKERS = (
     "flux_script(script): what goes wrong in this test's `flux_emulator`: a text, as for Emulator(script=...).",
 )
 
+_NEEDED = {"flux_cassette": "flux_cassette", "flux_script": "flux_emulator"}
+
 _FAILED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[dict["Path", str]]()
 
@@ -65,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     if config.getoption("flux_record") == "live" and not os.environ.get("MODELVERSE_API_KEY"):
         raise pytest.UsageError("--flux-record=live asks the service, which is billed: set MODELVERSE_API_KEY")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a marker on a test that does not have its fixture: a test without its cassette asks the service."""
+    for marker in item.own_markers:
+        needed = _NEEDED.get(marker.name)
+        if needed and needed not in getattr(item, "fixturenames", ()):
+            pytest.fail(f"the marker {marker.name} needs the fixture {needed}, which this test has not", pytrace=False)
 
 
 @pytest.hookimpl(hookwrapper=True)  # the old style, which every pytest knows

@@ -54,6 +54,8 @@ class ClientOptions(TypedDict, total=False):
 class Emulator:
     """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
 
+    `flux_openai.Emulator` is the same with our clients in front of it.
+
     `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
     None for a megapixel, and for the exact size where an order has one. `clock` is a clock, or gives the Unix time in
     seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. `script` says

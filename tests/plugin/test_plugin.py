@@ -297,6 +297,25 @@ def test_tests_that_share_a_cassette_ask_for_the_same(pytester: pytest.Pytester)
     done.stdout.fnmatch_lines(["*another test has recorded fox.yaml, and asked for something else"])
 
 
+@pytest.mark.parametrize(("marker", "fixture"), [("flux_cassette", "flux_cassette"), ("flux_script", "flux_emulator")])
+def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, marker: str, fixture: str) -> None:
+    """On the test itself; on a module or a class it may be meant for others, and a fixture may bring the fixture."""
+    pytester.makepyfile(f"""
+        import pytest
+        pytestmark = pytest.mark.{marker}("* -> connect")
+
+        @pytest.mark.{marker}("* -> connect")
+        def test_it():
+            raise AssertionError("the service would have been asked")
+
+        def test_another():
+            pass
+    """)
+    done = run(pytester)
+    done.assert_outcomes(errors=1, passed=1)
+    done.stdout.fnmatch_lines([f"the marker {marker} needs the fixture {fixture}, which this test has not"])
+
+
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:
     """The line, the caret, and no frames of the library."""
     pytester.makepyfile("""
