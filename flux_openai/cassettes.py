@@ -27,6 +27,7 @@ from flux_openai.taped import bare_link, kept_bytes, kept_text, unpacked, withou
 __all__ = [
     "Label",
     "Provenance",
+    "asked_of",
     "player",
     "recording",
     "replaying",
@@ -50,7 +51,7 @@ RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
 def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
     """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
     headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-    body = _in_order(kept_bytes(request.body or b"", secrets))
+    body = _in_order(kept_bytes(request.body or b"", secrets, asked=True))
     return Request(request.method, bare_link(without(request.uri, secrets)), body or None, headers)
 
 
@@ -61,7 +62,7 @@ def _in_order(body: bytes) -> bytes:
     """
     try:
         return json.dumps(json.loads(body), sort_keys=True).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
 
 
@@ -74,10 +75,11 @@ def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> d
         if name in headers
     }
     packing = {"content-encoding": headers.get("content-encoding", [])}
-    body = unpacked(response["body"]["string"], ", ".join(packing["content-encoding"]))
+    packed = response["body"]["string"]
+    body = unpacked(packed, ", ".join(packing["content-encoding"]))
     if body is None:
-        # A client must fail to unpack it again, and what it hides cannot be searched.
-        return {"status": response["status"], "headers": kept | packing, "body": {"string": b"redacted"}}
+        # Unpacked already, or a client must fail over it again: in either case its header still holds.
+        kept, body = kept | packing, packed
     return {"status": response["status"], "headers": kept, "body": {"string": kept_bytes(body, secrets)}}
 
 
@@ -126,9 +128,13 @@ def player(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()
 
 def _asked(request: Request, *, told: list[str]) -> Request:
     # A key that was given to the client itself may come back in an answer, as in "incorrect key: ...".
-    sent = secrets_of(httpx.Headers({name: str(value) for name, value in request.headers.items()}))
+    sent = secrets_of(httpx.Headers({name: _text(value) for name, value in request.headers.items()}, encoding="utf-8"))
     told += [secret for secret in sent if len(secret) >= 8 and secret not in told]  # less may be a word like any other
     return kept_request(request, secrets=tuple(told))
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _answered(response: Mapping[str, Any], *, told: list[str]) -> dict[str, object]:
@@ -213,6 +219,11 @@ def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Ite
     if unplayed:
         reason = f"{path.name} was not played to its end: {len(unplayed)} left, the first is {unplayed[0]}"
         pytest.fail(f"{reason}\n\nTo record: {command}", pytrace=False)
+
+
+def asked_of(path: Path) -> object:
+    """What the requests on a cassette are."""
+    return [interaction["request"] for interaction in yaml.safe_load(path.read_bytes())["interactions"]]
 
 
 def _playable(tape: Cassette, ask: Callable[[Request], bool], command: str, request: Request) -> bool:

@@ -4,6 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pydantic_core import from_json, to_json
 
@@ -171,7 +172,10 @@ def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Re
 def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     """The first 64 KiB of a body, scrubbed. What is cut off is scrubbed first: a secret may lie across the cut."""
     secrets = tuple(secrets)
-    text = scrub(_readable(content[: RAW_LIMIT * 2]), secrets)
+    readings = _readings(content[: RAW_LIMIT * 2])
+    scrubbed = [scrub(reading, secrets) for reading in readings]
+    # Of two ways to read it the right one is that in which there is something to hide.
+    text = next((clean for clean, reading in zip(scrubbed, readings, strict=True) if clean != reading), scrubbed[0])
     try:
         body = from_json(text)
     except ValueError:
@@ -181,14 +185,15 @@ def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     return (text.encode() if clean == body else to_json(clean))[:RAW_LIMIT]
 
 
-def _readable(content: bytes) -> str:
-    """The beginning of a body as text, in whatever JSON may be encoded; hardly more than the type of what is packed."""
-    try:
-        return codecs.getincrementaldecoder(json.detect_encoding(content))().decode(content)
-    except UnicodeDecodeError:
-        text = content.decode("utf-8", "backslashreplace")
+def _readings(content: bytes) -> list[str]:
+    """The beginning of a body as text, as JSON may be encoded; hardly more than the type of what is packed."""
+    found = []
+    for encoding in dict.fromkeys((json.detect_encoding(content), "utf-8")):
+        with suppress(UnicodeDecodeError):
+            found.append(codecs.getincrementaldecoder(encoding)().decode(content))
+    text = content.decode("utf-8", "backslashreplace")
     # What was not unpacked may hold anything, and nobody can search it.
-    return content[:_TYPE].decode("utf-8", "backslashreplace") if _BINARY.search(text) else text
+    return found or [content[:_TYPE].decode("utf-8", "backslashreplace") if _BINARY.search(text) else text]
 
 
 def _scrubbed(value: object, secrets: tuple[str, ...]) -> object:

@@ -40,10 +40,8 @@ MARKERS = (
     "flux_script(script): what goes wrong in this test's `flux_emulator`: a text, as for Emulator(script=...).",
 )
 
-_NEEDED = {"flux_cassette": "flux_cassette", "flux_script": "flux_emulator"}
-
 _FAILED = pytest.StashKey[bool]()
-_RECORDED = pytest.StashKey[dict["Path", str]]()
+_RECORDED = pytest.StashKey[dict["Path", object]]()
 
 
 class _Unfinished(Exception):  # noqa: N818  # no error: the test has told its own
@@ -70,11 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse a marker on a test that does not have its fixture: a test without its cassette asks the service."""
-    for marker in item.own_markers:
-        needed = _NEEDED.get(marker.name)
-        if needed and needed not in getattr(item, "fixturenames", ()):
-            pytest.fail(f"the marker {marker.name} needs the fixture {needed}, which this test has not", pytrace=False)
+    """Refuse the marker of a cassette on a test that does not use it: such a test would ask the service."""
+    named = any(marker.name == "flux_cassette" for marker in item.own_markers)
+    if named and "flux_cassette" not in getattr(item, "fixturenames", ()):
+        says = "a marker names the cassette of this test, which does not use it"
+        pytest.fail(f"{says}: add @pytest.mark.usefixtures('flux_cassette')", pytrace=False)
 
 
 @pytest.hookimpl(hookwrapper=True)  # the old style, which every pytest knows
@@ -149,7 +147,7 @@ def flux_cassette(
     `--flux-record=emulator` or `--flux-record=live` records it; no key and no signature is kept, of images 1 KiB.
     """
     try:
-        from flux_openai.cassettes import recording, replaying
+        from flux_openai.cassettes import asked_of, recording, replaying
     except ModuleNotFoundError as error:
         if error.name not in ("vcr", "yaml"):
             raise
@@ -173,13 +171,12 @@ def flux_cassette(
         if request.node.stash.get(_FAILED, False):
             raise _Unfinished
     if source != "none" and not request.node.stash.get(_FAILED, False):
-        _check_same(request, path)
+        _check_same(request, path, asked=asked_of(path))
 
 
-def _check_same(request: pytest.FixtureRequest, path: Path) -> None:
+def _check_same(request: pytest.FixtureRequest, path: Path, *, asked: object) -> None:
     """Tests may share a cassette as long as they ask for the same: the last to record it would decide."""
-    text = path.read_text(encoding="utf-8")
-    if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, text) != text:
+    if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, asked) != asked:
         pytest.fail(f"another test has recorded {path.name}, and asked for something else", pytrace=False)
 
 

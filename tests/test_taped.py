@@ -84,6 +84,44 @@ def test_anything_can_stand_where_a_link_should(link: str) -> None:
         assert isinstance(kept_text(odd), str)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": "CANARY-KEY", "a": "x"}',
+        b'{"url": "https://h.example/p?sig=CANARY", "url": "x"}',
+        b"{\0key CANARY-KEY https://h.example/p?sig=CANARY",
+        b"{\0key CANARY-KEY https://h.example/p?sig=CANARY ",
+        b"[" * 600 + b'"https://h.example/?a=CANARY"' + b"]" * 600,
+        b"[" * 100_000 + b'"https://h.example/?a=CANARY"',
+    ],
+)
+def test_no_odd_body_hides_anything(body: bytes) -> None:
+    """A name that stands twice, text that looks like UTF-16, and nests as deep as one likes."""
+    assert b"CANARY" not in kept_bytes(body, ("CANARY-KEY",))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'data: {"url":"https:\/\/h\/p.png"}',
+        rb'{"text":"{\"url\":\"https:\\/\\/h\\/p.png\"}"}',
+        b"http:/x and http:x and https:// and what? me & you",
+        b"A fox&author=me, 80 tokens &monkey=blue &keyboard=1",
+    ],
+)
+def test_what_hides_nothing_stays_as_it_is(body: bytes) -> None:
+    """Not a byte of it changes."""
+    assert kept_bytes(body) == body
+
+
+def test_what_is_asked_is_told_apart() -> None:
+    """Only a link has its query taken out of it: two prompts would be one otherwise."""
+    for text in ("is it?a=red fox", "a fox &token=red", "/files/x?sig=red"):
+        assert kept_text(text, asked=True) == text
+        assert "red" not in kept_text(text).replace("redacted", "")
+    assert kept_text("https://h.example/a?sig=red", asked=True) == "https://h.example/a?sig=redacted"
+
+
 def test_what_is_packed_in_an_unknown_way_is_not_kept() -> None:
     """Of what is neither text nor picture only so much stays as tells its type; of a picture the first KiB."""
     secret = gzip.compress(b"https://h.example/a.png?sig=CANARY" * 9)
@@ -96,7 +134,10 @@ def test_what_a_body_is_packed_in_is_taken_off() -> None:
     """As often as the headers say; None where they are wrong."""
     once = gzip.compress(b"a fox")
     assert unpacked(once, "gzip") == unpacked(gzip.compress(once), "gzip, gzip") == unpacked(b"a fox", "") == b"a fox"
-    assert unpacked(b"a fox", "gzip") is None
+    assert unpacked(once + once, "GZIP, identity") == b"a foxa fox"
+    for wrong in (b"a fox", once[:-9], once[:-8] + bytes(8), b"\x1f\x8b"):
+        assert unpacked(wrong, "gzip") is None
+    assert unpacked(b"a fox", "deflate") is None
 
 
 def test_a_text_of_any_length_is_read_in_one_go() -> None:

@@ -134,11 +134,8 @@ def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Ref
 
 
 def _as_called(head: Head, *, origin: str) -> str:
-    scheme, _, own = origin.partition("://")
-    port = own.rpartition(":")[2].encode("ascii")
-    called = _values(head.headers, b"host")
-    known = (b"localhost:" + port, b"127.0.0.1:" + port, b"[::1]:" + port)
-    return f"{scheme}://{called[0].decode('ascii')}" if len(called) == 1 and called[0] in known else origin
+    local = f"localhost:{origin.rpartition(':')[2]}"
+    return f"http://{local}" if _values(head.headers, b"host") == [local.encode("ascii")] else origin
 
 
 def write_head(reply: Reply, *, keep_alive: bool) -> bytes:

@@ -133,7 +133,12 @@ def _value(name: str, body: Mapping[str, object]) -> object:
     return body.get(name, None if field is None else field.default)
 
 
-_compiled = lru_cache(maxsize=256)(re.compile)
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    with warnings.catch_warnings():
+        # What a later Python may read in another way; said or not by what was compiled before.
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(pattern)
 
 
 def _models_named(name: str) -> tuple[str, ...]:
@@ -168,10 +173,8 @@ def _plain(field: str, operator: str, value: str | int) -> Condition | Problem:
 def _pattern(pattern: str) -> Condition | Problem:
     plain = _unslashed(pattern)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)
-            re.compile(plain)
-    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
+        _compiled(plain)
+    except (re.error, OverflowError, RecursionError) as error:
         return Problem(at=1, text=f"this is no regular expression: {error}")
     if not plain:
         return Problem(at=1, text="an empty pattern matches every order: write * for that")

@@ -156,7 +156,6 @@ def test_a_wrong_script_is_shown_where_it_is_wrong(text: str, column: int, says:
         lambda: status(429, retry_after=float("nan")),
         lambda: connect(billed=True),
         lambda: when(prompt="("),
-        lambda: when(prompt="[[a]"),
         lambda: when(prompt=cast("str", re.compile("cat"))),
         lambda: when(p=cast("float", "0.5")),
         lambda: when().then(cast("Act", "quota")),

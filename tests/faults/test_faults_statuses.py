@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flux_openai.errors import FluxBadRequestError, FluxInternalServerError, FluxStatusError
-from flux_openai.redaction import scrub
+from flux_openai.redaction import scrub, shown_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +68,17 @@ def test_text_of_any_length_is_scrubbed_in_one_go() -> None:
     """However many links begin in it; a service could stop its clients with such an answer otherwise."""
     begun = "http://" * 1_000_000
     assert scrub(begun) == begun
+
+
+@pytest.mark.parametrize("end", ["", " "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1"])
+@pytest.mark.parametrize("start", ["", "\xe9 ", "{\0"])
+def test_a_body_is_searched_however_it_is_encoded(start: str, encoding: str, end: str) -> None:
+    """Also one that looks like something else."""
+    body = f"{start}key CANARY-KEY https://h.example/p?sig=CANARY{end}".encode(encoding)
+    shown = shown_bytes(body, ("CANARY-KEY",))
+    assert b"CANARY" not in shown
+    assert b"key [redacted] https://h.example/p?[redacted]" in shown
 
 
 @pytest.mark.anyio

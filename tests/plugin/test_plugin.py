@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from threading import Thread
 
@@ -193,12 +194,14 @@ def test_a_live_recording_is_not_lost_and_needs_a_key(pytester: pytest.Pytester)
 
 @pytest.fixture
 def telltale() -> Iterator[str]:
-    """A service on this machine that repeats the key it was sent."""
+    """A service on this machine that repeats the key it was sent, and counts its answers."""
+    number = count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.dumps({"error": {"code": "invalid_api_key", "message": self.headers["authorization"]}}).encode()
             self.send_response(401)
+            self.send_header("x-request-id", f"r-{next(number)}")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -235,6 +238,41 @@ def test_a_live_recording_keeps_no_key(
     assert text.startswith("provenance: live\n")
     assert (text.count("redacted"), "CANARY" in text) == (3, False)
     monkeypatch.delenv("MODELVERSE_API_KEY")
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_live_cassette_can_be_shared(
+    pytester: pytest.Pytester, telltale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No two answers of a service are the same, and only what is asked has to be."""
+    pytester.makepyfile("""
+        import openai, pytest
+        pytestmark = pytest.mark.flux_cassette("fox")
+
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_it(flux_cassette, flux_client, number):
+            with pytest.raises(openai.AuthenticationError):
+                flux_client.images.generate(prompt="a red fox")
+    """)
+    monkeypatch.setenv("MODELVERSE_BASE_URL", telltale)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester, "--flux-record=live").assert_outcomes(passed=2)
+
+
+def test_any_header_can_be_sent_to_a_cassette(pytester: pytest.Pytester) -> None:
+    """Also one beyond ASCII, as text or as bytes; a key in one is a key."""
+    pytester.makepyfile("""
+        from flux_openai.sdk import httpx
+
+        def test_it(flux_cassette):
+            headers = {"x-name": "Zoë".encode("latin-1"), "x-other": "Zoë".encode(), "x-api-key": b"CANARY-0f3a"}
+            with httpx.Client(headers={"authorization": "Bearer k"}) as client:
+                order = {"model": "black-forest-labs/flux-kontext-max/text-to-image", "prompt": "a CANARY-0f3a"}
+                address = "https://gateway.example/CANARY-0f3a/images/generations"
+                assert client.post(address, json=order, headers=headers).status_code == 200
+    """)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=1)
+    assert "CANARY" not in next((pytester.path / "cassettes").iterdir()).read_text(encoding="utf-8")
     run(pytester).assert_outcomes(passed=1)
 
 
@@ -297,14 +335,13 @@ def test_tests_that_share_a_cassette_ask_for_the_same(pytester: pytest.Pytester)
     done.stdout.fnmatch_lines(["*another test has recorded fox.yaml, and asked for something else"])
 
 
-@pytest.mark.parametrize(("marker", "fixture"), [("flux_cassette", "flux_cassette"), ("flux_script", "flux_emulator")])
-def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, marker: str, fixture: str) -> None:
-    """On the test itself; on a module or a class it may be meant for others, and a fixture may bring the fixture."""
-    pytester.makepyfile(f"""
+def test_a_cassette_that_is_named_and_not_used_is_refused(pytester: pytest.Pytester) -> None:
+    """On the test itself, which would ask the service; on a module or a class the name may be meant for others."""
+    pytester.makepyfile("""
         import pytest
-        pytestmark = pytest.mark.{marker}("* -> connect")
+        pytestmark = pytest.mark.flux_cassette("fox")
 
-        @pytest.mark.{marker}("* -> connect")
+        @pytest.mark.flux_cassette("fox")
         def test_it():
             raise AssertionError("the service would have been asked")
 
@@ -313,7 +350,7 @@ def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, mark
     """)
     done = run(pytester)
     done.assert_outcomes(errors=1, passed=1)
-    done.stdout.fnmatch_lines([f"the marker {marker} needs the fixture {fixture}, which this test has not"])
+    done.stdout.fnmatch_lines(["*does not use it: add @pytest.mark.usefixtures('flux_cassette')"])
 
 
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:
