@@ -15,6 +15,7 @@ import vcr
 import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stubs
 
 import flux_openai
+from flux_openai.sdk import httpx
 
 pytest_plugins = "pytester"
 
@@ -50,7 +51,7 @@ NO_NETWORK = """
 def all_is_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A run in this process forgets what it was the first to import; what is imported twice is not the same twice."""
     import_module("flux_openai.cassettes")
-    with vcr.use_cassette(str(tmp_path_factory.mktemp("vcr") / "none.yaml")):
+    with httpx.Client(), vcr.use_cassette(str(tmp_path_factory.mktemp("vcr") / "none.yaml")):
         flux_openai.Emulator(pixels=1).client().images.generate(prompt="a red fox").data[0].read()
 
 
