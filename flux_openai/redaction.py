@@ -11,6 +11,8 @@ from pydantic_core import from_json, to_json
 from flux_openai.sdk import httpx
 
 __all__ = [
+    "BINARY",
+    "TYPE_LIMIT",
     "Shown",
     "identifier",
     "is_secret",
@@ -29,8 +31,11 @@ __all__ = [
 RAW_LIMIT = 64 * 1024
 """Bytes of an answer kept in an error."""
 
-_TYPE = 16
-_BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
+TYPE_LIMIT = 16
+"""Bytes that tell the type of what cannot be searched, and hardly more."""
+
+BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
+"""What no text has."""
 
 # A link is taken whole, and cut afterwards: text with many beginnings of links would be read once for each of them.
 _ANY_LINK = re.compile(r"""https?:[^\s"'<>]+""", re.IGNORECASE)
@@ -190,10 +195,11 @@ def _readings(content: bytes) -> list[str]:
     found = []
     for encoding in dict.fromkeys((json.detect_encoding(content), "utf-8")):
         with suppress(UnicodeDecodeError):
-            found.append(codecs.getincrementaldecoder(encoding)().decode(content))
+            # Without what stands between the letters of UTF-16, if it was not known for that.
+            found.append(codecs.getincrementaldecoder(encoding)().decode(content).replace("\0", ""))
     text = content.decode("utf-8", "backslashreplace")
     # What was not unpacked may hold anything, and nobody can search it.
-    return found or [content[:_TYPE].decode("utf-8", "backslashreplace") if _BINARY.search(text) else text]
+    return found or [content[:TYPE_LIMIT].decode("utf-8", "backslashreplace") if BINARY.search(text) else text]
 
 
 def _scrubbed(value: object, secrets: tuple[str, ...]) -> object:

@@ -11,12 +11,12 @@ from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 from flux_openai.files import sniff
+from flux_openai.redaction import BINARY, TYPE_LIMIT
 from flux_openai.sdk import httpx
 
 __all__ = ["bare_link", "kept_bytes", "kept_text", "unpacked", "without"]
 
 _IMAGE_LIMIT = 1024
-_TYPE = 16
 
 # A letter of a link may be written as JSON escapes it, also where the text around is no JSON, or JSON in a string.
 _LETTER = r"""(?:[^\s"'<>\\]|\\{1,4}/|\\{1,4}u00[0-9A-Fa-f]{2})"""
@@ -29,7 +29,6 @@ _ITEM = re.compile(
 )
 _VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)
 _DATA = re.compile(r"(\s*data:[^,]{0,200},)?([A-Za-z0-9+/_=\s-]+)")
-_BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
 def kept_text(text: str, secrets: tuple[str, ...] = (), *, asked: bool = False) -> str:
@@ -93,10 +92,13 @@ def kept_bytes(body: bytes, secrets: tuple[str, ...] = (), *, asked: bool = Fals
             text = body.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding == "utf-8" or not _BINARY.search(text):
+        if encoding == "utf-8" or not BINARY.search(text):
             read, kept = True, _kept_document(text, keep)
             body = body if kept == text else kept.encode(encoding, "replace")
-    return body if read else body[:_TYPE]
+    if b"\0" in body:  # the letters of UTF-16 that was not known for that
+        letters = body.replace(b"\0", b"").decode("utf-8", "replace")
+        read = read and keep(letters) == letters
+    return body if read else body[:TYPE_LIMIT]
 
 
 def _kept_document(text: str, keep: Callable[[str], str]) -> str:

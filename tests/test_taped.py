@@ -91,13 +91,14 @@ def test_anything_can_stand_where_a_link_should(link: str) -> None:
         b'{"url": "https://h.example/p?sig=CANARY", "url": "x"}',
         b"{\0key CANARY-KEY https://h.example/p?sig=CANARY",
         b"{\0key CANARY-KEY https://h.example/p?sig=CANARY ",
+        "\u4e2d https://h.example/p?sig=CANARY CANARY-KEY".encode("utf-16-le"),
         b"[" * 600 + b'"https://h.example/?a=CANARY"' + b"]" * 600,
         b"[" * 100_000 + b'"https://h.example/?a=CANARY"',
     ],
 )
 def test_no_odd_body_hides_anything(body: bytes) -> None:
     """A name that stands twice, text that looks like UTF-16, and nests as deep as one likes."""
-    assert b"CANARY" not in kept_bytes(body, ("CANARY-KEY",))
+    assert b"CANARY" not in kept_bytes(body, ("CANARY-KEY",)).replace(b"\0", b"")
 
 
 @pytest.mark.parametrize(

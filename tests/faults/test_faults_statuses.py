@@ -71,11 +71,11 @@ def test_text_of_any_length_is_scrubbed_in_one_go() -> None:
 
 
 @pytest.mark.parametrize("end", ["", " "])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1"])
-@pytest.mark.parametrize("start", ["", "\xe9 ", "{\0"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("start", ["", "\xe9 ", "{\0", "\u4e2d "])
 def test_a_body_is_searched_however_it_is_encoded(start: str, encoding: str, end: str) -> None:
     """Also one that looks like something else."""
-    body = f"{start}key CANARY-KEY https://h.example/p?sig=CANARY{end}".encode(encoding)
+    body = f"{start}key CANARY-KEY https://h.example/p?sig=CANARY{end}".encode(encoding, "replace")
     shown = shown_bytes(body, ("CANARY-KEY",))
     assert b"CANARY" not in shown
     assert b"key [redacted] https://h.example/p?[redacted]" in shown
