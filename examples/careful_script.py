@@ -7,7 +7,7 @@ import openai
 
 from flux_openai import Emulator, FluxOpenAI, RetryPolicy
 from flux_openai.errors import FluxError
-from flux_openai.retries import RetryEvent
+from flux_openai.retry import RetryEvent
 
 
 def report(event: RetryEvent) -> None:

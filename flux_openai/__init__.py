@@ -4,14 +4,14 @@ import importlib.util
 import typing
 
 if typing.TYPE_CHECKING:
-    from flux_openai.adapter import adapt
-    from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
-    from flux_openai.client import AsyncFluxOpenAI as AsyncOpenAI
-    from flux_openai.client import FluxOpenAI as OpenAI
-    from flux_openai.emulated import Emulator
+    from flux_openai.client.adapt import adapt
+    from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
+    from flux_openai.client.clients import AsyncFluxOpenAI as AsyncOpenAI
+    from flux_openai.client.clients import FluxOpenAI as OpenAI
+    from flux_openai.emulator.emulator import Emulator
     from flux_openai.errors import BadResponseError, InvalidParamsError
-    from flux_openai.images import FluxImage, FluxImagesResponse
-    from flux_openai.retries import RetryPolicy
+    from flux_openai.response.response import FluxImage, FluxImagesResponse
+    from flux_openai.retry import RetryPolicy
 
 __all__ = [
     "AsyncFluxOpenAI",
@@ -28,17 +28,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncFluxOpenAI": ("client", "AsyncFluxOpenAI"),
-    "AsyncOpenAI": ("client", "AsyncFluxOpenAI"),
+    "AsyncFluxOpenAI": ("client.clients", "AsyncFluxOpenAI"),
+    "AsyncOpenAI": ("client.clients", "AsyncFluxOpenAI"),
     "BadResponseError": ("errors", "BadResponseError"),
-    "Emulator": ("emulated", "Emulator"),
-    "FluxImage": ("images", "FluxImage"),
-    "FluxImagesResponse": ("images", "FluxImagesResponse"),
-    "FluxOpenAI": ("client", "FluxOpenAI"),
+    "Emulator": ("emulator.emulator", "Emulator"),
+    "FluxImage": ("response.response", "FluxImage"),
+    "FluxImagesResponse": ("response.response", "FluxImagesResponse"),
+    "FluxOpenAI": ("client.clients", "FluxOpenAI"),
     "InvalidParamsError": ("errors", "InvalidParamsError"),
-    "OpenAI": ("client", "FluxOpenAI"),
-    "RetryPolicy": ("retries", "RetryPolicy"),
-    "adapt": ("adapter", "adapt"),
+    "OpenAI": ("client.clients", "FluxOpenAI"),
+    "RetryPolicy": ("retry", "RetryPolicy"),
+    "adapt": ("client.adapt", "adapt"),
 }
 """The module of each name, and what it is called there."""
 

@@ -26,17 +26,16 @@ An SDK error is not raised as it is: it cannot be unpickled, and it carries the 
 makes the class above from it, with the request and the response reduced to what may be shown.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
 
 import openai
 
-from flux_openai.redaction import is_secret, showable, shown_value
-
-if TYPE_CHECKING:
-    from flux_openai.images import FluxImagesResponse
+from flux_openai._http.redaction import is_secret, showable, shown_value
 
 __all__ = [
     "BadResponseError",
@@ -62,10 +61,43 @@ __all__ = [
     "SaveError",
     "ScriptError",
     "UnsafeURLError",
+    "listed",
 ]
 
 Billing = Literal["none", "unknown", "paid"]
 """What the failed call cost: nothing, nobody here can know, or the full price."""
+
+
+class PartialImage(Protocol):
+    """One image of a partial response: a `FluxImage`, as far as an error knows it."""
+
+    def read(self) -> bytes:
+        """The bytes of the image."""
+
+    def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+        """Write the image to a file and return its path."""
+
+
+class PartialResponse(Protocol):
+    """The images that a failed call brought all the same: a `FluxImagesResponse`, as far as an error knows it."""
+
+    @property
+    def data(self) -> Sequence[PartialImage]:
+        """The images."""
+
+    @property
+    def sent(self) -> Mapping[str, object]:
+        """What was asked for as a whole."""
+
+    @property
+    def missing(self) -> int:
+        """How many images were asked for and did not come."""
+
+    def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+        """Save every image and return the paths."""
+
+    async def asave(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+        """The same as `save`, for async code."""
 
 
 class FluxWarning(UserWarning):
@@ -89,7 +121,7 @@ class FluxError(openai.OpenAIError):
     attempts: int = 0
     retry_after: float | None = None
     request_id: str | None = None
-    partial: "FluxImagesResponse | None" = None
+    partial: PartialResponse | None = None
     rest: tuple[dict[str, Any], ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -139,6 +171,11 @@ class Fault:
         """Pickle with the value as it is shown: what was given can be anything, an open file too."""
         kept = showable(self.value, name=self.param)
         return (partial(type(self), param=self.param, value=kept, rule=self.rule, nearest=self.nearest), ())
+
+
+def listed(choices: Iterable[str]) -> str:
+    """The choices as they stand in a message."""
+    return ", ".join(repr(choice) for choice in choices)
 
 
 class InvalidParamsError(FluxError, ValueError):

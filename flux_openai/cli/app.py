@@ -10,19 +10,19 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from flux_openai.cli.codes import ExitCode, exit_code_of, exit_code_table
+from flux_openai.cli.console import Screen
 from flux_openai.cli.emulate import Emulation
 from flux_openai.cli.emulate import emulate as run_emulator
+from flux_openai.cli.exit_codes import ExitCode, exit_code_of, exit_code_table
+from flux_openai.cli.help_text import IMAGE_MODEL, field_help, model_document, model_lines, short_names
 from flux_openai.cli.report import Report
-from flux_openai.cli.screen import Screen
+from flux_openai.cli.run import Order, carry_out
 from flux_openai.cli.service import Service
-from flux_openai.cli.words import IMAGE_MODEL, field_help, model_document, model_lines, short_names
-from flux_openai.cli.work import Order, carry_out
+from flux_openai.client.setup import BASE_URL, TIMEOUT
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
-from flux_openai.params import given
-from flux_openai.retries import Duplicates, RetryPolicy
-from flux_openai.settings import BASE_URL, TIMEOUT
+from flux_openai.request.arguments import given
+from flux_openai.retry import Duplicates, RetryPolicy
 
 __all__ = ["run"]
 

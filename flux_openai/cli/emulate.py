@@ -8,7 +8,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
-from flux_openai.cli.codes import ExitCode
+from flux_openai.cli.exit_codes import ExitCode
 from flux_openai.cli.service import read_key
 from flux_openai.emulator import Bill, Emulator, fault_help
 from flux_openai.errors import ConfigurationError

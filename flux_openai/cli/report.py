@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from flux_openai.cli.codes import ExitCode, exit_code_of
+from flux_openai._http.redaction import printable
+from flux_openai.cli.exit_codes import ExitCode, exit_code_of
 from flux_openai.errors import BadResponseError, Billing, DownloadError, FluxError, FluxStatusError
-from flux_openai.files import sniff
-from flux_openai.inputs import WireImage
-from flux_openai.redaction import printable
+from flux_openai.formats import sniff
+from flux_openai.request.image_inputs import WireImage
 
 __all__ = ["Failure", "Report", "SavedImage", "shown"]
 

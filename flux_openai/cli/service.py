@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import openai
 
-from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.emulated import Emulator
+from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
+from flux_openai.client.setup import TIMEOUT
+from flux_openai.emulator.emulator import Emulator
 from flux_openai.errors import ConfigurationError, Fault
-from flux_openai.retries import Duplicates, RetryEvent, RetryPolicy
-from flux_openai.settings import TIMEOUT
+from flux_openai.retry import Duplicates, RetryEvent, RetryPolicy
 
 __all__ = ["Service", "prove_writable", "read_key"]
 

@@ -8,7 +8,7 @@ import anyio
 
 from flux_openai.cli.service import Service, prove_writable
 from flux_openai.errors import ConfigurationError
-from flux_openai.retries import RetryEvent
+from flux_openai.retry import RetryEvent
 from flux_openai.tools.mcp import serve_stdio
 from flux_openai.tools.tool import FluxTool
 

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from flux_openai.emulator.acts import Act
-from flux_openai.emulator.contract import Order
-from flux_openai.emulator.faults import Plan
+from flux_openai._http.library import httpx
+from flux_openai.emulator.api.requests import Order
+from flux_openai.emulator.api.responses import Refusal
+from flux_openai.emulator.api.routes import Route
+from flux_openai.emulator.faults.fault import Act
+from flux_openai.emulator.faults.queue import Plan
 from flux_openai.emulator.journal import Charge, SeenRequest
 from flux_openai.emulator.logbook import Entry
-from flux_openai.emulator.replies import Refusal
-from flux_openai.emulator.routes import Route
-from flux_openai.sdk import httpx
 
 __all__ = ["Call", "entry_of"]
 

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
-from flux_openai.sdk import httpx
+from flux_openai._http.library import httpx
 
 __all__ = ["Bill", "Charge", "Journal", "SeenRequest", "request_key"]
 

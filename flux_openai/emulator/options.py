@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from flux_openai.emulator.clock import Clock
-from flux_openai.emulator.contract import is_whole
+from flux_openai.emulator.api.requests import is_whole
+from flux_openai.emulator.load.clock import Clock
 from flux_openai.emulator.logbook import Logbook
 from flux_openai.errors import ConfigurationError, Fault
 

@@ -1,6 +1,6 @@
 """Tools for agents: one that knows FLUX and no framework, and a thin adapter for each framework."""
 
-from flux_openai.tools.calls import arun_tool_calls, run_tool_calls
+from flux_openai.tools.openai_calls import arun_tool_calls, run_tool_calls
 from flux_openai.tools.results import ToolImage, ToolResult
 from flux_openai.tools.tool import FluxTool
 

@@ -1,6 +1,6 @@
 """The tool for the OpenAI Agents SDK. Needs the extra `agents`."""
 
-from flux_openai.tools.extras import missing
+from flux_openai.tools._extras import missing
 from flux_openai.tools.tool import FluxTool
 
 try:

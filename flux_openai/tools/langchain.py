@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
-from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.tools.extras import missing
+from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
+from flux_openai.tools._extras import missing
 from flux_openai.tools.results import ToolImage, ToolResult
 from flux_openai.tools.tool import FluxTool
 

@@ -16,8 +16,9 @@ from urllib.parse import quote
 import anyio
 from anyio import to_thread
 
-from flux_openai.files import read_image, sniff
-from flux_openai.tools.extras import missing
+from flux_openai.formats import sniff
+from flux_openai.response.files import read_image
+from flux_openai.tools._extras import missing
 from flux_openai.tools.results import ToolImage, ToolResult
 from flux_openai.tools.tool import FluxTool
 

@@ -2,7 +2,7 @@
 
 from pydantic_core import SchemaValidator, core_schema
 
-from flux_openai.tools.extras import missing
+from flux_openai.tools._extras import missing
 from flux_openai.tools.tool import FluxTool
 
 try:

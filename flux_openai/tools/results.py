@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from flux_openai.data_uris import data_uri
+from flux_openai._http.redaction import printable
 from flux_openai.errors import Billing, FluxError, FluxStatusError, InvalidParamsError, SaveError
-from flux_openai.files import read_image
-from flux_openai.images import FluxImagesResponse
-from flux_openai.redaction import printable
+from flux_openai.formats import data_uri
+from flux_openai.response.files import read_image
+from flux_openai.response.response import FluxImagesResponse
 
 __all__ = ["ToolImage", "ToolResult", "failed", "limited", "made", "misused", "quoted", "repeated", "unknown"]
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from flux_openai.models import FAMILIES, FluxField
-from flux_openai.routing import IMAGE_FIELDS
+from flux_openai.request.model_choice import IMAGE_FIELDS
 
 __all__ = ["REQUEST_KEY", "Verb", "arguments_of", "json_schema"]
 

@@ -14,15 +14,14 @@ from anyio import to_thread
 from openai.types.chat import ChatCompletionToolParam
 from openai.types.responses import FunctionToolParam
 
-from flux_openai.client import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.errors import ConfigurationError, Fault, FluxError
-from flux_openai.images import FluxImage, FluxImagesResponse
+from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
+from flux_openai.errors import ConfigurationError, Fault, FluxError, listed
 from flux_openai.models import FAMILIES
-from flux_openai.ratios import listed
-from flux_openai.tools.album import Album
-from flux_openai.tools.orders import Order, read_order
+from flux_openai.response.response import FluxImage, FluxImagesResponse
+from flux_openai.tools.arguments import Order, read_order
 from flux_openai.tools.results import ToolImage, ToolResult, failed, limited, made, misused, repeated, unknown
 from flux_openai.tools.schema import Verb, json_schema
+from flux_openai.tools.session import Album
 
 if TYPE_CHECKING:
     from openai.types.shared_params import FunctionDefinition

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import openai
 
 from flux_openai.errors import FluxWarning
-from tests.faults.test_chaos import CLIENTS, SEED, run
+from tests.promises.money.test_chaos import CLIENTS, SEED, run
 
 
 def main() -> None:

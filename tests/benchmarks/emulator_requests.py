@@ -8,9 +8,9 @@ import statistics
 import sys
 import time
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 RUNS = 5
 REQUESTS = 1000

@@ -16,8 +16,8 @@ import openai
 import tenacity
 
 from flux_openai import FluxOpenAI
+from flux_openai._http.library import httpx
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 BATCHES, CALLS, IMPORTS = 30, 200, 9
 ANSWER = json.dumps({"created": 1, "data": [{"url": "https://images.example/1.png"}], "usage": {}}).encode()

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from flux_openai import BadResponseError, InvalidParamsError
+from flux_openai._http.library import httpx
 from flux_openai.errors import (
     Billing,
     ConfigurationError,
@@ -20,9 +21,8 @@ from flux_openai.errors import (
     FluxRateLimitError,
     SaveError,
 )
-from flux_openai.sdk import httpx
 
-codes = pytest.importorskip("flux_openai.cli.codes")
+codes = pytest.importorskip("flux_openai.cli.exit_codes")
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Service
@@ -228,7 +228,7 @@ def test_130_before_anything_is_sent(
     cli: Ask, service: "Service", interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C before the first request says that nothing was sent."""
-    monkeypatch.setattr("flux_openai.cli.work.prove_writable", lambda _: interrupt())
+    monkeypatch.setattr("flux_openai.cli.run.prove_writable", lambda _: interrupt())
     done = cli("generate", "x", "--emulator")
     assert done.code == 130
     assert "nothing was sent" in done.err
@@ -236,7 +236,7 @@ def test_130_before_anything_is_sent(
 
 def test_130_while_saving(ask: Ask, service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while files are written names those that are there already, and says that all are paid for."""
-    work = pytest.importorskip("flux_openai.cli.work")
+    work = pytest.importorskip("flux_openai.cli.run")
     save, calls = work._save, []
 
     def save_one(*args: object) -> None:

@@ -15,7 +15,7 @@ import pytest
 from flux_openai.errors import DownloadError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 
-codes = pytest.importorskip("flux_openai.cli.codes")
+codes = pytest.importorskip("flux_openai.cli.exit_codes")
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Service
@@ -114,7 +114,7 @@ def test_words_of_the_service_cannot_act(ask: Ask, service: "Service", flags: li
 def test_an_error_of_any_kind_cannot_act(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever an error is made of, its text is cleaned on both ways out."""
     error = DownloadError("\x1b[2Jgone\x9b https://example.com/x.png?signature=abc")
-    pytest.importorskip("flux_openai.cli.screen").Screen(as_json=False).failed(error)
+    pytest.importorskip("flux_openai.cli.console").Screen(as_json=False).failed(error)
     failure = pytest.importorskip("flux_openai.cli.report").Failure.of(error)
     expected = "[2Jgone  https://example.com/x.png?[redacted]"
     assert capsys.readouterr().err == f"error:  {expected}\n"
@@ -205,11 +205,11 @@ def test_without_the_extra(program: Ask, missing: str) -> None:
 
 def test_another_missing_module_is_not_blamed_on_the_extra(program: Ask) -> None:
     """A broken installation is not passed off as a missing extra."""
-    code = "import sys; sys.modules['flux_openai.cli.work'] = None; from flux_openai.cli import main; main(['--help'])"
+    code = "import sys; sys.modules['flux_openai.cli.run'] = None; from flux_openai.cli import main; main(['--help'])"
     done = program(python=("-c", code))
     assert done.code == 1
     assert "pip install" not in done.err
-    assert "flux_openai.cli.work" in done.err
+    assert "flux_openai.cli.run" in done.err
 
 
 def test_a_reader_that_has_left(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 

@@ -4,10 +4,10 @@ from threading import Barrier
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Bill, Emulator
-from flux_openai.emulator.replies import Breakage
+from flux_openai.emulator.api.responses import Breakage
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 

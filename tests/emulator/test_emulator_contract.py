@@ -3,11 +3,11 @@ from types import MappingProxyType
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.contract import Order, read_order
-from flux_openai.emulator.replies import Refusal
+from flux_openai.emulator.api.requests import Order, read_order
+from flux_openai.emulator.api.responses import Refusal
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField, FluxModel
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 

@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from flux_openai.emulator.draw import Sketch, area_to_size, draw
+from flux_openai._http.library import httpx
+from flux_openai.emulator.api.pictures import Sketch, area_to_size, draw
 from flux_openai.models import AspectRatio
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 FOX = Sketch(prompt="a fox", seed=-1, index=0, width=64, height=48)

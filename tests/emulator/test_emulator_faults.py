@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.replies import BREAKAGES, Breakage
+from flux_openai.emulator.api.responses import BREAKAGES, Breakage
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 

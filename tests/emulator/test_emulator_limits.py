@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import (
     Bill,
     Concurrency,
@@ -16,12 +17,11 @@ from flux_openai.emulator import (
     TokenBucket,
     VirtualClock,
 )
-from flux_openai.emulator.gate import Gate
-from flux_openai.emulator.latency import Work
-from flux_openai.emulator.limit_texts import parse_limit
+from flux_openai.emulator.load.gate import Gate
+from flux_openai.emulator.load.latency import Work
+from flux_openai.emulator.load.limit_texts import parse_limit
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 START = 1_750_000_000.0
 WORK = Work(token="a fox")  # noqa: S106  # no password

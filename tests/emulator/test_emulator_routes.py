@@ -4,11 +4,11 @@ from typing import cast
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator, Reply, VirtualClock
-from flux_openai.emulator.links import link_to
+from flux_openai.emulator.api.hosting import link_to
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
-from flux_openai.sdk import httpx
 
 Post = Callable[..., httpx.Response]
 WEEK = 7 * 24 * 60 * 60

@@ -9,12 +9,12 @@ import openai
 import pytest
 
 from flux_openai import FluxOpenAI, RetryPolicy
-from flux_openai.emulated import Emulator
+from flux_openai._http.library import httpx
 from flux_openai.emulator import BySteps, Constant, Latency, Lognormal, VirtualClock
-from flux_openai.emulator.latency import Work, parse_latency
+from flux_openai.emulator.emulator import Emulator
+from flux_openai.emulator.load.latency import Work, parse_latency
 from flux_openai.errors import ConfigurationError
-from flux_openai.retries import RetryEvent
-from flux_openai.sdk import httpx
+from flux_openai.retry import RetryEvent
 
 pytestmark = pytest.mark.anyio
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 KEY = "sk-planted-0123456789"
 ORDER = {"model": DEFAULT_MODEL, "prompt": "a fox"}

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_openai.emulator import Script, build
-from flux_openai.emulator.acts import Act, Kind, make_act
-from flux_openai.emulator.arguments import Param, Value
-from flux_openai.emulator.build import after, every, script, when
-from flux_openai.emulator.faults import Target
-from flux_openai.emulator.rules import Occurrence, Rule, find_acts
-from flux_openai.emulator.script import parse
-from flux_openai.emulator.table import KINDS
+from flux_openai.emulator import Script
+from flux_openai.emulator.faults import builder as build
+from flux_openai.emulator.faults.arguments import Param, Value
+from flux_openai.emulator.faults.builder import after, every, script, when
+from flux_openai.emulator.faults.catalog import KINDS
+from flux_openai.emulator.faults.fault import Act, Kind, make_act
+from flux_openai.emulator.faults.queue import Target
+from flux_openai.emulator.faults.rules import Occurrence, Rule, find_acts
+from flux_openai.emulator.faults.script import parse
 from flux_openai.errors import ConfigurationError, ScriptError
 from flux_openai.models import DEFAULT_MODEL
 

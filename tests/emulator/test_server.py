@@ -15,7 +15,7 @@ import pytest
 
 from flux_openai import Emulator, FluxOpenAI
 from flux_openai.emulator import Reply, Server
-from flux_openai.emulator.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_head
+from flux_openai.emulator.transport.http1 import MAX_BODY, MAX_HEAD, Head, read_head, write_head
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 
@@ -101,7 +101,7 @@ def test_without_room_for_a_connection_it_waits(monkeypatch: pytest.MonkeyPatch)
         accept(server)
 
     monkeypatch.setattr(Server, "_accept", look)
-    monkeypatch.setattr("flux_openai.emulator.server._PAUSE", 3600)
+    monkeypatch.setattr("flux_openai.emulator.transport.server._PAUSE", 3600)
     emulator = Emulator(pixels=64)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from flux_openai import Emulator, FluxOpenAI
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Bill, Reply
 from flux_openai.models import DEFAULT_MODEL
-from flux_openai.sdk import httpx
 
 WEEK = 7 * 24 * 60 * 60
 ORDER = {"model": DEFAULT_MODEL, "prompt": "a fox"}

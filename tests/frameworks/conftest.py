@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI
+from flux_openai._http.library import httpx
 from flux_openai.emulator import Reply, Server
-from flux_openai.emulator.replies import json_reply
-from flux_openai.sdk import httpx
+from flux_openai.emulator.api.responses import json_reply
 
 KEY = "key-of-the-flux-service"
 MODEL = "some-chat-model"

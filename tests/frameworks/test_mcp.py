@@ -18,8 +18,8 @@ from PIL import Image
 
 import flux_openai.tools.mcp as adapter
 from flux_openai import AsyncFluxOpenAI, Emulator
+from flux_openai._http.library import httpx
 from flux_openai.cli import main
-from flux_openai.sdk import httpx
 from flux_openai.tools import FluxTool
 from flux_openai.tools.mcp import mcp_server
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
+from flux_openai._http.library import httpx
 from flux_openai.errors import ConfigurationError, FluxWarning
 from flux_openai.models import FAMILIES
-from flux_openai.sdk import httpx
 from flux_openai.tools import FluxTool, ToolResult
 from flux_openai.tools.results import quoted
 
@@ -470,7 +470,7 @@ def test_a_full_disk_is_told(make: Make, call: Call, tmp_path: Path, monkeypatch
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("flux_openai.files._fill", full)
+    monkeypatch.setattr("flux_openai.response.files._fill", full)
     result = call(make(), FOX)
     assert "No space left on device" in result.text
     assert_presentable(result, tmp_path)

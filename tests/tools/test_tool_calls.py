@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
-from flux_openai.sdk import httpx
+from flux_openai._http.library import httpx
 from flux_openai.tools import FluxTool, arun_tool_calls, run_tool_calls
 
 Answer = ChatCompletion | Response

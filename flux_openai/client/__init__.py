@@ -1,0 +1,1 @@
+"""What users hold: `FluxOpenAI`, `AsyncFluxOpenAI` and `adapt`."""

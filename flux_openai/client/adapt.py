@@ -1,0 +1,105 @@
+"""adapt: an existing OpenAI client -> the FLUX-aware client of its kind, with everything it was set up with."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, overload
+
+import openai
+
+from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
+from flux_openai.client.setup import ambient_headers, without_locals
+from flux_openai.errors import ConfigurationError
+from flux_openai.request.unsupported import Unsupported
+from flux_openai.retry import RetryPolicy
+
+__all__ = ["adapt"]
+
+
+@overload
+def adapt(
+    client: openai.OpenAI,
+    *,
+    retry: RetryPolicy | None = None,
+    unsupported: Unsupported = "error",
+    split: bool = False,
+    defaults: Mapping[str, object] | None = None,
+) -> FluxOpenAI: ...
+@overload
+def adapt(
+    client: openai.AsyncOpenAI,
+    *,
+    retry: RetryPolicy | None = None,
+    unsupported: Unsupported = "error",
+    split: bool = False,
+    defaults: Mapping[str, object] | None = None,
+) -> AsyncFluxOpenAI: ...
+@without_locals
+def adapt(
+    client: openai.OpenAI | openai.AsyncOpenAI,
+    *,
+    retry: RetryPolicy | None = None,
+    unsupported: Unsupported = "error",
+    split: bool = False,
+    defaults: Mapping[str, object] | None = None,
+) -> FluxOpenAI | AsyncFluxOpenAI:
+    """Make a FLUX-aware client from an `openai.OpenAI` or `openai.AsyncOpenAI`.
+
+    Key, base_url, HTTP client, time-outs, headers and query are the given client's, and the HTTP client is shared:
+    closing either closes both. Its `max_retries` counts too, unless it is the SDK's default or `retry` is given. What
+    the given client took from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS stays behind. A client that is
+    FLUX-aware is returned as it is. Raises ConfigurationError for what cannot be adapted.
+    """
+    if isinstance(client, FluxOpenAI | AsyncFluxOpenAI):
+        return client
+    _refuse(client)
+    options = {**_inherited(client), "unsupported": unsupported, "split": split, "defaults": defaults}
+    if retry is not None:
+        options |= {"retry": retry, "max_retries": openai.NOT_GIVEN}
+    return FluxOpenAI(**options) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**options)
+
+
+def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:
+    """What a client was set up with, as arguments for one of ours."""
+    ambient = ambient_headers()
+    untouched = client.max_retries == openai.DEFAULT_MAX_RETRIES
+    return {
+        "api_key": getattr(client, "_api_key_provider", None) or client.api_key,
+        "base_url": client.base_url,
+        "max_retries": openai.NOT_GIVEN if untouched else client.max_retries,
+        "timeout": client.timeout,
+        "organization": _unless_ambient(client.organization, "OPENAI_ORG_ID"),
+        "project": _unless_ambient(client.project, "OPENAI_PROJECT_ID"),
+        "default_headers": {k: v for k, v in client._custom_headers.items() if ambient.get(k) != v},  # noqa: SLF001
+        "default_query": client._custom_query,  # noqa: SLF001
+        "webhook_secret": client.webhook_secret,
+        "websocket_base_url": client.websocket_base_url,
+        "_strict_response_validation": client._strict_response_validation,  # noqa: SLF001
+        "http_client": client._client,  # noqa: SLF001
+    }
+
+
+def _unless_ambient(value: str | None, variable: str) -> str | None:
+    return None if value == os.environ.get(variable) else value
+
+
+def _refuse(client: object) -> None:
+    """Say clearly what cannot be adapted, and what to do instead."""
+    if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
+        raise ConfigurationError(f"adapt() takes an openai.OpenAI or openai.AsyncOpenAI, not {_name(client)}")
+    if type(client) not in (openai.OpenAI, openai.AsyncOpenAI):
+        raise ConfigurationError(
+            f"adapt() cannot adapt {_name(client)}: what it changes about the client would be lost. "
+            "Make a FluxOpenAI beside it, with http_client= for a shared connection"
+        )
+    if client.base_url.host == "api.openai.com":
+        raise ConfigurationError(
+            "adapt() keeps the client's base_url, and api.openai.com serves no FLUX model: "
+            "give the client the base_url and key of a FLUX service first, or use FluxOpenAI()"
+        )
+    if getattr(client, "workload_identity", None) is not None or getattr(client, "_provider", None) is not None:
+        raise ConfigurationError("adapt() takes clients with an API key; this one signs in by another way")
+
+
+def _name(client: object) -> str:
+    kind = client if isinstance(client, type) else type(client)
+    return f"{kind.__module__}.{kind.__qualname__}"

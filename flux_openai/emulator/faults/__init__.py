@@ -1,0 +1,1 @@
+"""What can go wrong: the catalog of faults, the scripts that ask for them, and what they do to an answer."""

@@ -1,0 +1,1 @@
+"""What a busy service does: rate limits, latency, and the clock that both go by."""

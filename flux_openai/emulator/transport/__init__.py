@@ -1,0 +1,1 @@
+"""How an answer reaches a client: in this process, or over a port."""

@@ -1,0 +1,235 @@
+"""Images as people have them -> text as the service takes it: a link as it is, all else as a data URI.
+
+The type comes from the bytes. A file is read once, and never beyond the limit.
+"""
+
+import os
+import re
+import struct
+import sys
+from binascii import a2b_base64
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
+
+from openai import NotGiven, Omit
+from openai.types import Image
+
+from flux_openai._http.redaction import shown_value
+from flux_openai.errors import Fault
+from flux_openai.formats import data_uri, plain_base64, sniff
+from flux_openai.request.model_choice import IMAGE_FIELDS
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["IMAGE_LIMIT", "ImageInput", "WireImage", "arranged", "needs_reading", "read_images"]
+
+IMAGE_LIMIT = 32 * 1024 * 1024
+"""Bytes that the images of one call may have together. The service documents no limit, and none is held for links."""
+
+_Content: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes]
+
+ImageInput: TypeAlias = Union[
+    str, _Content, tuple[str | None, _Content], tuple[str | None, _Content, str | None], Image, "PIL.Image.Image"
+]
+"""A path, bytes, an open binary file, a PIL image, a link, a data URI, an image of an answer, or the SDK's tuple."""
+
+_CHUNK = 1024 * 1024
+_LINK = re.compile(r"https?://[^\s/?#\ud800-\udfff]+[^\s\ud800-\udfff]*", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_NO_LINK = "must be an http(s) link, a data URI or a path"
+_KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a data URI"
+
+
+class WireImage(str):
+    """An image as it goes over the wire; its repr is short and shows no signature of a link."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """The link without its query, or the type and the length of the data."""
+        return shown_value(str(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flaw:
+    """Why something is no image for the service."""
+
+    rule: str
+
+
+def needs_reading(options: object) -> bool:
+    """Whether these options of a call hold an image that is no text yet; reading it may take a while."""
+    return isinstance(options, Mapping) and any(
+        options.get(name) is not None and not isinstance(options[name], WireImage | Omit | NotGiven)
+        for name in IMAGE_FIELDS
+    )
+
+
+def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
+    """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
+    image = options.get("image")
+    if not isinstance(image, Sequence) or _is_one(image) or "images" in options:
+        return options
+    rest = {name: value for name, value in options.items() if name != "image"}
+    if not image:
+        return rest
+    return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": image}
+
+
+def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[Fault]]:
+    """The options of a call with every image as it goes over the wire, and the faults of those that cannot."""
+    values, faults, left = dict(options), list[Fault](), IMAGE_LIMIT
+    for name in sorted(IMAGE_FIELDS & options.keys()):
+        given = options[name]
+        items = _several(given) if name == "images" else [given]
+        wired = list[object]()
+        for number, item in enumerate(items, start=1):
+            wire = _wire(item, max(0, left))
+            if isinstance(wire, _Flaw):
+                which = f" (image {number} of {len(items)})" if len(items) > 1 else ""
+                faults.append(Fault(param=name, value=item, rule=wire.rule + which))
+            else:
+                left -= _weight(wire)
+            wired.append(wire)
+        values[name] = wired if name == "images" else wired[0]
+    return values, faults
+
+
+def _several(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _is_one(value: object) -> bool:
+    """Whether a sequence is a single image all the same: text, bytes, or the SDK's (name, content, type, headers)."""
+    return isinstance(value, str | bytes | bytearray | memoryview) or _is_file_tuple(value)
+
+
+def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
+    return (
+        isinstance(value, tuple)
+        and 2 <= len(value) <= 4
+        and (value[0] is None or isinstance(value[0], str))
+        and (isinstance(value[1], bytes | bytearray | memoryview | os.PathLike) or hasattr(value[1], "read"))
+    )
+
+
+def _weight(wire: WireImage) -> int:
+    """How many bytes it holds; a link holds none."""
+    return 0 if _LINK.match(wire) else len(wire.partition(",")[2]) * 3 // 4 - wire.count("=", -2)
+
+
+def _wire(value: object, limit: int) -> WireImage | _Flaw:
+    if isinstance(value, WireImage | Image):
+        return value if isinstance(value, WireImage) else _answered(value, limit)
+    if isinstance(value, str) and _LINK.fullmatch(value):
+        return WireImage(value)
+    data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
+    if isinstance(data, _Flaw):
+        return data
+    if len(data) > limit:
+        return _Flaw(rule=f"the images of a call may have {IMAGE_LIMIT >> 20} MiB together; a link has no such limit")
+    kind = sniff(data)
+    if kind is None:
+        what = "is no PNG, JPEG, WebP or GIF, going by its bytes" if data else "is empty"
+        return _Flaw(rule=f"{what}; convert it first, or give a link")
+    return WireImage(data_uri(data, mime=kind.mime))
+
+
+def _answered(image: Image, limit: int) -> WireImage | _Flaw:
+    """The image of an answer; its base64 may be bare or, as this service sends it, a data URI."""
+    packed = image.b64_json
+    text = image.url if packed is None else packed if _SCHEME.match(packed) else f"data:,{packed}"
+    # What a server wrote must not name a file on this machine.
+    return _wire(text, limit) if text is None or _SCHEME.match(text) else _Flaw(rule=_NO_LINK)
+
+
+def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
+    """The bytes of an image, which may be more than the limit; of a file, one more at most."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str) and _SCHEME.match(value):
+        return _decoded(value, limit)
+    if isinstance(value, str | os.PathLike):
+        return _file_content(value, limit)
+    if _is_pil(value):
+        return _png_of(value)
+    if hasattr(value, "read"):
+        return _content(cast(IO[bytes], value), limit)
+    several = "one image, and several go into images=: " if isinstance(value, list | tuple) else ""
+    return _Flaw(rule=f"must be {several}{_KINDS}")
+
+
+def _decoded(text: str, limit: int) -> bytes | _Flaw:
+    if text.lstrip()[:5].lower() != "data:":
+        return _Flaw(rule=_NO_LINK)
+    if len(text) > 2 * (limit + _CHUNK):
+        return bytes(limit + 1)
+    plain = plain_base64(text)
+    return _Flaw(rule="must hold base64, as in data:image/png;base64,…") if plain is None else a2b_base64(plain)
+
+
+def _file_content(path: str | os.PathLike[str], limit: int) -> bytes | _Flaw:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # not every os.PathLike is a pathlib.Path
+            return _content(file, limit)
+    except (OSError, TypeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+    start = plain_base64(str(path)[:80])
+    if start is not None and sniff(a2b_base64(start)) is not None:
+        reason = "it is base64, which needs data:image/png;base64, before it"
+    return _Flaw(rule=f"cannot be read as a file: {reason}")
+
+
+def _content(file: IO[bytes], limit: int) -> bytes | _Flaw:
+    """A file from its start, as the SDK sends files; what cannot be rewound, from where it is."""
+    read, size = list[bytes](), 0
+    try:
+        with suppress(AttributeError, OSError):
+            file.seek(0)
+        while size <= limit and (chunk := file.read(min(_CHUNK, limit + 1 - size))):
+            read.append(chunk)
+            size += len(chunk)
+        return b"".join(read)
+    except (TypeError, UnicodeDecodeError):
+        return _Flaw(rule="gives no bytes when it is read: open it with mode 'rb'")
+    except (OSError, ValueError) as error:
+        return _Flaw(rule=f"cannot be read: {error}")
+
+
+def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
+    """Whether it is an image of Pillow's: it can only be one where Pillow is loaded already."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+_PNG_MODES = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+_NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+
+
+def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
+    if image.mode == "F":
+        return _Flaw(rule="is a PIL image of floats, whose black and white nobody has told: convert it first")
+    buffer = BytesIO()
+    try:
+        upright = _upright(image)
+        while upright.mode not in _PNG_MODES:
+            upright = upright.convert(_NEAREST_MODES.get(upright.mode, "RGB"))
+        upright.save(buffer, "PNG")
+    # Pillow's name for a broken file is now and then SyntaxError.
+    except (OSError, SyntaxError, ValueError) as error:
+        return _Flaw(rule=f"cannot be written as PNG: {error}")
+    return buffer.getvalue()
+
+
+def _upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """The image as it is to be looked at: a photograph may say that in its metadata, and the PNG would not."""
+    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
+
+    # Metadata that cannot be read says nothing, and the picture is as good as without.
+    with suppress(SyntaxError, ValueError, struct.error):
+        return ImageOps.exif_transpose(image)
+    return image

@@ -1,0 +1,99 @@
+"""Options that a model does not take: refused, left out with or without a word, or passed on."""
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Literal
+
+from flux_openai._http.redaction import showable, shown_value
+from flux_openai.errors import Fault, listed
+from flux_openai.models import FluxModel
+from flux_openai.request.model_choice import IMAGE_FIELDS, takers
+from flux_openai.request.size import nearest_size
+
+__all__ = ["Unsupported", "sort_out"]
+
+Unsupported = Literal["error", "warn", "drop", "send"]
+"""What becomes of options that a model does not take: refuse, leave out and say so, leave out, or pass on."""
+
+_NEVER = {
+    "stream": "FLUX answers are not streamed; leave it out",
+    "partial_images": "FLUX answers are not streamed; leave it out",
+}
+_OPENAI_ONLY = frozenset(
+    {
+        "background",
+        "complexity",
+        "frame_count",
+        "frame_duration_ms",
+        "input_fidelity",
+        "markup",
+        "mask",
+        "moderation",
+        "output_compression",
+        "output_format",
+        "quality",
+        "safety_identifier",
+        "style",
+        "svg",
+        "user",
+    }
+)
+
+
+def sort_out(
+    values: dict[str, object], model: FluxModel, unsupported: Unsupported, faults: list[Fault]
+) -> tuple[dict[str, object], list[str]]:
+    """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
+    strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
+    if not strange:
+        return {}, []
+    never = {name: strange.pop(name) for name in _NEVER if name in strange}
+    faults += [Fault(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False]
+    # An image that is left out would be paid for and missed: no setting makes that right.
+    images = {name: strange.pop(name) for name in IMAGE_FIELDS if name in strange}
+    faults += [_image_fault(name, value, model, beside=values.keys() & IMAGE_FIELDS) for name, value in images.items()]
+    if unsupported == "error":
+        faults += [_fault(name, value, model) for name, value in strange.items()]
+    if unsupported == "send":
+        faults += [fault for name, value in strange.items() for fault in _json_faults(name, value)]
+        return strange, []
+    said = [
+        f"{name}={shown_value(value, name=name)} was left out: {model.id} does not take it"
+        for name, value in strange.items()
+    ]
+    return {}, said if unsupported == "warn" else []
+
+
+def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]) -> Fault:
+    # The image as it was read: megabytes, or a link with its signature, which must not travel on inside the error.
+    value = showable(str(image) if isinstance(image, str) else image)
+    if beside:
+        return Fault(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
+    others = takers(name, instead_of=model)
+    return Fault(param=name, value=value, rule=_not_taken(model, others), nearest=f"model={others[0]!r}")
+
+
+def _fault(name: str, value: object, model: FluxModel) -> Fault:
+    ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
+    others = takers(name, instead_of=model)
+    if name == "aspect_ratio" and (size := model.fields.get("size")) is not None:
+        near = nearest_size(value, low=int(size.minimum or 0), high=int(size.maximum or 0), largest=True)
+        return Fault(param=name, value=value, rule="this model takes a size", nearest=near and f"size={near!r}")
+    if others:
+        return Fault(param=name, value=value, rule=f"{_not_taken(model, others)}; {ways}")
+    close = get_close_matches(name, model.fields, n=1)
+    whose = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return Fault(param=name, value=value, rule=f"{whose}{meant}; {ways}")
+
+
+def _not_taken(model: FluxModel, others: list[str]) -> str:
+    return f"is not taken by {model.id}, but by {listed(others)}"
+
+
+def _json_faults(name: str, value: object) -> Iterator[Fault]:
+    try:
+        json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        yield Fault(param=name, value=value, rule="must be something JSON can hold")

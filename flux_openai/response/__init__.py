@@ -1,0 +1,1 @@
+"""The answer of the service, its images, and their files."""

@@ -1,0 +1,451 @@
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_openai.errors import FluxError, SaveError
+from flux_openai.formats import ImageType, sniff
+from flux_openai.response.files import read_image, safe_stem, stem, target, write
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 24
+JPEG = b"\xff\xd8\xff\xe0" + b"j" * 24
+WEBP = b"RIFF\n\x00\x00\x00WEBPVP8 " + b"w" * 24
+GIF = b"GIF89a" + b"g" * 24
+
+LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
+
+BAD_NAMES = [
+    "../../x",
+    "/etc/x",
+    "..\\..\\x",
+    "C:\\x",
+    "\\\\srv\\s",
+    "a/../../b",
+    "a\0b",
+    "a\nb",
+    ".",
+    "..",
+    "",
+    "-rf",
+    "--help",
+    "CON",
+    "nul.png",
+    "nul",
+    "COM1",
+    "lpt9",
+    "COM\N{SUPERSCRIPT ONE}",
+    "a:b.png",
+    "a.",
+    "a ",
+    " ",
+    "x" * 300,
+    "\u202egnp.exe",
+    "%2e%2e%2f",
+    "~root",
+    "$(id)",
+    "`id`",
+    "a;b|c&d",
+    "*?<>",
+    "画一只狐狸",
+    "\ud800",
+    "_",
+    ".hidden",
+    "evil.php",
+]
+
+
+def saved(outcome: Path | SaveError) -> Path:
+    """The path, where an error would fail the test."""
+    assert isinstance(outcome, Path), outcome
+    return outcome
+
+
+def refused(outcome: Path | SaveError) -> SaveError:
+    """The error, where a path would fail the test."""
+    assert isinstance(outcome, SaveError), outcome
+    return outcome
+
+
+def files_in(folder: Path) -> set[str]:
+    """The names in a folder, hidden ones too."""
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (PNG, ("image/png", ".png")),
+        (JPEG, ("image/jpeg", ".jpg")),
+        (WEBP, ("image/webp", ".webp")),
+        (GIF, ("image/gif", ".gif")),
+        (b"GIF87a", ("image/gif", ".gif")),
+        (b"RIFF\n\n\n\nWEBP", ("image/webp", ".webp")),
+    ],
+)
+def test_the_type_comes_from_the_first_bytes(data: bytes, kind: tuple[str, str]) -> None:
+    """Each image type is known by its magic bytes, a new line among them or not."""
+    assert sniff(data) == ImageType(mime=kind[0], extension=kind[1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x89PNG",
+        b"<svg xmlns='x'/>",
+        b"<!doctype html>",
+        b"%PDF-1.7",
+        b"RIFF....WAVE",
+        b" " + PNG,
+        b"\xff\xd8",
+        b"BM",
+    ],
+)
+def test_what_is_no_image_has_no_type(data: bytes) -> None:
+    """SVG, HTML, PDF, cut off magic and everything else are not images here."""
+    assert sniff(data) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seed", "index", "expected"),
+    [
+        ("A red fox", 7, 0, "a-red-fox_seed7_0"),
+        ("A red fox", None, 3, "a-red-fox_3"),
+        ("A red fox", -1, 3, "a-red-fox_3"),
+        ("Café crème!", None, 0, "cafe-creme_0"),
+        ("画", 1, 0, "image_seed1_0"),
+        (None, None, 0, "image_0"),
+        ("x" * 300, 0, 0, "x" * 60 + "_seed0_0"),
+    ],
+)
+def test_a_name_says_what_is_drawn(prompt: str | None, seed: int | None, index: int, expected: str) -> None:
+    """Prompt, seed and index make the name, in this order; a seed nobody chose is left out."""
+    assert stem(prompt, seed=seed, index=index) == expected
+
+
+def assert_legal(name: str) -> None:
+    """The name can stand in any folder of any system."""
+    assert LEGAL.fullmatch(name)
+    assert name.lower() not in RESERVED
+
+
+@pytest.mark.parametrize("text", BAD_NAMES)
+def test_no_bad_name_gets_through(text: str, tmp_path: Path) -> None:
+    """A bad name becomes a legal one, and the file lies in the folder, whichever way the name comes in."""
+    for name in (safe_stem(text), stem(text, seed=1, index=0)):
+        assert_legal(name)
+    path = saved(write(PNG, tmp_path, stem=text))
+    assert path.parent == tmp_path
+    assert_legal(path.stem)
+    assert path.suffix == ".png"
+
+
+def test_a_name_is_not_cut_behind_a_dash() -> None:
+    """Where the limit falls between two words, no dash is left over."""
+    assert safe_stem("ab cd", limit=3) == "ab"
+
+
+@given(text=st.text(), limit=st.integers(1, 200))
+def test_any_text_becomes_a_legal_name(text: str, limit: int) -> None:
+    """Property: never a separator, never empty, never reserved, never longer than asked (or than the stand-in)."""
+    name = safe_stem(text, limit=limit)
+    assert_legal(name)
+    assert len(name) <= max(limit, len("image-conout"))
+    assert safe_stem(name, limit=max(limit, 12)) == name
+
+
+@given(prompt=st.none() | st.text(), seed=st.none() | st.integers(-1, 2**31 - 1), index=st.integers(0, 9))
+def test_any_prompt_stays_in_its_folder(prompt: str | None, seed: int | None, index: int) -> None:
+    """Property: the path is directly in the folder, and the name survives the sanitizer unchanged."""
+    name = stem(prompt, seed=seed, index=index)
+    assert_legal(name)
+    assert target("out", stem=name, extension=".png") == Path("out") / f"{name}.png"
+
+
+@given(text=st.text())
+def test_any_stem_stays_in_its_folder(text: str) -> None:
+    """Property: a stem that is no work of ours cannot leave the folder either."""
+    path = target("out", stem=text, extension=".png")
+    assert path.parent == Path("out")
+    assert_legal(path.stem)
+
+
+@pytest.mark.parametrize(
+    ("path", "extension", "expected"),
+    [
+        ("out", ".png", "out/s.png"),
+        ("out/", ".png", "out/s.png"),
+        ("", ".png", "s.png"),
+        (".", ".png", "s.png"),
+        ("out.v1", ".png", "out.v1/s.png"),
+        ("evil.php", ".png", "evil.php/s.png"),
+        (".png", ".png", ".png/s.png"),
+        ("a.png/", ".png", "a.png/s.png"),
+        ("a.png", ".png", "a.png"),
+        ("a.PNG", ".png", "a.PNG"),
+        ("a.png", ".jpg", "a.jpg"),
+        ("a.jpeg", ".jpg", "a.jpeg"),
+        ("a.JPG", ".jpg", "a.JPG"),
+        ("a.jpeg", ".webp", "a.webp"),
+        ("a.b.gif", ".png", "a.b.png"),
+        ("a.png", ".bin", "a.bin"),
+    ],
+)
+def test_a_path_is_a_file_or_a_folder(path: str, extension: str, expected: str) -> None:
+    """Only an image extension makes a path a file, and the bytes correct it."""
+    assert target(path, stem="s", extension=extension) == Path(expected)
+
+
+@pytest.mark.parametrize(("data", "name"), [(PNG, "s.png"), (JPEG, "s.jpg"), (WEBP, "s.webp"), (GIF, "s.gif")])
+def test_the_file_holds_the_bytes(data: bytes, name: str, tmp_path: Path) -> None:
+    """The whole of the bytes, the extension that goes with them, the folder made, and no temporary file left."""
+    path = saved(write(data, tmp_path / "new" / "er", stem="s"))
+    assert path == tmp_path / "new" / "er" / name
+    assert path.read_bytes() == data
+    assert files_in(path.parent) == {name}
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"\x00" * 10])
+def test_paid_bytes_are_kept_even_if_they_are_no_image(data: bytes, tmp_path: Path) -> None:
+    """What is no known image is kept as .bin."""
+    path = saved(write(data, tmp_path / "a.png", stem="s"))
+    assert (path.name, path.read_bytes()) == ("a.bin", data)
+
+
+def test_the_current_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a path the file lies here."""
+    monkeypatch.chdir(tmp_path)
+    assert saved(write(PNG, stem="s")) == Path("s.png")
+
+
+def test_a_taken_name_in_a_folder_is_numbered(tmp_path: Path) -> None:
+    """In a folder nothing is overwritten; the next free name is taken."""
+    names = [saved(write(PNG + bytes([n]), tmp_path, stem="s")).name for n in range(3)]
+    assert names == ["s.png", "s-2.png", "s-3.png"]
+    assert [(tmp_path / name).read_bytes()[-1] for name in names] == [0, 1, 2]
+
+
+def test_a_file_asked_for_by_name_is_not_overwritten(tmp_path: Path) -> None:
+    """The error names the file and the way out; the file stays as it was, and nothing else is left."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"mine")
+    error = refused(write(PNG, path, stem="s"))
+    assert error.errno == errno.EEXIST
+    assert "overwrite=True" in str(error)
+    assert str(path) in str(error)
+    assert path.read_bytes() == b"mine"
+    assert files_in(tmp_path) == {"a.png"}
+
+
+@pytest.mark.parametrize("name", ["a.png", ""])
+def test_overwriting_replaces_the_file(name: str, tmp_path: Path) -> None:
+    """With overwrite=True the file is replaced, in a folder as well."""
+    (tmp_path / "a.png").write_bytes(b"old")
+    assert saved(write(PNG, tmp_path / name, stem="a", overwrite=True)) == tmp_path / "a.png"
+    assert (tmp_path / "a.png").read_bytes() == PNG
+    assert files_in(tmp_path) == {"a.png"}
+
+
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the hard links away, as FAT does."""
+
+    def link(source: object, place: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_many_writers_of_one_name_lose_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    links: bool,  # noqa: FBT001
+) -> None:
+    """Sixteen threads write under one name: sixteen files, each with its own bytes, links or not."""
+    if not links:
+        no_links(monkeypatch)
+    with ThreadPoolExecutor(16) as pool:
+        paths = list(pool.map(lambda n: saved(write(PNG + bytes([n]), tmp_path, stem="s")), range(16)))
+    assert [path.read_bytes()[-1] for path in paths] == list(range(16))
+    assert files_in(tmp_path) == {path.name for path in paths}
+    assert len(set(paths)) == 16
+
+
+def test_without_hard_links_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without hard links a taken name is taken all the same."""
+    no_links(monkeypatch)
+    (tmp_path / "a.png").write_bytes(b"mine")
+    assert refused(write(PNG, tmp_path / "a.png", stem="s")).errno == errno.EEXIST
+    assert saved(write(PNG, tmp_path, stem="a")).name == "a-2.png"
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+
+
+def test_without_hard_links_a_failure_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The placeholder goes when it cannot be replaced."""
+    no_links(monkeypatch)
+
+    def replace(source: object, place: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "rename", replace)
+    monkeypatch.setattr(os, "replace", replace)
+    assert refused(write(PNG, tmp_path, stem="s")).errno == errno.EIO
+    assert files_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_symlink_is_never_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, overwrite: bool, links: bool, dangling: bool
+) -> None:
+    """The victim behind a link stays untouched; only the link itself can be replaced."""
+    if not links:
+        no_links(monkeypatch)
+    victim = tmp_path / "victim"
+    if not dangling:
+        victim.write_bytes(b"precious")
+    (tmp_path / "a.png").symlink_to(victim)
+    outcome = write(PNG, tmp_path / "a.png", stem="s", overwrite=overwrite)
+    assert isinstance(outcome, Path) == overwrite
+    assert (tmp_path / "a.png").is_symlink() != overwrite
+    assert dangling != victim.exists()
+    assert dangling or victim.read_bytes() == b"precious"
+
+
+def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even who guesses the temporary name cannot have another file written."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * size)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".flux-00000000.part").symlink_to(victim)
+    assert refused(write(PNG, tmp_path, stem="s")).errno == errno.EEXIST
+    assert victim.read_bytes() == b"precious"
+
+
+def test_the_rights_are_those_of_any_new_file(tmp_path: Path) -> None:
+    """The umask decides, as with open()."""
+    (tmp_path / "reference").touch()
+    path = saved(write(PNG, tmp_path, stem="s"))
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "reference").stat().st_mode)
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An os.write that takes three bytes at a time still leaves the whole image."""
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
+    assert saved(write(PNG, tmp_path, stem="s")).read_bytes() == PNG
+
+
+def failing(code: int, *, after: int = 0) -> Callable[[int, bytes], int]:
+    """An os.write that takes some bytes and then fails."""
+    left = [after]
+    whole = os.write
+
+    def write_some(descriptor: int, data: bytes) -> int:
+        if left[0] <= 0:
+            raise OSError(code, os.strerror(code))
+        left[0] -= 5
+        return whole(descriptor, data[:5])
+
+    return write_some
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A failure in mid-file: an error with errno, reason and path; no torn file, no leftover, the old one whole."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "write", failing(code, after=10))
+    error = refused(write(PNG, path, stem="s", overwrite=True))
+    assert (error.errno, error.strerror, error.filename) == (code, os.strerror(code), str(path))
+    assert os.strerror(code) in str(error)
+    assert str(path) in str(error)
+    assert files_in(tmp_path) == {"a.png"}
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["fsync", "link"])
+def test_an_interrupt_passes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Ctrl-C goes through, and the temporary file goes with it."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, name, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(PNG, tmp_path, stem="s")
+    assert files_in(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder cannot be opened the file is saved all the same."""
+    whole = os.open
+
+    def no_folders(path: str, flags: int, mode: int = 0o777) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", no_folders)
+    assert saved(write(PNG, tmp_path, stem="s")).exists()
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    """What stands in the way is named; "overwrite" would not help and is not offered."""
+    (tmp_path / "out").write_bytes(b"mine")
+    for path in (tmp_path / "out", tmp_path / "out" / "deeper", tmp_path / "out" / "a.png"):
+        error = refused(write(PNG, path, stem="s"))
+        assert error.errno == errno.ENOTDIR
+        assert str(path) in str(error)
+        assert "overwrite" not in str(error)
+    assert files_in(tmp_path) == {"out"}
+
+
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    """A folder called a.png is neither replaced nor filled."""
+    (tmp_path / "a.png").mkdir()
+    assert refused(write(PNG, tmp_path / "a.png", stem="s")).errno == errno.EEXIST
+    assert refused(write(PNG, tmp_path / "a.png", stem="s", overwrite=True)).errno == errno.EISDIR
+    assert files_in(tmp_path) == {"a.png"}
+    assert files_in(tmp_path / "a.png") == set()
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\0b.png", "x" * 300 + ".png", "x" * 300])
+def test_an_impossible_path_is_a_clear_error(path: str, tmp_path: Path) -> None:
+    """NUL and over-long names come back as a SaveError, not as a ValueError of the system."""
+    error = refused(write(PNG, tmp_path / path, stem="s"))
+    assert error.errno in (errno.EINVAL, errno.ENAMETOOLONG)
+    assert error.strerror
+    assert error.filename
+
+
+def test_the_error_is_caught_as_ours_and_as_an_os_error(tmp_path: Path) -> None:
+    """Existing `except OSError` works, and the image is said to be paid for."""
+    (tmp_path / "a.png").touch()
+    error = refused(write(PNG, tmp_path / "a.png", stem="s"))
+    assert isinstance(error, OSError)
+    assert isinstance(error, FluxError)
+    assert error.billing == "paid"
+    assert error.args[0].startswith("cannot write the image to")
+    assert (error.__cause__, error.__context__) == (None, None)
+
+
+def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> None:
+    """A symbolic link, a file that is no image and one that is gone are refused; an image is read as it is."""
+    image, text, link = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n")
+    text.write_text("root:x:0:0")
+    link.symlink_to(image)
+    assert read_image(image) == image.read_bytes()
+    for path in (text, link, tmp_path / "d.png"):
+        with pytest.raises(OSError, match=r"no image|symbolic|No such"):
+            read_image(path)
