@@ -35,14 +35,13 @@ from typing import Any, Literal, Protocol, Self
 
 import openai
 
-from flux_openai._http.redaction import is_secret, showable, shown_value
+from flux_openai._http.redaction import is_secret, redact_value, redacted_repr
 
 __all__ = [
     "BadResponseError",
     "Billing",
     "ConfigurationError",
     "DownloadError",
-    "Fault",
     "FluxAPIError",
     "FluxAuthenticationError",
     "FluxBadRequestError",
@@ -57,6 +56,7 @@ __all__ = [
     "FluxTimeoutError",
     "FluxUnprocessableEntityError",
     "FluxWarning",
+    "InvalidParam",
     "InvalidParamsError",
     "SaveError",
     "ScriptError",
@@ -139,6 +139,11 @@ def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, obj
 class ConfigurationError(FluxError, ValueError):
     """The client cannot be set up as asked: no key, a key that no header can hold, an unsafe base_url."""
 
+    @classmethod
+    def of(cls, *invalid: "InvalidParam") -> Self:
+        """The error that reports these parameters of a client, a policy or an emulator, one a line."""
+        return cls("\n".join(map(str, invalid)))
+
 
 class ScriptError(ConfigurationError):
     """A fault script of the emulator cannot be read; `line` and `column` count from 1, and the message shows them."""
@@ -148,7 +153,7 @@ class ScriptError(ConfigurationError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class InvalidParam:
     """One thing wrong with a call: the parameter, the value given, the rule, and the nearest value that would do."""
 
     param: str
@@ -159,17 +164,17 @@ class Fault:
     def __post_init__(self) -> None:
         """A credential that was passed to the wrong place must not travel on inside the error."""
         if is_secret(self.param):
-            object.__setattr__(self, "value", showable(self.value, name=self.param))
+            object.__setattr__(self, "value", redact_value(self.value, name=self.param))
 
     def __str__(self) -> str:
         hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"
-        return f"{self.param}={shown_value(self.value, name=self.param)}: {self.rule}{hint}"
+        return f"{self.param}={redacted_repr(self.value, name=self.param)}: {self.rule}{hint}"
 
     __repr__ = __str__
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the value as it is shown: what was given can be anything, an open file too."""
-        kept = showable(self.value, name=self.param)
+        kept = redact_value(self.value, name=self.param)
         return (partial(type(self), param=self.param, value=kept, rule=self.rule, nearest=self.nearest), ())
 
 
@@ -181,10 +186,10 @@ def listed(choices: Iterable[str]) -> str:
 class InvalidParamsError(FluxError, ValueError):
     """The call breaks the model's rules; nothing was sent. `faults` has every fault, in the order of the fields."""
 
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[InvalidParam, ...] = ()
 
     @classmethod
-    def of(cls, faults: Iterable[Fault]) -> Self:
+    def of(cls, faults: Iterable[InvalidParam]) -> Self:
         """The error that reports all the given faults."""
         found = tuple(faults)
         heading = "1 invalid parameter" if len(found) == 1 else f"{len(found)} invalid parameters"

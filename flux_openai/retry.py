@@ -22,7 +22,7 @@ from threading import Lock
 from typing import Literal, get_args
 
 from flux_openai._http.capture import Phase
-from flux_openai.errors import Billing, ConfigurationError, Fault
+from flux_openai.errors import Billing, ConfigurationError, InvalidParam
 
 __all__ = ["Cause", "Duplicates", "RetryEvent", "RetryPolicy", "RetryQuota"]
 
@@ -93,8 +93,8 @@ class RetryPolicy:
     def with_max_retries(self, max_retries: int) -> "RetryPolicy":
         """The policy under the SDK's own word for it: N retries are N + 1 attempts."""
         if not _is_int(max_retries) or max_retries < 0:
-            raise ConfigurationError(
-                str(Fault(param="max_retries", value=max_retries, rule="must be 0 or more", nearest=0))
+            raise ConfigurationError.of(
+                InvalidParam(param="max_retries", value=max_retries, rule="must be 0 or more", nearest=0)
             )
         return replace(self, max_attempts=max_retries + 1)
 
@@ -103,19 +103,21 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _policy_faults(policy: RetryPolicy) -> list[Fault]:
+def _policy_faults(policy: RetryPolicy) -> list[InvalidParam]:
     faults = []
     if policy.duplicates not in get_args(Duplicates):
         rule = f"must be one of {', '.join(map(repr, get_args(Duplicates)))}"
-        faults.append(Fault(param="duplicates", value=policy.duplicates, rule=rule, nearest="unlikely"))
+        faults.append(InvalidParam(param="duplicates", value=policy.duplicates, rule=rule, nearest="unlikely"))
     if not _is_int(policy.max_attempts) or policy.max_attempts < 1:
         faults.append(
-            Fault(param="max_attempts", value=policy.max_attempts, rule="must be an integer from 1", nearest=1)
+            InvalidParam(param="max_attempts", value=policy.max_attempts, rule="must be an integer from 1", nearest=1)
         )
     for name in ("initial_wait", "max_wait", "max_retry_after", "max_elapsed"):
         value = getattr(policy, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            faults.append(Fault(param=name, value=value, rule="must be a finite number of seconds from 0", nearest=0))
+            faults.append(
+                InvalidParam(param=name, value=value, rule="must be a finite number of seconds from 0", nearest=0)
+            )
     return faults
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Literal
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import secrets_of, shown_headers
+from flux_openai._http.redaction import redact_headers, secrets_of
 
 __all__ = [
     "BODY_LIMIT",
@@ -231,7 +231,7 @@ def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> http
     exchange.response = type(response)(
         response.status_code,
         # Scrubbed here, for some releases of the SDK log every header of what they are given.
-        headers=shown_headers(response.headers, exchange.secrets),
+        headers=redact_headers(response.headers, exchange.secrets),
         content=body,
         request=response.request,
         extensions=response.extensions,

@@ -13,18 +13,18 @@ from flux_openai._http.library import httpx
 __all__ = [
     "BINARY",
     "TYPE_LIMIT",
-    "Shown",
+    "Redacted",
     "identifier",
     "is_secret",
     "printable",
+    "redact_body",
+    "redact_headers",
+    "redact_request",
+    "redact_response",
+    "redact_value",
+    "redacted_repr",
     "scrub",
     "secrets_of",
-    "showable",
-    "shown_bytes",
-    "shown_headers",
-    "shown_request",
-    "shown_response",
-    "shown_value",
     "without",
 ]
 
@@ -85,7 +85,7 @@ def without(value: object, secrets: tuple[str, ...]) -> object:
     return [without(item, secrets) for item in value] if isinstance(value, list) else value
 
 
-class Shown(str):
+class Redacted(str):
     """Text that stands for a value which is not shown as it is; its repr is the text itself."""
 
     __slots__ = ()
@@ -103,29 +103,29 @@ def is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def showable(value: object, *, name: str = "") -> object:
+def redact_value(value: object, *, name: str = "") -> object:
     """The value of a parameter, if it may stand in a message and in a pickle; else text that tells what it was."""
     if is_secret(name):
-        return Shown("[redacted]")
+        return Redacted("[redacted]")
     if isinstance(value, int) and value.bit_length() > 256:
         # Python refuses to print an integer of thousands of digits.
-        return Shown(f"<integer of {value.bit_length()} bits>")
+        return Redacted(f"<integer of {value.bit_length()} bits>")
     if value is None or type(value) in (bool, int, float):
         return value
     if not isinstance(value, str):
-        return Shown(f"<{type(value).__name__}>")
+        return Redacted(f"<{type(value).__name__}>")
     if data := _DATA_URI.match(value):
-        return Shown(f"<{data[1]}, {len(value)} characters>")
+        return Redacted(f"<{data[1]}, {len(value)} characters>")
     plain = str(value)
     # A slip in a link, such as a space, must not show the rest of its query.
     told = f"{plain.partition('?')[0]}?[redacted]" if _LINK.match(plain) and "?" in plain else plain
     text = printable(repr(told), limit=80)
-    return value if text == repr(plain) else Shown(text)
+    return value if text == repr(plain) else Redacted(text)
 
 
-def shown_value(value: object, *, name: str = "") -> str:
+def redacted_repr(value: object, *, name: str = "") -> str:
     """The value of a parameter as it stands in a message: plain, scrubbed, on one line, 80 characters at most."""
-    return repr(showable(value, name=name))
+    return repr(redact_value(value, name=name))
 
 
 _LINK = re.compile(r"\s*https?://", re.IGNORECASE)
@@ -146,13 +146,13 @@ def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
     return tuple(sorted({text for text in (*values, *tokens) if len(text) >= 4}, key=len, reverse=True))
 
 
-def shown_request(request: httpx.Request) -> httpx.Request:
+def redact_request(request: httpx.Request) -> httpx.Request:
     """The request as an error may carry it: method, address and harmless headers; no key, no query, no body."""
     headers = [(name, value) for name, value in request.headers.raw if name.lower() in _SHOWN_REQUEST_HEADERS]
     return type(request)(request.method, scrub(str(request.url)), headers=headers)
 
 
-def shown_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
+def redact_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """The headers of an answer, scrubbed: without cookies, and without those that describe the body's packing."""
     secrets = tuple(secrets)
     kept = [(name, value) for name, value in headers.raw if name.lower() not in _HIDDEN_RESPONSE_HEADERS]
@@ -163,18 +163,18 @@ def shown_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[
     return [(name, scrub(value.decode("latin-1"), secrets).encode("latin-1")) for name, value in kept]
 
 
-def shown_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:
+def redact_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:
     """The response as an error may carry it: scrubbed headers and the first 64 KiB of the scrubbed body."""
     secrets = tuple(secrets)
     return type(response)(
         response.status_code,
-        headers=shown_headers(response.headers, secrets),
-        content=shown_bytes(response.content, secrets),
-        request=shown_request(response.request),
+        headers=redact_headers(response.headers, secrets),
+        content=redact_body(response.content, secrets),
+        request=redact_request(response.request),
     )
 
 
-def shown_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
+def redact_body(content: bytes, secrets: Iterable[str]) -> bytes:
     """The first 64 KiB of a body, scrubbed. What is cut off is scrubbed first: a secret may lie across the cut."""
     secrets = tuple(secrets)
     readings = _readings(content[: RAW_LIMIT * 2])

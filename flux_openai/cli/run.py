@@ -12,7 +12,7 @@ from flux_openai.cli.report import Report, SavedImage, shown
 from flux_openai.cli.service import Service, prove_writable
 from flux_openai.client.clients import FluxOpenAI
 from flux_openai.errors import FluxAPIError, FluxError, FluxWarning
-from flux_openai.request.validation import Params, parts, validate
+from flux_openai.request.validation import CheckedParams, parts, validate
 from flux_openai.response.response import FluxImage, FluxImagesResponse
 
 __all__ = ["Order", "carry_out"]
@@ -103,7 +103,7 @@ def _make_all(order: Order, tally: _Tally) -> None:
         tally.fail(MissingImagesError(f"images that did not come back usable: {tally.missing}"))
 
 
-def _make(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
+def _make(part: CheckedParams, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
     before = len(tally.images)
     try:
         with tally.screen.busy("waiting for the service"):
@@ -112,7 +112,7 @@ def _make(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally) -> None
         tally.screen.saved(tally.images[before:])
 
 
-def _ask_and_save(part: Params, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
+def _ask_and_save(part: CheckedParams, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
     tally.under_way = True
     answer = client.images.generate(extra_body={"model": part.model.id, **part.values})
     tally.answers.append(answer)

@@ -14,7 +14,7 @@ import openai
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.client.setup import TIMEOUT
 from flux_openai.emulator.emulator import Emulator
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.retry import Duplicates, RetryEvent, RetryPolicy
 
 __all__ = ["Service", "prove_writable", "read_key"]
@@ -64,7 +64,7 @@ class Service:
 def _timeout(seconds: float) -> openai.Timeout:
     if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST):
         rule = f"must be seconds above 0, {_LONGEST:.0f} at most"
-        raise ConfigurationError(str(Fault(param="timeout", value=seconds, rule=rule, nearest=TIMEOUT.read)))
+        raise ConfigurationError.of(InvalidParam(param="timeout", value=seconds, rule=rule, nearest=TIMEOUT.read))
     return openai.Timeout(seconds, connect=TIMEOUT.connect, write=TIMEOUT.write, pool=TIMEOUT.pool)
 
 

@@ -9,7 +9,7 @@ from openai.resources.images import AsyncImages, Images
 from flux_openai._http.library import httpx
 from flux_openai.client.setup import check
 from flux_openai.models import AspectRatio, ResponseFormat
-from flux_openai.request.arguments import Extras, Order, is_ours
+from flux_openai.request.arguments import CallArguments, RequestExtras, is_flux_call
 from flux_openai.request.image_inputs import ImageInput
 from flux_openai.response.response import FluxImagesResponse
 from flux_openai.sending.sender import AsyncSender, Sender
@@ -79,10 +79,10 @@ class FluxImages(Images):
             "size": size,
             **options,
         }
-        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = Order(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
+        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = CallArguments(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        if not is_ours(order, self._settings.defaults):
+        if not is_flux_call(order, self._settings.defaults):
             return cast(FluxImagesResponse, super().generate(**_passed_on(order)))
         return self._sender.send(order)
 
@@ -131,10 +131,10 @@ class FluxImages(Images):
             "size": size,
             **options,
         }
-        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = Order(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
+        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = CallArguments(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        if not is_ours(order, self._settings.defaults):
+        if not is_flux_call(order, self._settings.defaults):
             return cast(FluxImagesResponse, super().edit(**_passed_on(order)))
         return self._sender.send(order)
 
@@ -200,10 +200,10 @@ class AsyncFluxImages(AsyncImages):
             "size": size,
             **options,
         }
-        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = Order(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
+        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = CallArguments(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        if not is_ours(order, self._settings.defaults):
+        if not is_flux_call(order, self._settings.defaults):
             return cast(FluxImagesResponse, await super().generate(**_passed_on(order)))
         return await self._sender.send(order)
 
@@ -252,15 +252,15 @@ class AsyncFluxImages(AsyncImages):
             "size": size,
             **options,
         }
-        extras = Extras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = Order(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
+        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
+        order = CallArguments(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
         check(self._client)
-        if not is_ours(order, self._settings.defaults):
+        if not is_flux_call(order, self._settings.defaults):
             return cast(FluxImagesResponse, await super().edit(**_passed_on(order)))
         return await self._sender.send(order)
 
 
-def _passed_on(order: Order) -> dict[str, Any]:
+def _passed_on(order: CallArguments) -> dict[str, Any]:
     """The arguments for the SDK's own method, as they came."""
     escapes = {"extra_headers": order.extras.headers, "extra_query": order.extras.query, "extra_body": order.extra_body}
     return {

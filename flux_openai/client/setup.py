@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import openai
 
 from flux_openai._http.library import httpx
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = [
     "ambient_headers",
@@ -93,11 +93,11 @@ def _checked(text: str) -> str:
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
         rule = "must be an https:// address without a user name in it"
-        raise ConfigurationError(str(Fault(param="base_url", value=_bare(text), rule=rule, nearest=BASE_URL)))
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=_bare(text), rule=rule, nearest=BASE_URL))
     if url.scheme == "http" and not _is_loopback(url.host):
         rule = "plain http would send the key in the clear, and is taken for loopback addresses only"
         nearest = _bare(str(url.copy_with(scheme="https")))
-        raise ConfigurationError(str(Fault(param="base_url", value=_bare(text), rule=rule, nearest=nearest)))
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=_bare(text), rule=rule, nearest=nearest))
     return text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.load.clock import Clock
 from flux_openai.emulator.logbook import Logbook
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["as_logbook", "check_options"]
 
@@ -34,4 +34,4 @@ def as_logbook(journal: str | Path | None) -> Logbook | None:
 
 
 def _wrong(param: str, value: object, *, rule: str, nearest: object = None) -> ConfigurationError:
-    return ConfigurationError(str(Fault(param=param, value=value, rule=rule, nearest=nearest)))
+    return ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=nearest))

@@ -10,11 +10,11 @@ from flux_openai._http.library import httpx
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.request.model_choice import is_flux
 
-__all__ = ["Extras", "Order", "given", "is_ours"]
+__all__ = ["CallArguments", "RequestExtras", "given", "is_flux_call"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extras:
+class RequestExtras:
     """The SDK's own escape hatches, which every method of it takes."""
 
     headers: Mapping[str, str | openai.Omit] = field(default_factory=dict, repr=False)
@@ -23,13 +23,13 @@ class Extras:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class CallArguments:
     """What one method was called with: its named arguments, the SDK's escape hatches and `split`, unchecked."""
 
     verb: Literal["generate", "edit"]
     named: Mapping[str, object] = field(repr=False)
     extra_body: object = field(repr=False)
-    extras: Extras
+    extras: RequestExtras
     split: object
 
 
@@ -42,7 +42,7 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def is_ours(order: Order, defaults: Mapping[str, object]) -> bool:
+def is_flux_call(order: CallArguments, defaults: Mapping[str, object]) -> bool:
     """Whether the call is for a FLUX model; else it is the SDK's to serve, as it came."""
     bodies = (given(order.named), given(order.extra_body) if isinstance(order.extra_body, Mapping) else {})
     models = [body["model"] for body in bodies if "model" in body] or [defaults.get("model", DEFAULT_MODEL)]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from flux_openai.errors import Fault, listed
+from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FLUX_MODELS, FluxField
 from flux_openai.request.size import nearest_ratio, nearest_size, sides_of
 
@@ -35,7 +35,7 @@ def fields_of(model_id: str, *, split: bool = False) -> Mapping[str, FluxField]:
     return MappingProxyType({**fields, "n": replace(fields["n"], maximum=SPLIT_LIMIT, hint="")})
 
 
-def faults_of(values: Mapping[str, object], model_id: str, *, split: bool = False) -> list[Fault]:
+def faults_of(values: Mapping[str, object], model_id: str, *, split: bool = False) -> list[InvalidParam]:
     """What is wrong with the values; all of them must be fields of the model."""
     fields = fields_of(model_id, split=split)
     try:
@@ -96,8 +96,8 @@ def _sized(field: FluxField) -> Callable[[str], str]:
     return check
 
 
-def _fault(field: FluxField, value: object) -> Fault:
-    return Fault(param=field.name, value=value, rule=_rule(field), nearest=_nearest(field, value))
+def _fault(field: FluxField, value: object) -> InvalidParam:
+    return InvalidParam(param=field.name, value=value, rule=_rule(field), nearest=_nearest(field, value))
 
 
 def _rule(field: FluxField) -> str:

@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
 from openai import NotGiven, Omit
 from openai.types import Image
 
-from flux_openai._http.redaction import shown_value
-from flux_openai.errors import Fault
+from flux_openai._http.redaction import redacted_repr
+from flux_openai.errors import InvalidParam
 from flux_openai.formats import data_uri, plain_base64, sniff
 from flux_openai.request.model_choice import IMAGE_FIELDS
 
@@ -51,7 +51,7 @@ class WireImage(str):
 
     def __repr__(self) -> str:
         """The link without its query, or the type and the length of the data."""
-        return shown_value(str(self))
+        return redacted_repr(str(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,9 @@ def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
     return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": image}
 
 
-def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[Fault]]:
+def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[InvalidParam]]:
     """The options of a call with every image as it goes over the wire, and the faults of those that cannot."""
-    values, faults, left = dict(options), list[Fault](), IMAGE_LIMIT
+    values, faults, left = dict(options), list[InvalidParam](), IMAGE_LIMIT
     for name in sorted(IMAGE_FIELDS & options.keys()):
         given = options[name]
         items = _several(given) if name == "images" else [given]
@@ -91,7 +91,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
             wire = _wire(item, max(0, left))
             if isinstance(wire, _Flaw):
                 which = f" (image {number} of {len(items)})" if len(items) > 1 else ""
-                faults.append(Fault(param=name, value=item, rule=wire.rule + which))
+                faults.append(InvalidParam(param=name, value=item, rule=wire.rule + which))
             else:
                 left -= _weight(wire)
             wired.append(wire)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
 
-from flux_openai.errors import Fault, listed
+from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel
 
 __all__ = ["IMAGE_FIELDS", "is_flux", "model_for", "takers"]
@@ -24,7 +24,7 @@ def is_flux(model: object) -> bool:
 
 def model_for(
     called: Mapping[str, object], defaults: Mapping[str, object], *, editing: bool = False
-) -> FluxModel | Fault:
+) -> FluxModel | InvalidParam:
     """The model for the parameters of a call, or the fault in the name it gives.
 
     A short name stands for whichever model of its family takes the images given. A full name is taken at its word,
@@ -56,10 +56,10 @@ def _fits(model: FluxModel, given: AbstractSet[str]) -> bool:
     return needed <= given <= model.fields.keys()
 
 
-def _unknown(name: object) -> Fault:
+def _unknown(name: object) -> InvalidParam:
     known = [*FAMILIES, *FLUX_MODELS]
     near = get_close_matches(name.strip().lower() if isinstance(name, str) else "", known, n=1, cutoff=0.0)
-    return Fault(param="model", value=name, rule=f"must be one of {listed(known)}", nearest=near[0])
+    return InvalidParam(param="model", value=name, rule=f"must be one of {listed(known)}", nearest=near[0])
 
 
 def takers(field: str, *, instead_of: FluxModel) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Literal
 
-from flux_openai._http.redaction import showable, shown_value
-from flux_openai.errors import Fault, listed
+from flux_openai._http.redaction import redact_value, redacted_repr
+from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FluxModel
 from flux_openai.request.model_choice import IMAGE_FIELDS, takers
 from flux_openai.request.size import nearest_size
@@ -42,14 +42,16 @@ _OPENAI_ONLY = frozenset(
 
 
 def sort_out(
-    values: dict[str, object], model: FluxModel, unsupported: Unsupported, faults: list[Fault]
+    values: dict[str, object], model: FluxModel, unsupported: Unsupported, faults: list[InvalidParam]
 ) -> tuple[dict[str, object], list[str]]:
     """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
     strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
     if not strange:
         return {}, []
     never = {name: strange.pop(name) for name in _NEVER if name in strange}
-    faults += [Fault(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False]
+    faults += [
+        InvalidParam(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False
+    ]
     # An image that is left out would be paid for and missed: no setting makes that right.
     images = {name: strange.pop(name) for name in IMAGE_FIELDS if name in strange}
     faults += [_image_fault(name, value, model, beside=values.keys() & IMAGE_FIELDS) for name, value in images.items()]
@@ -59,41 +61,41 @@ def sort_out(
         faults += [fault for name, value in strange.items() for fault in _json_faults(name, value)]
         return strange, []
     said = [
-        f"{name}={shown_value(value, name=name)} was left out: {model.id} does not take it"
+        f"{name}={redacted_repr(value, name=name)} was left out: {model.id} does not take it"
         for name, value in strange.items()
     ]
     return {}, said if unsupported == "warn" else []
 
 
-def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]) -> Fault:
+def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]) -> InvalidParam:
     # The image as it was read: megabytes, or a link with its signature, which must not travel on inside the error.
-    value = showable(str(image) if isinstance(image, str) else image)
+    value = redact_value(str(image) if isinstance(image, str) else image)
     if beside:
-        return Fault(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
+        return InvalidParam(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
     others = takers(name, instead_of=model)
-    return Fault(param=name, value=value, rule=_not_taken(model, others), nearest=f"model={others[0]!r}")
+    return InvalidParam(param=name, value=value, rule=_not_taken(model, others), nearest=f"model={others[0]!r}")
 
 
-def _fault(name: str, value: object, model: FluxModel) -> Fault:
+def _fault(name: str, value: object, model: FluxModel) -> InvalidParam:
     ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
     others = takers(name, instead_of=model)
     if name == "aspect_ratio" and (size := model.fields.get("size")) is not None:
         near = nearest_size(value, low=int(size.minimum or 0), high=int(size.maximum or 0), largest=True)
-        return Fault(param=name, value=value, rule="this model takes a size", nearest=near and f"size={near!r}")
+        return InvalidParam(param=name, value=value, rule="this model takes a size", nearest=near and f"size={near!r}")
     if others:
-        return Fault(param=name, value=value, rule=f"{_not_taken(model, others)}; {ways}")
+        return InvalidParam(param=name, value=value, rule=f"{_not_taken(model, others)}; {ways}")
     close = get_close_matches(name, model.fields, n=1)
     whose = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
     meant = f"; did you mean {close[0]}?" if close else ""
-    return Fault(param=name, value=value, rule=f"{whose}{meant}; {ways}")
+    return InvalidParam(param=name, value=value, rule=f"{whose}{meant}; {ways}")
 
 
 def _not_taken(model: FluxModel, others: list[str]) -> str:
     return f"is not taken by {model.id}, but by {listed(others)}"
 
 
-def _json_faults(name: str, value: object) -> Iterator[Fault]:
+def _json_faults(name: str, value: object) -> Iterator[InvalidParam]:
     try:
         json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
-        yield Fault(param=name, value=value, rule="must be something JSON can hold")
+        yield InvalidParam(param=name, value=value, rule="must be something JSON can hold")

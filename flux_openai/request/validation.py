@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from flux_openai._http.redaction import shown_value
-from flux_openai.errors import Fault, InvalidParamsError
+from flux_openai._http.redaction import redacted_repr
+from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.models import FLUX_MODELS, FluxModel
 from flux_openai.request.arguments import given
 from flux_openai.request.fields import INT64, faults_of, remarks
@@ -17,11 +17,11 @@ from flux_openai.request.model_choice import IMAGE_FIELDS, model_for
 from flux_openai.request.size import fit_of_size
 from flux_openai.request.unsupported import Unsupported, sort_out
 
-__all__ = ["Params", "check_defaults", "parts", "validate"]
+__all__ = ["CheckedParams", "check_defaults", "parts", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Params:
+class CheckedParams:
     """The parameters of one call, checked: `values` has only what was given, `extra` what is passed on unchecked.
 
     `first` is the place of its first image among those of the call that it is a part of.
@@ -42,7 +42,7 @@ def validate(
     unsupported: Unsupported = "error",
     editing: bool = False,
     split: bool = False,
-) -> Params:
+) -> CheckedParams:
     """Check one call for a FLUX model; images are read here.
 
     `keywords` are the named arguments and `extra_body` the SDK's; a parameter may stand in either. `defaults` fill in
@@ -56,17 +56,17 @@ def validate(
     called, flaws = read_images(arranged(both) if editing else both)
     faults += flaws
     model = model_for(called, given(defaults), editing=editing)
-    if isinstance(model, Fault):
+    if isinstance(model, InvalidParam):
         raise InvalidParamsError.of([*faults, model])
     values = {**_applicable(defaults, called, model), **called}
     values.pop("model", None)
     if editing and "images" in model.fields and "images" not in values and "image" in values:
         values["images"] = [values.pop("image")]
     if editing and not IMAGE_FIELDS & values.keys():
-        faults.append(Fault(param="image", value=None, rule="is required: it is what an edit starts from"))
+        faults.append(InvalidParam(param="image", value=None, rule="is required: it is what an edit starts from"))
     notices = _size_to_ratio(values, model, faults)
     passed_on, left_out = sort_out(values, model, unsupported, faults)
-    params = Params(
+    params = CheckedParams(
         model=model,
         # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
         values=MappingProxyType({name: values[name] for name in model.fields if name in values}),
@@ -85,7 +85,7 @@ def validate(
     return replace(params, notices=(*params.notices, *remarked)) if remarked else params
 
 
-def parts(params: Params) -> tuple[Params, ...]:
+def parts(params: CheckedParams) -> tuple[CheckedParams, ...]:
     """The calls that make all the images asked for: a seed counts up, so that no two draw the same pictures."""
     most, n = int(params.model.fields["n"].maximum or 1), params.values.get("n", 1)
     if not isinstance(n, int) or n <= most:
@@ -93,14 +93,14 @@ def parts(params: Params) -> tuple[Params, ...]:
     return tuple(_part(params, first, min(most, n - first), first // most) for first in range(0, n, most))
 
 
-def _part(params: Params, first: int, n: int, number: int) -> Params:
+def _part(params: CheckedParams, first: int, n: int, number: int) -> CheckedParams:
     seed = params.values.get("seed")
     # A seed below 0 means that none was chosen, and the service draws a new one each time.
     counted = {"seed": seed + number} if isinstance(seed, int) and seed >= 0 else {}
     return replace(params, values=MappingProxyType({**params.values, "n": n, **counted}), first=first)
 
 
-def _counted_too_far(params: Params, last: Params) -> list[Fault]:
+def _counted_too_far(params: CheckedParams, last: CheckedParams) -> list[InvalidParam]:
     """What only the last part has wrong, which is its seed, told of the seed that was given."""
     seed, reached = params.values.get("seed"), last.values.get("seed")
     if not isinstance(seed, int) or not isinstance(reached, int):
@@ -118,7 +118,7 @@ def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, 
     Raises InvalidParamsError: a wrong default would fail every call; better here, where it was written.
     """
     model = model_for(given(defaults), {})
-    if isinstance(model, Fault):
+    if isinstance(model, InvalidParam):
         raise InvalidParamsError.of([model])
     shares: dict[str, dict[str, object]] = {}
     for name, value in given(defaults).items():
@@ -133,9 +133,13 @@ def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, 
         raise InvalidParamsError.of(faults)
 
 
-def _faults_of_defaults(defaults: Mapping[str, object], unsupported: Unsupported, *, split: bool) -> Iterator[Fault]:
+def _faults_of_defaults(
+    defaults: Mapping[str, object], unsupported: Unsupported, *, split: bool
+) -> Iterator[InvalidParam]:
     for name in IMAGE_FIELDS & defaults.keys():
-        yield Fault(param=name, value=defaults[name], rule="belongs to a call, and cannot be a default of all calls")
+        yield InvalidParam(
+            param=name, value=defaults[name], rule="belongs to a call, and cannot be a default of all calls"
+        )
     others = {name: value for name, value in defaults.items() if name not in IMAGE_FIELDS}
     try:
         validate(others, unsupported=unsupported, split=split)
@@ -147,20 +151,20 @@ def _has_place(model: FluxModel, name: str) -> bool:
     return name in model.fields or (name == "size" and "aspect_ratio" in model.fields)
 
 
-def _extra_body(extra_body: object) -> tuple[dict[str, object], list[Fault]]:
+def _extra_body(extra_body: object) -> tuple[dict[str, object], list[InvalidParam]]:
     if extra_body is None:
         return {}, []
     if isinstance(extra_body, Mapping) and all(isinstance(key, str) for key in extra_body):
         return given(extra_body), []
-    return {}, [Fault(param="extra_body", value=extra_body, rule="must be a mapping with text keys")]
+    return {}, [InvalidParam(param="extra_body", value=extra_body, rule="must be a mapping with text keys")]
 
 
-def _given_twice(keywords: Mapping[str, object], extra: Mapping[str, object]) -> list[Fault]:
+def _given_twice(keywords: Mapping[str, object], extra: Mapping[str, object]) -> list[InvalidParam]:
     return [
-        Fault(param=name, value=value, rule=f"given twice, and the keyword says {shown}; give it once")
+        InvalidParam(param=name, value=value, rule=f"given twice, and the keyword says {shown}; give it once")
         for name, value in extra.items()
         if name in keywords and not _same(keywords[name], value)
-        for shown in [shown_value(keywords[name], name=name)]
+        for shown in [redacted_repr(keywords[name], name=name)]
     ]
 
 
@@ -183,7 +187,7 @@ def _applicable(defaults: Mapping[str, object], called: Mapping[str, object], mo
     return {name: value for name, value in given(defaults).items() if name not in unusable}
 
 
-def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Fault]) -> list[str]:
+def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[InvalidParam]) -> list[str]:
     """Put the aspect ratio that OpenAI's `size` stands for in its place; a size that stands for none is a fault."""
     if values.get("size") == "auto":
         del values["size"]
@@ -194,8 +198,10 @@ def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Fau
     fit = fit_of_size(size, field.choices)
     rule = fit.rule
     if rule is None and values.setdefault("aspect_ratio", fit.ratio) != fit.ratio:
-        rule = f"disagrees with aspect_ratio={shown_value(values['aspect_ratio'])}; give one of them"
+        rule = f"disagrees with aspect_ratio={redacted_repr(values['aspect_ratio'])}; give one of them"
     if rule is not None:
-        faults.append(Fault(param="size", value=size, rule=rule, nearest=fit.ratio and f"aspect_ratio={fit.ratio!r}"))
+        faults.append(
+            InvalidParam(param="size", value=size, rule=rule, nearest=fit.ratio and f"aspect_ratio={fit.ratio!r}")
+        )
         return []
     return [] if fit.off == 0 else [f"size={size!r} was sent as aspect_ratio={fit.ratio!r}, {float(fit.off):.1%} off"]

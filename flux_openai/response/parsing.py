@@ -12,13 +12,13 @@ from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
 from flux_openai.formats import plain_base64, sniff
 from flux_openai.response.files import stem
-from flux_openai.response.response import Downloads, FluxImage, FluxImagesResponse, Receipt
+from flux_openai.response.response import CallInfo, DownloadSettings, FluxImage, FluxImagesResponse
 
-__all__ = ["Unusable", "read_answer", "text_of"]
+__all__ = ["UnusableBody", "read_answer", "text_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusable:
+class UnusableBody:
     """Why a complete 200 gives no image: the reason, what was probably paid, and the error object in it, if any."""
 
     reason: str
@@ -33,18 +33,18 @@ def text_of(body: object, name: str) -> str | None:
 
 
 def read_answer(
-    body: bytes, *, receipt: Receipt, downloads: Downloads, secrets: Iterable[str] = ()
-) -> FluxImagesResponse | Unusable:
+    body: bytes, *, receipt: CallInfo, downloads: DownloadSettings, secrets: Iterable[str] = ()
+) -> FluxImagesResponse | UnusableBody:
     """Read the body of a 200.
 
-    What cannot be an answer is Unusable; what is odd but leaves an image becomes a notice, without the `secrets`.
+    What cannot be an answer is UnusableBody; what is odd but leaves an image becomes a notice, without the `secrets`.
     """
     try:
         answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError:
-        return Unusable(reason="it is not JSON" if body.strip() else "it is empty")
+        return UnusableBody(reason="it is not JSON" if body.strip() else "it is empty")
     if not isinstance(answer, dict):
-        return Unusable(reason="it is not a JSON object")
+        return UnusableBody(reason="it is not a JSON object")
     secrets = tuple(secrets)
     if any(secret.encode() in body for secret in secrets):
         answer = _cleaned(answer, secrets)
@@ -92,13 +92,13 @@ def _stem(sent: Mapping[str, object], index: int) -> str:
     return stem(str(sent.get("prompt") or ""), seed=seed if isinstance(seed, int) else None, index=index)
 
 
-def _no_image(items: Sequence[object], error: object, notices: Iterable[str]) -> Unusable:
+def _no_image(items: Sequence[object], error: object, notices: Iterable[str]) -> UnusableBody:
     if error:
         details = error if isinstance(error, dict) else {"message": str(error)}
-        return Unusable(reason="it carries an error", error=details)
+        return UnusableBody(reason="it carries an error", error=details)
     if items:
-        return Unusable(reason="; ".join(["no image in it is usable", *notices]), billing="paid")
-    return Unusable(reason="it holds no image")
+        return UnusableBody(reason="; ".join(["no image in it is usable", *notices]), billing="paid")
+    return UnusableBody(reason="it holds no image")
 
 
 def _message_of(error: object, secrets: Iterable[str]) -> str:

@@ -15,14 +15,14 @@ from openai.types import Image, ImagesResponse
 from pydantic import PrivateAttr
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import Shown, scrub
+from flux_openai._http.redaction import Redacted, scrub
 from flux_openai._http.url_guard import Route, judge
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.formats import sniff
 from flux_openai.response.download import TIMEOUT, afetch, fetch
 from flux_openai.response.files import numbered, write
 
-__all__ = ["Downloads", "FluxImage", "FluxImagesResponse", "Receipt"]
+__all__ = ["CallInfo", "DownloadSettings", "FluxImage", "FluxImagesResponse"]
 
 LINK_LIFE = timedelta(days=7)
 """How long the contract says that the links of an answer live."""
@@ -38,7 +38,7 @@ def _or_raise(outcome: _T | FluxError) -> _T:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downloads:
+class DownloadSettings:
     """Where the links of an answer may be opened: by the client's own HTTP client, if they lie on its own origin.
 
     `origin` is the client's base_url; only its scheme, host and port count. `timeout` is in seconds, for one wait.
@@ -54,7 +54,7 @@ class Downloads:
 
     def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
         """Pickle without what holds sockets."""
-        return (partial(Downloads, origin=self.origin, waiting=self.waiting, timeout=self.timeout), ())
+        return (partial(DownloadSettings, origin=self.origin, waiting=self.waiting, timeout=self.timeout), ())
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """A copy in the same process keeps the HTTP clients."""
@@ -67,11 +67,11 @@ class FluxImage(Image):
     `b64_json` is plain base64, whatever the service wrapped it in.
     """
 
-    _downloads: Downloads = PrivateAttr(default_factory=Downloads)
+    _downloads: DownloadSettings = PrivateAttr(default_factory=DownloadSettings)
     _stem: str = PrivateAttr(default="image")
 
     @classmethod
-    def of(cls, item: Mapping[str, object], *, downloads: Downloads, stem: str) -> Self:
+    def of(cls, item: Mapping[str, object], *, downloads: DownloadSettings, stem: str) -> Self:
         """The image of one item of an answer; `stem` names its file."""
         image = cls.construct(None, **item)
         image._downloads, image._stem = downloads, stem  # noqa: SLF001  # an object of this very class
@@ -175,11 +175,11 @@ def _short(value: object, name: str | None) -> object:
     if name == "url":
         return f"{str(value).partition('?')[0]}?[redacted]" if "?" in str(value) else value
     text = scrub(repr(value))
-    return Shown(text if len(text) <= 400 else f"{text[:40]}… ({len(text)} characters)")
+    return Redacted(text if len(text) <= 400 else f"{text[:40]}… ({len(text)} characters)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
+class CallInfo:
     """What belongs to an answer without standing in its body; `first` is the place of its first image in the call."""
 
     sent: Mapping[str, object] = field(default_factory=dict)
@@ -196,12 +196,12 @@ class FluxImagesResponse(ImagesResponse):
 
     data: list[FluxImage]  # type: ignore[assignment]  # a list of a subclass; nobody puts plain images into an answer
 
-    _receipt: Receipt = PrivateAttr(default_factory=Receipt)
+    _receipt: CallInfo = PrivateAttr(default_factory=CallInfo)
     _parts: tuple["FluxImagesResponse", ...] = PrivateAttr(default=())
     _request_id: str | None = PrivateAttr(default=None)
 
     @classmethod
-    def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], receipt: Receipt) -> Self:
+    def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], receipt: CallInfo) -> Self:
         """The answer with these fields and images; `receipt` has what does not stand in the body."""
         response = cls.construct(None, **{**fields, "data": []})
         response.data = data
@@ -211,7 +211,7 @@ class FluxImagesResponse(ImagesResponse):
     @classmethod
     def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
         """One answer with the images of several, in their order; `missing` counts what none of them brought."""
-        receipt = Receipt(
+        receipt = CallInfo(
             sent=sent,
             attempts=sum(part.attempts for part in parts),
             request_id=parts[0].request_id,

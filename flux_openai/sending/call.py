@@ -8,10 +8,10 @@ import openai
 from anyio import to_thread
 from openai import RequestOptions
 
-from flux_openai.errors import Fault, InvalidParamsError
-from flux_openai.request.arguments import Extras, Order
+from flux_openai.errors import InvalidParam, InvalidParamsError
+from flux_openai.request.arguments import CallArguments, RequestExtras
 from flux_openai.request.image_inputs import needs_reading
-from flux_openai.request.validation import Params, parts, validate
+from flux_openai.request.validation import CheckedParams, parts, validate
 from flux_openai.response.response import FluxImagesResponse
 from flux_openai.sending.settings import Settings
 
@@ -25,9 +25,9 @@ _OPENAI_FIELDS = ("model", "prompt", "n", "response_format")
 class Call:
     """One logical call: the same body and the same Idempotency-Key on every attempt."""
 
-    params: Params
+    params: CheckedParams
     key: str
-    extras: Extras
+    extras: RequestExtras
 
     @property
     def body(self) -> dict[str, object]:
@@ -89,14 +89,14 @@ class Call:
         return options
 
 
-def calls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
+def calls_of(order: CallArguments, settings: Settings) -> tuple[Call, ...]:
     """The calls for these arguments, checked: one, or several if there are more images than one can make.
 
     Raises InvalidParamsError.
     """
     split = settings.split if order.split is None or isinstance(order.split, openai.Omit) else order.split
     if not isinstance(split, bool):
-        raise InvalidParamsError.of([Fault(param="split", value=split, rule="must be True or False")])
+        raise InvalidParamsError.of([InvalidParam(param="split", value=split, rule="must be True or False")])
     params = validate(
         order.named,
         extra_body=order.extra_body,
@@ -109,12 +109,12 @@ def calls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
     if len(several) > 1 and _is_raw(order.extras.headers):
         most = several[0].values["n"]
         rule = f"a raw response is the answer to one request, which makes {most} at most"
-        raise InvalidParamsError.of([Fault(param="n", value=params.values["n"], rule=rule, nearest=most)])
+        raise InvalidParamsError.of([InvalidParam(param="n", value=params.values["n"], rule=rule, nearest=most)])
     keys = _keys(order.extras.headers, len(several))
     return tuple(Call(params=part, key=key, extras=order.extras) for part, key in zip(several, keys, strict=True))
 
 
-async def acalls_of(order: Order, settings: Settings) -> tuple[Call, ...]:
+async def acalls_of(order: CallArguments, settings: Settings) -> tuple[Call, ...]:
     """The same for async code, with the reading of files in a thread."""
     if needs_reading(order.named) or needs_reading(order.extra_body):
         return await to_thread.run_sync(calls_of, order, settings)

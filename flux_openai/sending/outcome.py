@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from flux_openai._http.capture import Exchange
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, printable, shown_bytes, shown_request, shown_response
+from flux_openai._http.redaction import identifier, printable, redact_body, redact_request, redact_response
 from flux_openai.errors import (
     BadResponseError,
     Billing,
@@ -25,8 +25,8 @@ from flux_openai.errors import (
     FluxTimeoutError,
     status_error_class,
 )
-from flux_openai.response.parsing import Unusable, read_answer, text_of
-from flux_openai.response.response import Downloads, FluxImagesResponse, Receipt
+from flux_openai.response.parsing import UnusableBody, read_answer, text_of
+from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
 from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
 
 __all__ = ["Outcome", "RawResponse", "conclude"]
@@ -54,8 +54,8 @@ def conclude(
     exchange: Exchange,
     failure: openai.APIError | None,
     *,
-    receipt: Receipt,
-    downloads: Downloads,
+    receipt: CallInfo,
+    downloads: DownloadSettings,
 ) -> Outcome:
     """Judge one attempt from what was seen on the wire; `failure` is what the SDK made of it, if it raised."""
     reply = exchange.response
@@ -68,16 +68,16 @@ def conclude(
         error.billing = "unknown"
         raise error
     if exchange.flaw is not None:
-        return _unusable(Unusable(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
+        return _unusable(UnusableBody(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
     receipt = replace(receipt, request_id=identifier(reply.headers.get("x-request-id")))
     answer = read_answer(reply.content, receipt=receipt, downloads=downloads, secrets=exchange.secrets)
-    if isinstance(answer, Unusable):
+    if isinstance(answer, UnusableBody):
         return _unusable(answer, reply, exchange, receipt)
     return Outcome(response=answer, status_code=reply.status_code)
 
 
-def _refused(reply: httpx.Response, exchange: Exchange, receipt: Receipt) -> Outcome:
-    shown = shown_response(reply, exchange.secrets)
+def _refused(reply: httpx.Response, exchange: Exchange, receipt: CallInfo) -> Outcome:
+    shown = redact_response(reply, exchange.secrets)
     body = _body_of(shown.content)
     cause = cause_of_status(reply.status_code, text_of(body, "code"))
     error = _status_error(shown, body, status=reply.status_code, cause=cause, receipt=receipt)
@@ -85,7 +85,7 @@ def _refused(reply: httpx.Response, exchange: Exchange, receipt: Receipt) -> Out
 
 
 def _status_error(
-    shown: httpx.Response, body: object, *, status: int, cause: Cause, receipt: Receipt, prefix: str = ""
+    shown: httpx.Response, body: object, *, status: int, cause: Cause, receipt: CallInfo, prefix: str = ""
 ) -> FluxStatusError:
     said = text_of(body, "message") or (body if isinstance(body, str) else "") or shown.reason_phrase
     message = f"Error code: {status} - {prefix}{printable(said, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
@@ -106,7 +106,7 @@ _REMARKS: Mapping[Billing, str] = {"none": "", "unknown": "; it may have been ca
 _E = TypeVar("_E", bound=FluxAPIError)
 
 
-def _marked(error: _E, *, cause: Cause, receipt: Receipt, request_id: str | None) -> _E:
+def _marked(error: _E, *, cause: Cause, receipt: CallInfo, request_id: str | None) -> _E:
     error.billing = BILLING[cause]
     error.attempts = receipt.attempts
     error.request_id = identifier(request_id)
@@ -122,9 +122,9 @@ def _body_of(content: bytes) -> object:
     return body.get("error") or body if isinstance(body, dict) else body
 
 
-def _broken_off(failure: openai.APIError, exchange: Exchange, receipt: Receipt) -> Outcome:
+def _broken_off(failure: openai.APIError, exchange: Exchange, receipt: CallInfo) -> Outcome:
     cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
-    request = shown_request(failure.request)
+    request = redact_request(failure.request)
     reason = type(failure.__cause__).__name__ if failure.__cause__ is not None else type(failure).__name__
     message = f"{failure.message.rstrip('.')} ({reason}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
     error: FluxConnectionError
@@ -134,7 +134,7 @@ def _broken_off(failure: openai.APIError, exchange: Exchange, receipt: Receipt) 
     else:
         error = FluxConnectionError(message=message, request=request)
     partial = exchange.response
-    error.raw = b"" if partial is None else shown_bytes(partial.content, exchange.secrets)
+    error.raw = b"" if partial is None else redact_body(partial.content, exchange.secrets)
     request_id = None if partial is None else partial.headers.get("x-request-id")
     _marked(error, cause=cause, receipt=receipt, request_id=request_id)
     return Outcome(error=error, cause=cause)
@@ -147,8 +147,8 @@ _PHASES: Mapping[Cause, str] = {
 }
 
 
-def _unusable(answer: Unusable, reply: httpx.Response, exchange: Exchange, receipt: Receipt) -> Outcome:
-    shown = shown_response(reply, exchange.secrets)
+def _unusable(answer: UnusableBody, reply: httpx.Response, exchange: Exchange, receipt: CallInfo) -> Outcome:
+    shown = redact_response(reply, exchange.secrets)
     error: FluxAPIError
     if answer.error is not None:
         body = _body_of(shown.content)

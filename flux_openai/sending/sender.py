@@ -12,9 +12,9 @@ import tenacity
 from flux_openai._http.capture import PATH, Exchange, watching
 from flux_openai._http.library import httpx
 from flux_openai.errors import FluxWarning
-from flux_openai.request.arguments import Order
+from flux_openai.request.arguments import CallArguments
 from flux_openai.response.download import TIMEOUT
-from flux_openai.response.response import Downloads, FluxImagesResponse, Receipt
+from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call, acalls_of, calls_of, parsed_as
 from flux_openai.sending.concurrency import atogether, together
@@ -34,7 +34,7 @@ class Sender:
         self._client = client
         self._settings = settings
 
-    def send(self, order: Order) -> FluxImagesResponse:
+    def send(self, order: CallArguments) -> FluxImagesResponse:
         """Check the order, send its calls, and return the one answer. Raises as `images.generate` does."""
         parts = _begun(calls_of(order, self._settings), self._settings)
         with shared_fate(parts):
@@ -60,7 +60,7 @@ class Sender:
             except openai.APIError as error:
                 failure = error
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(
+        downloads = DownloadSettings(
             origin=str(self._client.base_url), client=http, waiting=run.policy.waiting, timeout=_patience(exchange)
         )
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
@@ -76,7 +76,7 @@ class AsyncSender:
         self._client = client
         self._settings = settings
 
-    async def send(self, order: Order) -> FluxImagesResponse:
+    async def send(self, order: CallArguments) -> FluxImagesResponse:
         """Check the order, send its calls, and return the one answer. Raises as `images.generate` does."""
         parts = _begun(await acalls_of(order, self._settings), self._settings)
         with shared_fate(parts):
@@ -102,7 +102,7 @@ class AsyncSender:
             except openai.APIError as error:
                 failure = error
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = Downloads(
+        downloads = DownloadSettings(
             origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting, timeout=_patience(exchange)
         )
         outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
@@ -130,8 +130,8 @@ def _patience(exchange: Exchange) -> float:
     return min(TIMEOUT, exchange.read_timeout or TIMEOUT)
 
 
-def _receipt(call: Call, run: Run) -> Receipt:
-    return Receipt(sent=call.sent, attempts=run.attempts, notices=call.params.notices, first=call.params.first)
+def _receipt(call: Call, run: Run) -> CallInfo:
+    return CallInfo(sent=call.sent, attempts=run.attempts, notices=call.params.notices, first=call.params.first)
 
 
 def _finished(parts: list[Part], foreign: list[BaseException | None]) -> FluxImagesResponse:

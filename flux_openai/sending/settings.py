@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import get_args
 
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.request.unsupported import Unsupported
 from flux_openai.request.validation import check_defaults
 from flux_openai.retry import RetryPolicy, RetryQuota
@@ -53,9 +53,11 @@ class Settings:
             policy = policy.with_max_retries(max_retries)
         if unsupported is not None and unsupported not in get_args(Unsupported):
             rule = f"must be one of {', '.join(map(repr, get_args(Unsupported)))}"
-            raise ConfigurationError(str(Fault(param="unsupported", value=unsupported, rule=rule, nearest="error")))
+            raise ConfigurationError.of(
+                InvalidParam(param="unsupported", value=unsupported, rule=rule, nearest="error")
+            )
         if split is not None and not isinstance(split, bool):
-            raise ConfigurationError(str(Fault(param="split", value=split, rule="must be True or False")))
+            raise ConfigurationError.of(InvalidParam(param="split", value=split, rule="must be True or False"))
         settings = replace(
             self,
             retry=policy,

@@ -22,7 +22,7 @@ from vcr.request import Request
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import secrets_of
-from flux_openai.testing.scrubbing import bare_link, kept_bytes, kept_text, unpacked, without
+from flux_openai.testing.scrubbing import scrub_body, scrub_text, strip_query_values, unpacked, without
 
 __all__ = [
     "Label",
@@ -42,7 +42,7 @@ REQUEST_HEADERS = ("accept", "content-type")
 RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
     "content-type": str,
     "date": lambda _: "Mon, 23 Jun 2025 08:39:57 GMT",
-    "location": bare_link,
+    "location": strip_query_values,
     "retry-after": str,
     "x-request-id": str,
 }
@@ -51,8 +51,8 @@ RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
 def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
     """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
     headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-    body = _in_order(kept_bytes(request.body or b"", secrets, asked=True))
-    return Request(request.method, bare_link(without(request.uri, secrets)), body or None, headers)
+    body = _in_order(scrub_body(request.body or b"", secrets, asked=True))
+    return Request(request.method, strip_query_values(without(request.uri, secrets)), body or None, headers)
 
 
 def _in_order(body: bytes) -> bytes:
@@ -70,7 +70,7 @@ def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> d
     """The answer as it is written, and as it is played back."""
     headers = {name.lower(): values for name, values in response["headers"].items()}
     kept = {
-        name: [kept_text(keep(value), secrets) for value in headers[name]]
+        name: [scrub_text(keep(value), secrets) for value in headers[name]]
         for name, keep in RESPONSE_HEADERS.items()
         if name in headers
     }
@@ -80,7 +80,7 @@ def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> d
     if body is None:
         # Unpacked already, or a client must fail over it again: in either case its header still holds.
         kept, body = kept | packing, packed
-    return {"status": response["status"], "headers": kept, "body": {"string": kept_bytes(body, secrets)}}
+    return {"status": response["status"], "headers": kept, "body": {"string": scrub_body(body, secrets)}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from flux_openai._http.library import httpx
 from flux_openai._http.redaction import BINARY, TYPE_LIMIT
 from flux_openai.formats import sniff
 
-__all__ = ["bare_link", "kept_bytes", "kept_text", "unpacked", "without"]
+__all__ = ["scrub_body", "scrub_text", "strip_query_values", "unpacked", "without"]
 
 _IMAGE_LIMIT = 1024
 
@@ -31,7 +31,7 @@ _VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)
 _DATA = re.compile(r"(\s*data:[^,]{0,200},)?([A-Za-z0-9+/_=\s-]+)")
 
 
-def kept_text(text: str, secrets: tuple[str, ...] = (), *, asked: bool = False) -> str:
+def scrub_text(text: str, secrets: tuple[str, ...] = (), *, asked: bool = False) -> str:
     """Text without the secrets, and without what signs the links in it; base64 of a picture is cut short.
 
     Of what is `asked`, which is compared, nothing else changes; of answers, also what is a link only to its reader.
@@ -39,7 +39,7 @@ def kept_text(text: str, secrets: tuple[str, ...] = (), *, asked: bool = False) 
     text = without(text, secrets)
     if len(text) > _IMAGE_LIMIT and (data := _DATA.fullmatch(text)):
         return _cut_short(data[1] or "", data[2]) or text
-    text = _LINK.sub(lambda link: bare_link(link[0]), _USER_INFO.sub(r"\1", text))
+    text = _LINK.sub(lambda link: strip_query_values(link[0]), _USER_INFO.sub(r"\1", text))
     if asked:
         return text
     return _ITEM.sub(r"\1redacted", _QUERY.sub(lambda query: f"?{_bare_query(query[0][1:])}", text))
@@ -60,7 +60,7 @@ def _cut_short(prefix: str, packed: str) -> str | None:
     return f"{prefix}{base64.b64encode(data[:_IMAGE_LIMIT]).decode()}" if sniff(data) else None
 
 
-def bare_link(link: str) -> str:
+def strip_query_values(link: str) -> str:
     """The link with every value in its query, and whatever stands before the host, made unusable."""
     try:
         parts = urlsplit(link)
@@ -77,15 +77,15 @@ def _bare_query(query: str) -> str:
     return "&".join(_VALUE.sub(r"\1redacted", item, count=1) for item in query.split("&") if item)
 
 
-def kept_bytes(body: bytes, secrets: tuple[str, ...] = (), *, asked: bool = False) -> bytes:
+def scrub_body(body: bytes, secrets: tuple[str, ...] = (), *, asked: bool = False) -> bytes:
     """A body without secrets. Where there are none, not a byte changes; of a picture the first KiB stays.
 
     Of what is neither picture nor text hardly more than its type stays: it may be packed, and hold anything. `asked` is
-    as for `kept_text`.
+    as for `scrub_text`.
     """
     if sniff(body):
         return body[:_IMAGE_LIMIT]  # the start says what type it is, which is all that a replay looks at
-    keep, read = partial(kept_text, secrets=secrets, asked=asked), False
+    keep, read = partial(scrub_text, secrets=secrets, asked=asked), False
     # As JSON may be encoded, and as every text may be: to search it in one way too many does no harm.
     for encoding in dict.fromkeys((json.detect_encoding(body), "utf-8", "latin-1")):
         try:

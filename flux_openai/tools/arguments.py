@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_openai._http.redaction import shown_value
-from flux_openai.errors import Fault, InvalidParamsError, listed
+from flux_openai._http.redaction import redacted_repr
+from flux_openai.errors import InvalidParam, InvalidParamsError, listed
 from flux_openai.request.arguments import given
 from flux_openai.request.model_choice import IMAGE_FIELDS
-from flux_openai.request.validation import Params, validate
+from flux_openai.request.validation import CheckedParams, validate
 from flux_openai.tools.schema import REQUEST_KEY, Verb, arguments_of
 from flux_openai.tools.session import Album
 
@@ -53,17 +53,19 @@ def read_order(arguments: Mapping[str, object] | str, *, family: str, verb: Verb
     return problems or _order(params, key)
 
 
-def _beyond(params: Params) -> list[Fault]:
+def _beyond(params: CheckedParams) -> list[InvalidParam]:
     """The numbers that a call only remarks on; a model was told their limits, and nobody reads remarks to it."""
     return [
-        Fault(param=name, value=value, rule=f"must be from {low} to {high}", nearest=low if value < low else high)
+        InvalidParam(
+            param=name, value=value, rule=f"must be from {low} to {high}", nearest=low if value < low else high
+        )
         for name, value in params.values.items()
         for low, high in [(params.model.fields[name].minimum, params.model.fields[name].maximum)]
         if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high
     ]
 
 
-def _order(params: Params, key: object) -> Order:
+def _order(params: CheckedParams, key: object) -> Order:
     values = params.values
     n, seed = values.get("n", 1), values.get("seed")
     images = n if isinstance(n, int) else 1
@@ -97,21 +99,21 @@ def _found(names: object, album: Album) -> tuple[list[Path], list[str]]:
     # The newest first: a long list is cut off.
     there = f"; there are {listed(album.names[:-21:-1])}" if album.names else "; there is none yet"
     strangers = [
-        f"images: {shown_value(name)} is no image here{there}"
+        f"images: {redacted_repr(name)} is no image here{there}"
         for name, path in zip(names, paths, strict=True)
         if path is None
     ]
     return [path for path in paths if path is not None], strangers
 
 
-def _argument(fault: Fault) -> str:
+def _argument(fault: InvalidParam) -> str:
     return "images" if fault.param in IMAGE_FIELDS else fault.param
 
 
-def _told(fault: Fault) -> str:
+def _told(fault: InvalidParam) -> str:
     """A fault in the words of the arguments: files have names, and what only a developer can do is left out."""
     rule = fault.rule.partition("; ")[0]
     if fault.param in IMAGE_FIELDS:
         return f"images: {rule}"
     nearest = "" if fault.nearest is None else f" (nearest: {fault.nearest!r})"
-    return f"{fault.param}={shown_value(fault.value)}: {rule}{nearest}"
+    return f"{fault.param}={redacted_repr(fault.value)}: {rule}{nearest}"

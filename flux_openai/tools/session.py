@@ -11,7 +11,7 @@ from threading import Lock
 
 from anyio import CapacityLimiter, to_thread
 
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.formats import sniff
 from flux_openai.tools.measure import measured
 from flux_openai.tools.results import ToolImage, ToolResult
@@ -48,7 +48,7 @@ class Album:
         for param, value in (("max_images", max_images), ("max_calls", max_calls)):
             if type(value) is not int or value < 1:
                 rule = "must be a whole number from 1"
-                raise ConfigurationError(str(Fault(param=param, value=value, rule=rule, nearest=1)))
+                raise ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=1))
         self.folder = folder
         self.max_images = max_images
         self.max_calls = max_calls

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionToolParam
 from openai.types.responses import FunctionToolParam
 
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.errors import ConfigurationError, Fault, FluxError, listed
+from flux_openai.errors import ConfigurationError, FluxError, InvalidParam, listed
 from flux_openai.models import FAMILIES
 from flux_openai.response.response import FluxImage, FluxImagesResponse
 from flux_openai.tools.arguments import Order, read_order
@@ -216,8 +216,8 @@ def _checked(param: str, value: str, choices: Collection[str]) -> str:
     if value in choices:
         return value
     near = get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
-    raise ConfigurationError(
-        str(Fault(param=param, value=value, rule=f"must be one of {listed(choices)}", nearest=near))
+    raise ConfigurationError.of(
+        InvalidParam(param=param, value=value, rule=f"must be one of {listed(choices)}", nearest=near)
     )
 
 
@@ -226,4 +226,4 @@ def _checked_name(name: str) -> str:
         return name
     rule = "must be 1 to 64 ASCII letters, digits, _ and -"
     near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or None
-    raise ConfigurationError(str(Fault(param="name", value=name, rule=rule, nearest=near)))
+    raise ConfigurationError.of(InvalidParam(param="name", value=name, rule=rule, nearest=near))

@@ -10,7 +10,7 @@ import pytest
 from openai.resources.images import Images
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, InvalidParamsError
-from flux_openai.errors import Fault, FluxWarning
+from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 from flux_openai.request.unsupported import Unsupported
 
@@ -65,7 +65,7 @@ def ask(
 
 def outcome(way: str, verb: str, client: Mapping[str, Any], **call: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
     """The model and the fields that the service saw, or "fault" and what was found by parameter."""
-    emulator, faults = Emulator(pixels=64), tuple[Fault, ...]()
+    emulator, faults = Emulator(pixels=64), tuple[InvalidParam, ...]()
     try:
         ask(emulator, way, verb, client, **call)
     except InvalidParamsError as error:

@@ -28,11 +28,11 @@ APART: Mapping[str, str] = {
     "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
-    "sending/concurrency.py:atogether": "tasks are not threads: what makes jobs run side by side is the difference itself",
+    "sending/concurrency.py:atogether": "tasks are not threads: how jobs run side by side is the difference itself",
     "emulator/load/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
     "emulator/load/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
     "emulator/load/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
-    "testing/__init__.py:async_flux_client": "a sync fixture, for every async plugin; it closes in an event loop of its own",
+    "testing/__init__.py:async_flux_client": "a sync fixture, for every async plugin; it closes in a loop of its own",
 }
 """Async code that is not a mirror of sync code, and why."""
 

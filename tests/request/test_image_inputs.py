@@ -23,7 +23,7 @@ from PIL import Image
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImage, FluxImagesResponse, FluxOpenAI, InvalidParamsError
 from flux_openai._http.library import httpx
-from flux_openai.errors import Fault, FluxError
+from flux_openai.errors import FluxError, InvalidParam
 from flux_openai.models import DEFAULT_MODEL
 from flux_openai.request.image_inputs import IMAGE_LIMIT
 from flux_openai.request.validation import validate
@@ -381,13 +381,13 @@ def sparse(place: Place, size: int) -> Path:
     return place.folder / "fox.png"
 
 
-def refused(way: Way, verb: str = "generate", **call: object) -> Fault:
+def refused(way: Way, verb: str = "generate", **call: object) -> InvalidParam:
     """The only fault of a call, of which nothing was sent."""
     (fault,) = refusals(way, verb, **call)
     return fault
 
 
-def refusals(way: Way, verb: str, **call: object) -> tuple[Fault, ...]:
+def refusals(way: Way, verb: str, **call: object) -> tuple[InvalidParam, ...]:
     """The faults of a call, of which nothing was sent."""
     emulator = Emulator(pixels=64)
     with pytest.raises(InvalidParamsError) as caught:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxOpenAI, InvalidParamsError
-from flux_openai.errors import Fault, FluxWarning
+from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField
 from flux_openai.request.image_inputs import WireImage
 from flux_openai.request.unsupported import Unsupported
-from flux_openai.request.validation import Params, validate
+from flux_openai.request.validation import CheckedParams, validate
 
 INF, NAN = float("inf"), float("nan")
 NOT_PRINTABLE = 10**5000  # Python refuses to write an integer of so many digits
@@ -35,7 +35,7 @@ def whole(model: str, **changes: object) -> dict[str, object]:
     return {"model": model, **required, **changes}
 
 
-def faults_of(keywords: Mapping[str, object], **options: Any) -> tuple[Fault, ...]:  # noqa: ANN401  # passed on
+def faults_of(keywords: Mapping[str, object], **options: Any) -> tuple[InvalidParam, ...]:  # noqa: ANN401  # passed on
     """What is wrong with a call; none of it may make the error itself fail."""
     with pytest.raises(InvalidParamsError) as caught:
         validate(keywords, **options)
@@ -45,7 +45,7 @@ def faults_of(keywords: Mapping[str, object], **options: Any) -> tuple[Fault, ..
     return caught.value.faults
 
 
-def only_fault(keywords: Mapping[str, object], **options: Any) -> Fault:  # noqa: ANN401  # passed on
+def only_fault(keywords: Mapping[str, object], **options: Any) -> InvalidParam:  # noqa: ANN401  # passed on
     (fault,) = faults_of(keywords, **options)
     return fault
 
@@ -118,7 +118,7 @@ def test_a_field_refuses_every_bad_value_by_name(model: str, field: FluxField) -
     assert wrong == {}
 
 
-def assert_valid(model: str, fault: Fault) -> None:
+def assert_valid(model: str, fault: InvalidParam) -> None:
     if fault.nearest is not None:
         validate(whole(model, **{fault.param: fault.nearest}))
 
@@ -150,7 +150,7 @@ def test_any_value_is_taken_or_refused_with_a_way_out(row: tuple[Any, FluxField]
     assert faults or taken is value or field.format == "image" or (field.format == "size" and value == "auto")
 
 
-def faults_or_none(call: Mapping[str, object]) -> tuple[Fault, ...]:
+def faults_or_none(call: Mapping[str, object]) -> tuple[InvalidParam, ...]:
     try:
         validate(call)
     except InvalidParamsError as error:
@@ -305,7 +305,7 @@ def test_auto_size_is_left_out() -> None:
     assert params.notices == ()
 
 
-def sorted_out(mode: Unsupported, **options: object) -> Params:
+def sorted_out(mode: Unsupported, **options: object) -> CheckedParams:
     return validate(whole(DEFAULT_MODEL, **options), unsupported=mode)
 
 

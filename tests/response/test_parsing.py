@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxImage, FluxImagesResponse
 from flux_openai.formats import plain_base64
-from flux_openai.response.parsing import Unusable, read_answer
-from flux_openai.response.response import Downloads, Receipt
+from flux_openai.response.parsing import UnusableBody, read_answer
+from flux_openai.response.response import CallInfo, DownloadSettings
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 B64 = base64.b64encode(PNG).decode()
@@ -27,10 +27,12 @@ USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 MADE = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-def read(body: object, *, n: int = 1) -> FluxImagesResponse | Unusable:
+def read(body: object, *, n: int = 1) -> FluxImagesResponse | UnusableBody:
     """Read an answer as if `n` images had been asked for; what is no text or bytes is written as JSON first."""
     content = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
-    return read_answer(content, receipt=Receipt(sent={"prompt": "a fox", "n": n}, received=MADE), downloads=Downloads())
+    return read_answer(
+        content, receipt=CallInfo(sent={"prompt": "a fox", "n": n}, received=MADE), downloads=DownloadSettings()
+    )
 
 
 def usable(body: object, *, n: int = 1) -> FluxImagesResponse:
@@ -39,9 +41,9 @@ def usable(body: object, *, n: int = 1) -> FluxImagesResponse:
     return answer
 
 
-def unusable(body: object) -> Unusable:
+def unusable(body: object) -> UnusableBody:
     answer = read(body)
-    assert isinstance(answer, Unusable)
+    assert isinstance(answer, UnusableBody)
     return answer
 
 
@@ -338,7 +340,7 @@ GOOD = f'"data": [{{"b64_json": "{B64}"}}]'
     ids=lambda body: repr(body[:12] + b"~" + body[-16:]),
 )
 def test_what_is_no_answer_is_unusable_and_never_a_foreign_error(body: bytes) -> None:
-    """Broken JSON, other JSON, nesting a hundred thousand deep, NaN, half surrogates, huge numbers: Unusable."""
+    """Broken JSON, other JSON, nesting a hundred thousand deep, NaN, half surrogates, huge numbers: UnusableBody."""
     answer = unusable(body)
     assert answer.reason
     assert answer.error is None
@@ -368,9 +370,9 @@ ANSWERS = st.fixed_dictionaries(
 @settings(max_examples=600)
 @given(body=st.builds(dict.__or__, NAMED, ANSWERS) | JSON, n=st.integers(1, 4))
 def test_any_json_is_an_answer_or_unusable(body: object, n: int) -> None:
-    """Whatever JSON comes back, it is a response on which everything works, or Unusable with a reason."""
+    """Whatever JSON comes back, it is a response on which everything works, or UnusableBody with a reason."""
     answer = read(body, n=n)
-    if isinstance(answer, Unusable):
+    if isinstance(answer, UnusableBody):
         assert answer.reason
         assert answer.billing in ("unknown", "paid")
     else:
@@ -385,7 +387,7 @@ def test_any_json_is_an_answer_or_unusable(body: object, n: int) -> None:
 )
 def test_any_bytes_are_an_answer_or_unusable(body: bytes) -> None:
     """Bytes that are no JSON at all raise nothing either."""
-    assert isinstance(read(body), Unusable)
+    assert isinstance(read(body), UnusableBody)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from flux_openai.emulator.api.responses import (
     plain_refusal,
     xml_error,
 )
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["FaultQueue", "Plan", "Target", "closest", "is_header_name", "make_plan", "planned_reply"]
 
@@ -77,19 +77,21 @@ def closest(value: object, choices: Iterable[str]) -> str:
     return difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0)[0]
 
 
-def _wrong_choice(*, times: object, status: object, error: object, on: object) -> Iterator[Fault]:
+def _wrong_choice(*, times: object, status: object, error: object, on: object) -> Iterator[InvalidParam]:
     if not is_whole(times) or times < 1:
-        yield Fault(param="times", value=times, rule="must be a whole number from 1", nearest=1)
+        yield InvalidParam(param="times", value=times, rule="must be a whole number from 1", nearest=1)
     if status is None and error is None:
-        yield Fault(param="status", value=None, rule="give a status or an error", nearest=500)
+        yield InvalidParam(param="status", value=None, rule="give a status or an error", nearest=500)
     if status is not None and error is not None:
-        yield Fault(param="error", value=error, rule="give a status or an error, not both", nearest=f"{status=}")
+        yield InvalidParam(param="error", value=error, rule="give a status or an error, not both", nearest=f"{status=}")
     if status is not None and not (is_whole(status) and 200 <= status <= 599):
-        yield Fault(param="status", value=status, rule="must be from 200 to 599", nearest=_nearest_status(status))
+        yield InvalidParam(
+            param="status", value=status, rule="must be from 200 to 599", nearest=_nearest_status(status)
+        )
     for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
         if value not in choices and not (param == "error" and value is None):
             nearest = closest(value, choices)
-            yield Fault(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
+            yield InvalidParam(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
 
 
 def _nearest_status(status: object) -> int:
@@ -97,31 +99,37 @@ def _nearest_status(status: object) -> int:
     return min(max(int(number[1]), 200), 599) if number else 599
 
 
-def _wrong_answer(*, status: int | None, headers: object, body: object) -> Iterator[Fault]:
+def _wrong_answer(*, status: int | None, headers: object, body: object) -> Iterator[InvalidParam]:
     if status is None and body is not None:
-        yield Fault(param="body", value=body, rule="needs a status to go with", nearest="status=200")
+        yield InvalidParam(param="body", value=body, rule="needs a status to go with", nearest="status=200")
     if status is None and headers is not None:
-        yield Fault(param="headers", value=headers, rule="need a status to go with", nearest="status=200")
+        yield InvalidParam(param="headers", value=headers, rule="need a status to go with", nearest="status=200")
     if not isinstance(headers, Mapping | None):
-        yield Fault(param="headers", value=headers, rule="must be names and values", nearest={"retry-after": "1"})
+        yield InvalidParam(
+            param="headers", value=headers, rule="must be names and values", nearest={"retry-after": "1"}
+        )
     for name, value in headers.items() if isinstance(headers, Mapping) else ():
         if not isinstance(value, str):
-            yield Fault(param=f"headers[{name!r}]", value=value, rule="must be a string", nearest=str(value))
+            yield InvalidParam(param=f"headers[{name!r}]", value=value, rule="must be a string", nearest=str(value))
         if not is_header_name(name):
-            yield Fault(param="headers", value=name, rule="must have names of letters, digits and -", nearest="x-name")
+            yield InvalidParam(
+                param="headers", value=name, rule="must have names of letters, digits and -", nearest="x-name"
+            )
     try:
         _encoded(body)
     except (TypeError, ValueError) as error:
-        yield Fault(param="body", value=body, rule=f"cannot be written as JSON: {error}", nearest="a string or bytes")
+        yield InvalidParam(
+            param="body", value=body, rule=f"cannot be written as JSON: {error}", nearest="a string or bytes"
+        )
 
 
-def _wrong_billing(billed: object, *, error: object, on: object) -> Iterator[Fault]:
+def _wrong_billing(billed: object, *, error: object, on: object) -> Iterator[InvalidParam]:
     if billed is not None and not isinstance(billed, bool):
-        yield Fault(param="billed", value=billed, rule="must be True, False or None", nearest=bool(billed))
+        yield InvalidParam(param="billed", value=billed, rule="must be True, False or None", nearest=bool(billed))
     elif billed and error in NEVER_SENT:
-        yield Fault(param="billed", value=billed, rule="what was never sent is never billed", nearest=False)
+        yield InvalidParam(param="billed", value=billed, rule="what was never sent is never billed", nearest=False)
     elif billed and on == "download":
-        yield Fault(param="billed", value=billed, rule="downloads are never billed", nearest=False)
+        yield InvalidParam(param="billed", value=billed, rule="downloads are never billed", nearest=False)
 
 
 def _encoded(body: object) -> bytes:

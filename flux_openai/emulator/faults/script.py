@@ -18,7 +18,7 @@ from flux_openai.emulator.faults.catalog import KINDS
 from flux_openai.emulator.faults.fault import Act, make_act
 from flux_openai.emulator.faults.queue import Target
 from flux_openai.emulator.faults.rules import Condition, Occurrence, Rule, Script, make_condition, make_rule
-from flux_openai.errors import ConfigurationError, Fault, ScriptError
+from flux_openai.errors import ConfigurationError, InvalidParam, ScriptError
 
 __all__ = ["as_script", "parse"]
 
@@ -37,8 +37,8 @@ def as_script(script: object) -> Script:
         case str():
             return parse(script)
         case _:
-            raise ConfigurationError(
-                str(Fault(param="script", value=script, rule="must be a text, a Rule or a Script"))
+            raise ConfigurationError.of(
+                InvalidParam(param="script", value=script, rule="must be a text, a Rule or a Script")
             )
 
 

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["Clock", "RealClock", "VirtualClock"]
 
@@ -106,7 +106,7 @@ class VirtualClock:
 def _checked(seconds: float, *, param: str) -> float:
     if not 0 <= seconds < math.inf:
         rule = "must be a finite number of seconds from 0"
-        raise ConfigurationError(str(Fault(param=param, value=seconds, rule=rule, nearest=0)))
+        raise ConfigurationError.of(InvalidParam(param=param, value=seconds, rule=rule, nearest=0))
     return seconds
 
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from statistics import NormalDist
 from typing import Protocol, runtime_checkable
 
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["BySteps", "Constant", "Latency", "Lognormal", "Work", "parse_latency"]
 
@@ -64,10 +64,10 @@ class Lognormal:
         """Refuse what is no such distribution."""
         _check(median=self.median, p99=self.p99)
         if self.median <= 0:
-            raise ConfigurationError(str(Fault(param="median", value=self.median, rule="must be above 0")))
+            raise ConfigurationError.of(InvalidParam(param="median", value=self.median, rule="must be above 0"))
         if self.p99 < self.median:
             rule = "must not be below the median"
-            raise ConfigurationError(str(Fault(param="p99", value=self.p99, rule=rule, nearest=self.median)))
+            raise ConfigurationError.of(InvalidParam(param="p99", value=self.p99, rule=rule, nearest=self.median))
 
     def of(self, work: Work) -> float:
         """The time drawn for this work."""
@@ -98,7 +98,7 @@ class BySteps:
 def _check(**seconds: object) -> None:
     rule = "must be a finite number of seconds from 0"
     wrong = [
-        str(Fault(param=param, value=value, rule=rule, nearest=0))
+        str(InvalidParam(param=param, value=value, rule=rule, nearest=0))
         for param, value in seconds.items()
         if not (isinstance(value, int | float) and 0 <= value < math.inf)
     ]
@@ -139,7 +139,7 @@ def parse_latency(text: str) -> Latency:
         base, per_step, per_image = (_time(found[place], found[place + 1]) for place in (1, 3, 5))
         return BySteps(base=base, per_step=per_step, per_image=per_image)
     rule = "must be like 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps+0.5s*images"
-    raise ConfigurationError(str(Fault(param="latency", value=text, rule=rule, nearest=_nearest(plain))))
+    raise ConfigurationError.of(InvalidParam(param="latency", value=text, rule=rule, nearest=_nearest(plain)))
 
 
 def _nearest(text: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from flux_openai.emulator.load.limits import Concurrency, Credits, FixedWindow, Limit, TokenBucket
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["parse_limit", "read_limits"]
 
@@ -19,7 +19,7 @@ def read_limits(limits: Iterable[Limit | str]) -> list[Limit]:
     """The limits, those read that are given as text; a single text is one limit. Raises ConfigurationError."""
     given = [limits] if isinstance(limits, str) else limits
     if not isinstance(given, Iterable):
-        raise ConfigurationError(str(Fault(param="limits", value=limits, rule=_RULE, nearest=["10/s"])))
+        raise ConfigurationError.of(InvalidParam(param="limits", value=limits, rule=_RULE, nearest=["10/s"]))
     return [limit if isinstance(limit, Limit) else parse_limit(str(limit)) for limit in given]
 
 
@@ -41,7 +41,7 @@ def parse_limit(text: str) -> Limit:
     if found := _CREDITS.fullmatch(plain):
         status, code = int(found[2] or 429), found[3] or "insufficient_quota"
         return Credits(images=int(found[1]), status=status, code=code)
-    raise ConfigurationError(str(Fault(param="limits", value=text, rule=_RULE, nearest=_nearest(plain))))
+    raise ConfigurationError.of(InvalidParam(param="limits", value=text, rule=_RULE, nearest=_nearest(plain)))
 
 
 def _nearest(text: str) -> str:

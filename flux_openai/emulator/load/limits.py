@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.api.responses import Refusal
 from flux_openai.emulator.load.latency import Work
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["Concurrency", "Credits", "FixedWindow", "Limit", "State", "TokenBucket", "instant"]
 
@@ -44,13 +44,15 @@ def _exact(number: float) -> Fraction:
 def _check_count(value: object, *, param: str, least: int = 1) -> None:
     if not is_whole(value) or value < least:
         rule = f"must be a whole number from {least}"
-        raise ConfigurationError(str(Fault(param=param, value=value, rule=rule, nearest=least)))
+        raise ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=least))
 
 
 def _check_above(value: float, *, param: str) -> None:
     # Less would be lost in the microseconds.
     if not 1e-6 <= value < math.inf:
-        raise ConfigurationError(str(Fault(param=param, value=value, rule="must be finite and above 0", nearest=1)))
+        raise ConfigurationError.of(
+            InvalidParam(param=param, value=value, rule="must be finite and above 0", nearest=1)
+        )
 
 
 def _too_many(wait: Fraction, *, what: str, code: str = "rate_limit_exceeded") -> Refusal:
@@ -176,7 +178,7 @@ class Credits:
         _check_count(self.images, param="images", least=0)
         if not (is_whole(self.status) and 400 <= self.status <= 599):
             rule = "must be from 400 to 599"
-            raise ConfigurationError(str(Fault(param="status", value=self.status, rule=rule, nearest=429)))
+            raise ConfigurationError.of(InvalidParam(param="status", value=self.status, rule=rule, nearest=429))
 
     def refuse(self, state: State, *, now: Fraction, work: Work) -> Refusal | None:  # noqa: ARG002  # as above
         """The error for an empty account, or None while there are images left."""

@@ -30,7 +30,7 @@ from flux_openai.emulator.transport.http1 import (
     read_head,
     write_head,
 )
-from flux_openai.errors import ConfigurationError, Fault
+from flux_openai.errors import ConfigurationError, InvalidParam
 
 __all__ = ["Server"]
 
@@ -169,14 +169,14 @@ def _loopback(host: str) -> str:
         if ipaddress.ip_address(address).is_loopback:
             return address
     rule = "must be an address of this machine alone, since nothing here is made to be reached from elsewhere"
-    raise ConfigurationError(str(Fault(param="host", value=host, rule=rule, nearest="127.0.0.1")))
+    raise ConfigurationError.of(InvalidParam(param="host", value=host, rule=rule, nearest="127.0.0.1"))
 
 
 def _checked_port(port: int) -> int:
     if is_whole(port) and 0 <= port <= 65_535:
         return port
     rule, nearest = "must be an int from 0 to 65535", 65_535 if is_whole(port) and port > 0 else 0
-    raise ConfigurationError(str(Fault(param="port", value=port, rule=rule, nearest=nearest)))
+    raise ConfigurationError.of(InvalidParam(param="port", value=port, rule=rule, nearest=nearest))
 
 
 def _listen(address: str, *, port: int) -> socket.socket:
@@ -185,7 +185,9 @@ def _listen(address: str, *, port: int) -> socket.socket:
         server = socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        fault = Fault(param="port", value=port, rule=f"cannot be listened on: {reason}; 0 picks a free one", nearest=0)
+        fault = InvalidParam(
+            param="port", value=port, rule=f"cannot be listened on: {reason}; 0 picks a free one", nearest=0
+        )
         raise ConfigurationError(str(fault)) from error
     server.settimeout(0)
     return server

@@ -160,7 +160,7 @@ async def test_an_allowed_duplicate_ends_with_the_first_whole_answer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusable:
+class UnusableBody:
     """A whole 200 that nobody can use, and the words that say why."""
 
     act: Act
@@ -173,29 +173,29 @@ def packed(encoding: str, body: bytes) -> Act:
 
 
 UNUSABLE = [
-    pytest.param(Unusable(act=drip, says="was not complete after 0.5 s", body_time=0.5 / 60), id="drip"),
-    pytest.param(Unusable(act=packed("gzip", b"no gzip"), says="not valid gzip"), id="no-gzip"),
-    pytest.param(Unusable(act=packed("gzip", gzip.compress(BODY)[:-9]), says="not valid gzip"), id="cut-gzip"),
-    pytest.param(Unusable(act=packed("gzip", b""), says="not valid gzip"), id="empty-gzip"),
+    pytest.param(UnusableBody(act=drip, says="was not complete after 0.5 s", body_time=0.5 / 60), id="drip"),
+    pytest.param(UnusableBody(act=packed("gzip", b"no gzip"), says="not valid gzip"), id="no-gzip"),
+    pytest.param(UnusableBody(act=packed("gzip", gzip.compress(BODY)[:-9]), says="not valid gzip"), id="cut-gzip"),
+    pytest.param(UnusableBody(act=packed("gzip", b""), says="not valid gzip"), id="empty-gzip"),
     pytest.param(
-        Unusable(act=packed("gzip", gzip.compress(BODY)[:-8] + bytes(8)), says="not valid gzip"), id="bad-sum"
+        UnusableBody(act=packed("gzip", gzip.compress(BODY)[:-8] + bytes(8)), says="not valid gzip"), id="bad-sum"
     ),
     pytest.param(
-        Unusable(act=packed("gzip, gzip, gzip", b""), says="content encoding that was not asked for"),
+        UnusableBody(act=packed("gzip, gzip, gzip", b""), says="content encoding that was not asked for"),
         id="three-layers",
     ),
     pytest.param(
-        Unusable(act=packed("deflate", zlib.compress(BODY)), says="content encoding that was not asked for"),
+        UnusableBody(act=packed("deflate", zlib.compress(BODY)), says="content encoding that was not asked for"),
         id="deflate",
     ),
-    pytest.param(Unusable(act=packed("br", b"?"), says="content encoding that was not asked for"), id="brotli"),
+    pytest.param(UnusableBody(act=packed("br", b"?"), says="content encoding that was not asked for"), id="brotli"),
 ]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("row", UNUSABLE)
 async def test_a_body_that_cannot_be_read_is_never_bought_again(
-    serve: MakeServer, open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, row: Unusable
+    serve: MakeServer, open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, row: UnusableBody
 ) -> None:
     """One POST even where duplicates are allowed: the service did its work and would be paid again."""
     monkeypatch.setattr(wire, "BODY_TIME", row.body_time)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flux_openai._http.redaction import scrub, shown_bytes
+from flux_openai._http.redaction import redact_body, scrub
 from flux_openai.errors import FluxBadRequestError, FluxInternalServerError, FluxStatusError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_text_of_any_length_is_scrubbed_in_one_go() -> None:
 def test_a_body_is_searched_however_it_is_encoded(start: str, encoding: str, end: str) -> None:
     """Also one that looks like something else."""
     body = f"{start}key CANARY-KEY https://h.example/p?sig=CANARY{end}".encode(encoding, "replace")
-    shown = shown_bytes(body, ("CANARY-KEY",))
+    shown = redact_body(body, ("CANARY-KEY",))
     assert b"CANARY" not in shown
     assert b"key [redacted] https://h.example/p?[redacted]" in shown
 

@@ -26,7 +26,7 @@ from vcr.cassette import Cassette
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, RetryPolicy
 from flux_openai._http.library import httpx
 from flux_openai.testing.cassettes import Provenance, player, replaying, spare_live
-from flux_openai.testing.scrubbing import kept_bytes, kept_text
+from flux_openai.testing.scrubbing import scrub_body, scrub_text
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Play = Callable[..., AbstractContextManager["Flux"]]
@@ -138,7 +138,7 @@ class Flux:
     @staticmethod
     def kept(value: bytes | str) -> bytes | str:
         """What the tape keeps of bytes or a link; in a replay, all of it."""
-        return kept_bytes(value) if isinstance(value, bytes) else kept_text(value)
+        return scrub_body(value) if isinstance(value, bytes) else scrub_text(value)
 
     def close(self) -> None:
         self.settle(self.client.close())
