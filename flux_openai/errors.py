@@ -232,16 +232,16 @@ class FluxAPIError(FluxError, openai.APIError):
 
     raw: bytes = b""
 
-    def add(self, remark: str) -> None:
+    def add_to_message(self, remark: str) -> None:
         """Add a remark to the message."""
         self.message = f"{self.message}; {remark}"
         self.args = (self.message,)
 
-    def after_doubt(self) -> Self:
-        """The error of a call of which an earlier attempt may have been billed: then so may the call."""
+    def with_unknown_billing(self) -> Self:
+        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
         if self.billing == "none":
             self.billing = "unknown"
-            self.add("an earlier attempt may have been carried out and billed")
+            self.add_to_message("an earlier attempt may have been carried out and billed")
         return self
 
 

@@ -7,12 +7,42 @@ the provider's general page, which contradicts the model pages elsewhere, warns.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
-__all__ = ["DEFAULT_MODEL", "FAMILIES", "FLUX_MODELS", "AspectRatio", "FluxField", "FluxModel", "ResponseFormat"]
+if TYPE_CHECKING:
+    from openai import Omit
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "FAMILIES",
+    "FLUX_MODELS",
+    "AspectRatio",
+    "FluxField",
+    "FluxModel",
+    "FluxParams",
+    "ResponseFormat",
+]
 
 AspectRatio = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
 ResponseFormat = Literal["url", "b64_json"]
+
+
+class FluxParams(TypedDict, total=False):
+    """The types of the FLUX parameters that are no images, for `images.generate`, `images.edit` and type checkers.
+
+    Their rules are in the rows below; a test holds the two equal.
+    """
+
+    n: "int | None | Omit"
+    aspect_ratio: "AspectRatio | None | Omit"
+    size: "str | None | Omit"
+    strength: "float | None | Omit"
+    seed: "int | None | Omit"
+    steps: "int | None | Omit"
+    guidance_scale: "float | None | Omit"
+    negative_prompt: "str | None | Omit"
+    response_format: "ResponseFormat | None | Omit"
+
 
 DEFAULT_MODEL = "black-forest-labs/flux-kontext-max/text-to-image"
 

@@ -1,4 +1,4 @@
-"""One attempt as seen on the wire: how far the request got, and its answer, read under a cap.
+"""One exchange as seen on the wire: how far the request got, and its answer, read under a cap.
 
 The SDK hands over neither. How far a request got decides whether it can have been billed; an answer that is read
 without a cap can be a decompression bomb.
@@ -16,46 +16,40 @@ from typing import Literal
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import redact_headers, secrets_of
 
-__all__ = [
-    "BODY_LIMIT",
-    "BODY_TIME",
-    "PATH",
-    "Exchange",
-    "Phase",
-    "areceive",
-    "current_exchange",
-    "receive",
-    "watching",
-]
+__all__ = ["BODY_LIMIT", "BODY_TIME", "PATH", "Exchange", "Phase", "aread_capped", "capture", "captured", "read_capped"]
 
 Phase = Literal["connecting", "sending", "sent", "answering"]
-"""How far a request got that has no whole answer."""
+"""How far a request without a whole answer got."""
 
 PATH = "/images/generations"
 
 BODY_LIMIT = 64 * 1024 * 1024
-"""Bytes an answer may have, packed and unpacked."""
-
-ACCEPT_ENCODING = "gzip"
-"""What `unpacked` can unpack under a cap."""
+"""Bytes that the body of an answer may have, compressed and decompressed."""
 
 BODY_TIME: float = 2
-"""How many read time-outs a body may take until it is whole."""
+"""How many read time-outs the body of an answer may take until it is complete."""
 
 _CHUNK = 1024 * 1024
-_MEMBERS = 16
-"""Pieces a gzip body may come in, one after the other; a body of millions would keep the processor busy for hours."""
+_EMPTY_ANSWER = b'{"created":0,"data":[]}'
+_GZIP_MEMBERS = 16
+"""Members that a gzip body may have; one of millions would keep the processor busy for hours."""
 
 
 @dataclass(kw_only=True)
 class Exchange:
-    """What is seen of one attempt. `key` is its Idempotency-Key."""
+    """What is seen of one attempt.
+
+    `key` is its Idempotency-Key, and `secrets` the values of its headers that must not be shown. `phase` is how far the
+    request got, None if the transport has no trace. `response` is the answer as the SDK got it, and `body` its whole
+    body, or the beginning of one that broke off or has a `body_error`.
+    """
 
     key: str
     phase: Phase | None = None
-    response: httpx.Response | None = None
-    flaw: str | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    response: httpx.Response | None = None
+    body: bytes = b""
+    body_error: str | None = None
     _tunnelling: bool = False
 
     @property
@@ -63,43 +57,51 @@ class Exchange:
         """Seconds for one wait on the network, as the call had them; None for no limit, or no answer."""
         return None if self.response is None else _read_timeout(self.response)
 
-    def watch(self, request: httpx.Request) -> None:
-        """Follow the request through the HTTP library's own trace; call it before the request is sent."""
+    def attach(self, request: httpx.Request) -> None:
+        """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
         self.secrets = secrets_of(request.headers)
-        request.extensions = {**request.extensions, "trace": self._saw}
+        request.extensions = {**request.extensions, "trace": self._trace}
 
-    def watch_async(self, request: httpx.Request) -> None:
+    def attach_async(self, request: httpx.Request) -> None:
         """The same for a request that an async client sends."""
         self.secrets = secrets_of(request.headers)
-        request.extensions = {**request.extensions, "trace": self._asaw}
+        request.extensions = {**request.extensions, "trace": self._atrace}
 
-    async def _asaw(self, event: str, info: Mapping[str, object]) -> None:
-        self._saw(event, info)
+    async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
+        self._trace(event, info)
 
-    def _saw(self, event: str, info: Mapping[str, object]) -> None:
+    def _trace(self, event: str, info: Mapping[str, object]) -> None:
         step = event.partition(".")[2]
         if step == "send_request_headers.started":
-            # A proxy is sent a request of its own first, under the same trace: nothing of ours is on its way yet.
+            # A proxy is sent a CONNECT request first, under the same trace: nothing of ours is on its way yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
-        self.phase = _phase_after(step, self.phase, tunnelling=self._tunnelling)
+        if self._tunnelling or step.startswith(("connect_", "start_tls")):
+            if self.phase not in ("sending", "sent", "answering"):
+                self.phase = "connecting"
+        elif step in _PHASES:
+            self.phase = _PHASES[step]
+
+    def full_response(self) -> httpx.Response | None:
+        """The answer with its whole body, which the SDK is not always given."""
+        if self.response is None:
+            return None
+        response = self.response
+        return type(response)(
+            response.status_code, headers=response.headers, content=self.body, request=response.request
+        )
 
 
-def _phase_after(step: str, phase: Phase | None, *, tunnelling: bool) -> Phase | None:
-    if tunnelling or step.startswith(("connect_", "start_tls")):
-        return phase if phase in ("sending", "sent", "answering") else "connecting"
-    known: Mapping[str, Phase] = {
-        "send_request_headers.started": "sending",
-        "send_request_body.complete": "sent",
-        "receive_response_headers.complete": "answering",
-    }
-    return known.get(step, phase)
-
+_PHASES: Mapping[str, Phase] = {
+    "send_request_headers.started": "sending",
+    "send_request_body.complete": "sent",
+    "receive_response_headers.complete": "answering",
+}
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
 
 @contextmanager
-def watching(exchange: Exchange) -> Iterator[None]:
+def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
     token = _CURRENT.set(exchange)
     try:
@@ -108,8 +110,8 @@ def watching(exchange: Exchange) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def current_exchange(request: httpx.Request) -> Exchange | None:
-    """The exchange a request belongs to, its headers set; None for every request that is not a FLUX call.
+def captured(request: httpx.Request) -> Exchange | None:
+    """The exchange that a request belongs to, its headers set; None for every request that is not a FLUX call.
 
     The headers are set here and not in the SDK's options: openai 2 would send a default header of another spelling too.
     """
@@ -117,84 +119,86 @@ def current_exchange(request: httpx.Request) -> Exchange | None:
     if exchange is None or request.method != "POST" or not request.url.path.endswith(PATH):
         return None
     request.headers["Idempotency-Key"] = exchange.key
-    request.headers["Accept-Encoding"] = ACCEPT_ENCODING
+    request.headers["Accept-Encoding"] = "gzip"  # the one coding that is decompressed under a cap
     return exchange
 
 
 @dataclass(kw_only=True)
-class _Intake:
-    """A body under way: bytes and time are counted, and the first limit that is passed is the flaw."""
+class _BodyReader:
+    """A body under way: bytes and seconds are counted, and the first limit that is passed is the `error`."""
 
     limit: int
     seconds: float | None
     clock: Callable[[], float]
-    packed: bool
-    parts: list[bytes] = field(default_factory=list)
+    encoding: str
+    chunks: list[bytes] = field(default_factory=list)
     size: int = 0
-    flaw: str | None = None
+    error: str | None = None
 
     def __post_init__(self) -> None:
         self.start = self.clock()
 
-    def full(self, chunk: bytes) -> bool:
-        """Take the chunk; True when nothing more may be read."""
-        self.parts.append(chunk)
+    def feed(self, chunk: bytes) -> bool:
+        """Add a chunk; True when nothing more may be read."""
+        self.chunks.append(chunk)
         self.size += len(chunk)
         if self.size > self.limit:
-            self.flaw = f"is larger than {self.limit // _CHUNK} MiB"
+            self.error = f"is larger than {self.limit // _CHUNK} MiB"
         elif self.seconds is not None and self.clock() - self.start > self.seconds:
-            self.flaw = f"was not complete after {self.seconds:g} s"
-        return self.flaw is not None
+            self.error = f"was not complete after {self.seconds:g} s"
+        return self.error is not None
 
-    def taken(self) -> bytes:
-        """The whole body, or the beginning of one that is not worth the memory of a second copy."""
-        return b"".join(self.parts if self.flaw is None or self.size <= _CHUNK else self.parts[:8])
+    def body(self) -> tuple[bytes, str | None]:
+        """The body without its content encoding, and what is wrong with it, if anything."""
+        if self.error is None:
+            return _decompressed(b"".join(self.chunks), self.encoding, self.limit)
+        # Of a body above the limit the beginning is enough: a second copy would only cost memory.
+        return b"".join(self.chunks if self.size <= _CHUNK else self.chunks[:8]), self.error
 
 
-def receive(
+def read_capped(
     response: httpx.Response,
     exchange: Exchange,
     *,
     limit: int = BODY_LIMIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Response:
-    """Read an open answer under the caps and return it as one that is already read.
+    """Read the body of an open response under the caps, into the exchange, and return the response for the SDK.
 
-    What is wrong with the body as such becomes `exchange.flaw`. When the body breaks off, the error of the HTTP library
-    goes on, and `exchange` keeps what had come.
+    If the body breaks off, the error of the HTTP library is raised, and the exchange keeps what had come.
     """
-    intake = _intake(response, limit, clock)
+    reader = _reader(response, limit, clock)
     try:
         for chunk in _in_memory(response) or response.iter_raw():
-            if intake.full(chunk):
+            if reader.feed(chunk):
                 break
     finally:
         response.close()
-        buffered = _kept(response, exchange, intake)
-    return buffered
+        for_sdk = _recorded(response, exchange, reader)
+    return for_sdk
 
 
-async def areceive(
+async def aread_capped(
     response: httpx.Response,
     exchange: Exchange,
     *,
     limit: int = BODY_LIMIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Response:
-    """The same for the answer of an async client."""
-    intake = _intake(response, limit, clock)
+    """The same for the response of an async client."""
+    reader = _reader(response, limit, clock)
     try:
         async for chunk in _ain_memory(response) or response.aiter_raw():
-            if intake.full(chunk):
+            if reader.feed(chunk):
                 break
     finally:
         await response.aclose()
-        buffered = _kept(response, exchange, intake)
-    return buffered
+        for_sdk = _recorded(response, exchange, reader)
+    return for_sdk
 
 
 def _in_memory(response: httpx.Response) -> Iterator[bytes] | None:
-    """The body of an answer that was never on a wire, as a mock transport makes them; None for all others."""
+    """The body of a response that was never on a wire, as a mock transport makes them; None for all others."""
     return iter((response.content,)) if response.is_stream_consumed else None
 
 
@@ -210,58 +214,59 @@ def _read_timeout(response: httpx.Response) -> float | None:
     return limits.get("read")
 
 
-def _intake(response: httpx.Response, limit: int, clock: Callable[[], float]) -> _Intake:
+def _reader(response: httpx.Response, limit: int, clock: Callable[[], float]) -> _BodyReader:
     read = _read_timeout(response)
-    return _Intake(
+    return _BodyReader(
         limit=limit,
         seconds=None if read is None else BODY_TIME * read,
         clock=clock,
-        packed=not response.is_stream_consumed,
+        # A body that is in memory already has been decompressed by the library.
+        encoding="" if response.is_stream_consumed else response.headers.get("content-encoding", ""),
     )
 
 
-def _kept(response: httpx.Response, exchange: Exchange, intake: _Intake) -> httpx.Response:
-    packing = response.headers.get("content-encoding", "") if intake.packed else ""
-    body, flaw = intake.taken(), intake.flaw
-    if flaw is None:
-        body, flaw = unpacked(body, packing, intake.limit)
-    exchange.flaw = flaw
-    # It leads from the answer back to the exchange: what leads back to itself stays until a garbage collection.
+def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader) -> httpx.Response:
+    """Record the answer in the exchange, and make the response that the SDK is given."""
+    exchange.body, exchange.body_error = reader.body()
+    # The trace leads from the response back to the exchange: such a cycle lives until a garbage collection.
     response.request.extensions = {key: value for key, value in response.request.extensions.items() if key != "trace"}
+    # The SDK parses the body of a success, unless the caller asked for the raw response. It would be the second time,
+    # and it would raise a bare ValueError for a body that is no JSON.
+    unparsed = response.is_success and "x-stainless-raw-response" not in response.request.headers
     exchange.response = type(response)(
         response.status_code,
-        # Scrubbed here, for some releases of the SDK log every header of what they are given.
+        # Redacted here, for some releases of the SDK log every header of what they are given.
         headers=redact_headers(response.headers, exchange.secrets),
-        content=body,
+        content=_EMPTY_ANSWER if unparsed else exchange.body,
         request=response.request,
         extensions=response.extensions,
     )
-    exchange.response.elapsed = timedelta(seconds=intake.clock() - intake.start)
+    exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)
     return exchange.response
 
 
-def unpacked(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
-    """The body without its content encoding, and what was wrong with it, if anything.
+def _decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
+    """The body without its content encoding, and what is wrong with it, if anything.
 
-    Only gzip is asked for, and twice at most is taken: each layer can multiply a few bytes by a thousand.
+    Only gzip is asked for. It is undone twice at most, for each layer can multiply a few bytes by a thousand.
     """
     layers = [name for part in encoding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if len(layers) > 2 or set(layers) - {"gzip"}:
         return data, "comes in a content encoding that was not asked for"
     for _ in layers:
-        data, flaw = _gunzipped(data, limit)
-        if flaw is not None:
-            return data, flaw
+        data, error = _gunzip(data, limit)
+        if error is not None:
+            return data, error
     return data, None
 
 
-def _gunzipped(data: bytes, limit: int) -> tuple[bytes, str | None]:
+def _gunzip(data: bytes, limit: int) -> tuple[bytes, str | None]:
     out, rest = bytearray(), data
     try:
-        for _ in range(_MEMBERS):
-            rest = _member(rest, out, limit)
+        for _ in range(_GZIP_MEMBERS):
+            rest = _gunzip_member(rest, out, limit)
             if len(out) > limit:
-                return data, f"is larger than {limit // _CHUNK} MiB when unpacked"
+                return data, f"is larger than {limit // _CHUNK} MiB when decompressed"
             if not rest.startswith(b"\x1f\x8b"):
                 return bytes(out), None
     except zlib.error:
@@ -269,8 +274,8 @@ def _gunzipped(data: bytes, limit: int) -> tuple[bytes, str | None]:
     return data, "is packed in too many pieces"
 
 
-def _member(data: bytes, out: bytearray, limit: int) -> bytes:
-    """Unpack one gzip member onto `out`, until it is over the limit, and return what comes after it."""
+def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
+    """Decompress one gzip member onto `out`, until it is over the limit, and return what comes after it."""
     gunzip, rest = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), data
     while not gunzip.eof and len(out) <= limit:
         piece = gunzip.decompress(rest, _CHUNK)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flux_openai.cli.console import Screen
 from flux_openai.cli.exit_codes import EndedEarlyError, MissingImagesError
@@ -12,7 +13,7 @@ from flux_openai.cli.report import Report, SavedImage, shown
 from flux_openai.cli.service import Service, prove_writable
 from flux_openai.client.clients import FluxOpenAI
 from flux_openai.errors import FluxAPIError, FluxError, FluxWarning
-from flux_openai.request.validation import CheckedParams, parts, validate
+from flux_openai.request.validation import CheckedParams, split_params, validate
 from flux_openai.response.response import FluxImage, FluxImagesResponse
 
 __all__ = ["Order", "carry_out"]
@@ -50,7 +51,7 @@ class _Tally:
         if self.answers and isinstance(error, FluxAPIError) and error.billing == "none":
             # What the run came to is more than its last call.
             error.billing = "paid"
-            error.add("the images of the calls before are paid for")
+            error.add_to_message("the images of the calls before are paid for")
         self.errors.append(error)
         self.screen.failed(error)
 
@@ -95,7 +96,7 @@ def _make_all(order: Order, tally: _Tally) -> None:
     tally.note(params.notices)
     with order.service.client(on_retry=tally.screen.retrying) as client:
         prove_writable(order.folder)
-        for part in parts(params):
+        for part in split_params(params):
             _make(part, client, order.folder, tally)
             if tally.errors:
                 return
@@ -114,7 +115,8 @@ def _make(part: CheckedParams, client: FluxOpenAI, folder: Path, tally: _Tally) 
 
 def _ask_and_save(part: CheckedParams, client: FluxOpenAI, folder: Path, tally: _Tally) -> None:
     tally.under_way = True
-    answer = client.images.generate(extra_body={"model": part.model.id, **part.values})
+    arguments: dict[str, Any] = {"model": part.model.id, **part.values}
+    answer = client.images.generate(**arguments)
     tally.answers.append(answer)
     tally.under_way = False
     tally.unsaved += answer.data

@@ -1,66 +1,54 @@
 """adapt: an existing OpenAI client -> the FLUX-aware client of its kind, with everything it was set up with."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import openai
 
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.client.setup import ambient_headers, without_locals
+from flux_openai.client.setup import env_headers, hide_locals
+from flux_openai.client.signature import with_signature
 from flux_openai.errors import ConfigurationError
-from flux_openai.request.unsupported import Unsupported
-from flux_openai.retry import RetryPolicy
+from flux_openai.sending.settings import FluxOptions
 
 __all__ = ["adapt"]
 
 
 @overload
-def adapt(
-    client: openai.OpenAI,
-    *,
-    retry: RetryPolicy | None = None,
-    unsupported: Unsupported = "error",
-    split: bool = False,
-    defaults: Mapping[str, object] | None = None,
-) -> FluxOpenAI: ...
+def adapt(client: openai.OpenAI, **options: Unpack[FluxOptions]) -> FluxOpenAI: ...
 @overload
-def adapt(
-    client: openai.AsyncOpenAI,
-    *,
-    retry: RetryPolicy | None = None,
-    unsupported: Unsupported = "error",
-    split: bool = False,
-    defaults: Mapping[str, object] | None = None,
-) -> AsyncFluxOpenAI: ...
-@without_locals
-def adapt(
-    client: openai.OpenAI | openai.AsyncOpenAI,
-    *,
-    retry: RetryPolicy | None = None,
-    unsupported: Unsupported = "error",
-    split: bool = False,
-    defaults: Mapping[str, object] | None = None,
-) -> FluxOpenAI | AsyncFluxOpenAI:
+def adapt(client: openai.AsyncOpenAI, **options: Unpack[FluxOptions]) -> AsyncFluxOpenAI: ...
+@hide_locals
+@with_signature(FluxOptions)
+def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOptions]) -> FluxOpenAI | AsyncFluxOpenAI:
     """Make a FLUX-aware client from an `openai.OpenAI` or `openai.AsyncOpenAI`.
 
-    Key, base_url, HTTP client, time-outs, headers and query are the given client's, and the HTTP client is shared:
-    closing either closes both. Its `max_retries` counts too, unless it is the SDK's default or `retry` is given. What
-    the given client took from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS stays behind. A client that is
-    FLUX-aware is returned as it is. Raises ConfigurationError for what cannot be adapted.
+    Args:
+        client: The existing client. Key, base_url, HTTP client, time-outs, headers and query are taken from it, and the
+            HTTP client is shared: closing either closes both. Its `max_retries` counts too, unless it is the SDK's
+            default or `retry` is given. What it took from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS is
+            left behind. A client that is FLUX-aware is returned as it is.
+        options: `retry`, `unsupported`, `split` and `defaults`, as for `FluxOpenAI`.
+
+    Raises:
+        ConfigurationError: For what cannot be adapted.
+
+    Example:
+        adapt(existing).images.generate(prompt="a red fox")
+
     """
     if isinstance(client, FluxOpenAI | AsyncFluxOpenAI):
         return client
     _refuse(client)
-    options = {**_inherited(client), "unsupported": unsupported, "split": split, "defaults": defaults}
-    if retry is not None:
-        options |= {"retry": retry, "max_retries": openai.NOT_GIVEN}
-    return FluxOpenAI(**options) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**options)
+    merged: dict[str, Any] = {**_inherited(client), **options}
+    if options.get("retry") is not None:
+        merged["max_retries"] = openai.NOT_GIVEN
+    return FluxOpenAI(**merged) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**merged)
 
 
 def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:
     """What a client was set up with, as arguments for one of ours."""
-    ambient = ambient_headers()
+    ambient = env_headers()
     untouched = client.max_retries == openai.DEFAULT_MAX_RETRIES
     return {
         "api_key": getattr(client, "_api_key_provider", None) or client.api_key,

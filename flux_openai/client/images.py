@@ -1,19 +1,26 @@
-"""`client.images`: the methods and their arguments. Async mirrors sync, and a test proves it."""
+"""`client.images`: `generate` and `edit`. Async mirrors sync, and a test proves it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import copy
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import openai
+from openai import Omit, omit
 from openai.resources.images import AsyncImages, Images
+from openai.types.image_edit_stream_event import ImageEditStreamEvent
+from openai.types.image_gen_stream_event import ImageGenStreamEvent
 
-from flux_openai._http.library import httpx
-from flux_openai.client.setup import check
-from flux_openai.models import AspectRatio, ResponseFormat
-from flux_openai.request.arguments import CallArguments, RequestExtras, is_flux_call
-from flux_openai.request.image_inputs import ImageInput
+from flux_openai.client.signature import with_signature
+from flux_openai.request.arguments import EditParams, GenerateParams, is_flux_call
 from flux_openai.response.response import FluxImagesResponse
+from flux_openai.sending.call import Call, abuild_calls, build_calls, sdk_arguments
 from flux_openai.sending.sender import AsyncSender, Sender
 from flux_openai.sending.settings import Settings
+
+if TYPE_CHECKING:
+    from openai._legacy_response import async_to_raw_response_wrapper, to_raw_response_wrapper
+    from openai._response import async_to_streamed_response_wrapper, to_streamed_response_wrapper
 
 __all__ = ["AsyncFluxImages", "FluxImages"]
 
@@ -27,116 +34,116 @@ class FluxImages(Images):
         self._settings = settings
         self._sender = Sender(client, settings)
 
-    def generate(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
-        self,
-        *,
-        prompt: str | None | openai.Omit = openai.omit,
-        model: str | None | openai.Omit = openai.omit,
-        n: int | None | openai.Omit = openai.omit,
-        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
-        image: ImageInput | None | openai.Omit = openai.omit,
-        images: Sequence[ImageInput] | None | openai.Omit = openai.omit,
-        strength: float | None | openai.Omit = openai.omit,
-        seed: int | None | openai.Omit = openai.omit,
-        steps: int | None | openai.Omit = openai.omit,
-        guidance_scale: float | None | openai.Omit = openai.omit,
-        negative_prompt: str | None | openai.Omit = openai.omit,
-        response_format: ResponseFormat | None | openai.Omit = openai.omit,
-        size: str | None | openai.Omit = openai.omit,
-        split: bool | None | openai.Omit = openai.omit,
-        extra_headers: Mapping[str, str | openai.Omit] | None = None,
-        extra_query: Mapping[str, object] | None = None,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
-        **options: object,
-    ) -> FluxImagesResponse:
+    if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
+
+        @cached_property
+        def with_raw_response(self) -> "_FluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
+            """The methods of this resource; each returns the raw response."""
+            return _FluxImagesWithRawResponse(self)
+
+        @cached_property
+        def with_streaming_response(self) -> "_FluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
+            """The methods of this resource; each returns a response that is read by its user."""
+            return _FluxImagesWithStreamingResponse(self)
+
+    @overload
+    def generate(
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse: ...
+    @overload
+    def generate(
+        self, *, stream: Literal[True], **params: Unpack[GenerateParams]
+    ) -> openai.Stream[ImageGenStreamEvent]: ...
+    @overload
+    def generate(
+        self, *, stream: bool, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse | openai.Stream[ImageGenStreamEvent]: ...
+    @with_signature(GenerateParams)
+    def generate(
+        self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse | openai.Stream[ImageGenStreamEvent]:
         """Make images from a prompt, or from images where the model takes them; the call this package is about.
 
-        `model`: a full name, or "kontext-max" (when left out), "kontext-pro" or "flux-dev" for whichever model of that
-        family takes the images given; the name of a model that is not FLUX passes the call on to the SDK unchanged.
-        `n`: 1 to 4 images, with `split` up to 1000, made in several requests side by side. `aspect_ratio`: one of nine,
-        "21:9" to "9:21"; or OpenAI's `size`, which stands for the nearest one within 3 %; for flux-dev, `size` itself.
-        `image`, `images`: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB together. `strength`:
-        0 to 1. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10. `response_format`: "url" (a
-        link that lives 7 days) or "b64_json". What is left out is not sent. Other options of OpenAI's follow the
-        client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
+        Only what is given is sent. The rules are those of the model's own page; `models.py` has them with their source.
 
-        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
+        Args:
+            prompt: What to draw, or what to change about the images.
+            model: A full name, or "kontext-max" (the default), "kontext-pro" or "flux-dev" for whichever model of that
+                family takes the images given. A model that is not FLUX passes the call on to the SDK unchanged.
+            n: 1 to 4 images; with `split` up to 1000, made in several requests side by side.
+            aspect_ratio: One of nine, "21:9" to "9:21".
+            size: OpenAI's WIDTHxHEIGHT, sent as the aspect ratio that it equals within 3 %; for flux-dev, the size.
+            image: A path, bytes, an open file, a PIL image, a link or a data URI.
+            images: Several of them, 32 MiB together; links do not count.
+            strength: How far the picture may depart from the image, 0 to 1.
+            seed: The same seed draws the same picture; -1 draws a new one each time.
+            steps: Inference steps, 1 to 50.
+            guidance_scale: How closely the picture follows the prompt, 1 to 10.
+            negative_prompt: What must not appear.
+            response_format: "url", a link that lives 7 days, or "b64_json".
+            split: Whether more images than one request makes are made in several.
+            stream: For models that are not FLUX; FLUX answers are not streamed.
+            params: Other options of OpenAI's follow the client's `unsupported=`; `extra_headers`, `extra_query`,
+                `extra_body` and `timeout` are the SDK's.
+
+        Raises:
+            InvalidParamsError: With every fault of the call; nothing was sent.
+            openai.OpenAIError: Afterwards, of the SDK's own classes, with `.billing` and `.attempts`.
+
+        Example:
+            client.images.generate(prompt="a red fox", aspect_ratio="16:9", seed=7).save("out")
+
         """
-        named = {
-            "prompt": prompt,
-            "model": model,
-            "n": n,
-            "aspect_ratio": aspect_ratio,
-            "image": image,
-            "images": images,
-            "strength": strength,
-            "seed": seed,
-            "steps": steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "response_format": response_format,
-            "size": size,
-            **options,
-        }
-        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = CallArguments(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
-        check(self._client)
-        if not is_flux_call(order, self._settings.defaults):
-            return cast(FluxImagesResponse, super().generate(**_passed_on(order)))
-        return self._sender.send(order)
+        arguments = _arguments(params, stream)
+        if not is_flux_call(arguments, self._settings.defaults):
+            return cast(FluxImagesResponse, super().generate(**arguments))
+        calls = build_calls("generate", arguments, self._settings)
+        sdk = sdk_arguments("generate", calls, arguments)
+        return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).generate(**sdk))
 
-    def edit(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
-        self,
-        *,
-        image: ImageInput | Sequence[ImageInput] | None | openai.Omit = openai.omit,
-        prompt: str | None | openai.Omit = openai.omit,
-        model: str | None | openai.Omit = openai.omit,
-        n: int | None | openai.Omit = openai.omit,
-        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
-        strength: float | None | openai.Omit = openai.omit,
-        seed: int | None | openai.Omit = openai.omit,
-        steps: int | None | openai.Omit = openai.omit,
-        guidance_scale: float | None | openai.Omit = openai.omit,
-        negative_prompt: str | None | openai.Omit = openai.omit,
-        response_format: ResponseFormat | None | openai.Omit = openai.omit,
-        size: str | None | openai.Omit = openai.omit,
-        split: bool | None | openai.Omit = openai.omit,
-        extra_headers: Mapping[str, str | openai.Omit] | None = None,
-        extra_query: Mapping[str, object] | None = None,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
-        **options: object,
-    ) -> FluxImagesResponse:
+    @overload
+    def edit(
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse: ...
+    @overload
+    def edit(self, *, stream: Literal[True], **params: Unpack[EditParams]) -> openai.Stream[ImageEditStreamEvent]: ...
+    @overload
+    def edit(
+        self, *, stream: bool, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse | openai.Stream[ImageEditStreamEvent]: ...
+    @with_signature(EditParams)
+    def edit(
+        self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse | openai.Stream[ImageEditStreamEvent]:
         """Change an image, or combine several, as the prompt says.
 
-        `image`: one, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
-        together. One goes to the family's image model, several to its /multi sibling, both as `generate` would send
-        them. All else as in `generate`, `aspect_ratio` for the /multi models and `strength` for the others.
+        Args:
+            image: One image, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
+                together. One goes to the family's image model, several to its /multi model.
+            prompt: What to change; FLUX can do without.
+            stream: For models that are not FLUX; FLUX answers are not streamed.
+            params: All else as in `generate`; `aspect_ratio` is for the /multi models, `strength` for the others.
 
-        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
+        Raises:
+            InvalidParamsError: With every fault of the call; nothing was sent.
+            openai.OpenAIError: Afterwards, of the SDK's own classes, with `.billing` and `.attempts`.
+
+        Example:
+            client.images.edit(image=open("fox.png", "rb"), prompt="make it snow").save("out")
+
         """
-        named = {
-            "image": image,
-            "prompt": prompt,
-            "model": model,
-            "n": n,
-            "aspect_ratio": aspect_ratio,
-            "strength": strength,
-            "seed": seed,
-            "steps": steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "response_format": response_format,
-            "size": size,
-            **options,
-        }
-        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = CallArguments(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
-        check(self._client)
-        if not is_flux_call(order, self._settings.defaults):
-            return cast(FluxImagesResponse, super().edit(**_passed_on(order)))
-        return self._sender.send(order)
+        arguments = _arguments(params, stream)
+        if not is_flux_call(arguments, self._settings.defaults):
+            return cast(FluxImagesResponse, super().edit(**arguments))
+        calls = build_calls("edit", arguments, self._settings)
+        sdk = sdk_arguments("edit", calls, arguments)
+        return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).edit(**sdk))
+
+    def _bound_to(self, calls: tuple[Call, ...]) -> "FluxImages":
+        """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
+        bound = copy.copy(self)
+        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class
+        return bound
 
 
 class AsyncFluxImages(AsyncImages):
@@ -148,123 +155,100 @@ class AsyncFluxImages(AsyncImages):
         self._settings = settings
         self._sender = AsyncSender(client, settings)
 
-    async def generate(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
-        self,
-        *,
-        prompt: str | None | openai.Omit = openai.omit,
-        model: str | None | openai.Omit = openai.omit,
-        n: int | None | openai.Omit = openai.omit,
-        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
-        image: ImageInput | None | openai.Omit = openai.omit,
-        images: Sequence[ImageInput] | None | openai.Omit = openai.omit,
-        strength: float | None | openai.Omit = openai.omit,
-        seed: int | None | openai.Omit = openai.omit,
-        steps: int | None | openai.Omit = openai.omit,
-        guidance_scale: float | None | openai.Omit = openai.omit,
-        negative_prompt: str | None | openai.Omit = openai.omit,
-        response_format: ResponseFormat | None | openai.Omit = openai.omit,
-        size: str | None | openai.Omit = openai.omit,
-        split: bool | None | openai.Omit = openai.omit,
-        extra_headers: Mapping[str, str | openai.Omit] | None = None,
-        extra_query: Mapping[str, object] | None = None,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
-        **options: object,
-    ) -> FluxImagesResponse:
-        """Make images from a prompt, or from images where the model takes them; the call this package is about.
+    if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
 
-        `model`: a full name, or "kontext-max" (when left out), "kontext-pro" or "flux-dev" for whichever model of that
-        family takes the images given; the name of a model that is not FLUX passes the call on to the SDK unchanged.
-        `n`: 1 to 4 images, with `split` up to 1000, made in several requests side by side. `aspect_ratio`: one of nine,
-        "21:9" to "9:21"; or OpenAI's `size`, which stands for the nearest one within 3 %; for flux-dev, `size` itself.
-        `image`, `images`: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB together. `strength`:
-        0 to 1. `seed`: -1 draws a new one. `steps`: 1 to 50. `guidance_scale`: 1 to 10. `response_format`: "url" (a
-        link that lives 7 days) or "b64_json". What is left out is not sent. Other options of OpenAI's follow the
-        client's `unsupported=`. The rules are those of the model's own page; see `models.py`.
+        @cached_property
+        def with_raw_response(self) -> "_AsyncFluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
+            """The methods of this resource; each returns the raw response."""
+            return _AsyncFluxImagesWithRawResponse(self)
 
-        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
-        """
-        named = {
-            "prompt": prompt,
-            "model": model,
-            "n": n,
-            "aspect_ratio": aspect_ratio,
-            "image": image,
-            "images": images,
-            "strength": strength,
-            "seed": seed,
-            "steps": steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "response_format": response_format,
-            "size": size,
-            **options,
-        }
-        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = CallArguments(verb="generate", named=named, extra_body=extra_body, extras=extras, split=split)
-        check(self._client)
-        if not is_flux_call(order, self._settings.defaults):
-            return cast(FluxImagesResponse, await super().generate(**_passed_on(order)))
-        return await self._sender.send(order)
+        @cached_property
+        def with_streaming_response(self) -> "_AsyncFluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
+            """The methods of this resource; each returns a response that is read by its user."""
+            return _AsyncFluxImagesWithStreamingResponse(self)
 
-    async def edit(  # type: ignore[override]  # the SDK's overloads change with every release; this takes all they take
-        self,
-        *,
-        image: ImageInput | Sequence[ImageInput] | None | openai.Omit = openai.omit,
-        prompt: str | None | openai.Omit = openai.omit,
-        model: str | None | openai.Omit = openai.omit,
-        n: int | None | openai.Omit = openai.omit,
-        aspect_ratio: AspectRatio | None | openai.Omit = openai.omit,
-        strength: float | None | openai.Omit = openai.omit,
-        seed: int | None | openai.Omit = openai.omit,
-        steps: int | None | openai.Omit = openai.omit,
-        guidance_scale: float | None | openai.Omit = openai.omit,
-        negative_prompt: str | None | openai.Omit = openai.omit,
-        response_format: ResponseFormat | None | openai.Omit = openai.omit,
-        size: str | None | openai.Omit = openai.omit,
-        split: bool | None | openai.Omit = openai.omit,
-        extra_headers: Mapping[str, str | openai.Omit] | None = None,
-        extra_query: Mapping[str, object] | None = None,
-        extra_body: Mapping[str, object] | None = None,
-        timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN,
-        **options: object,
-    ) -> FluxImagesResponse:
-        """Change an image, or combine several, as the prompt says.
+    @overload
+    async def generate(
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse: ...
+    @overload
+    async def generate(
+        self, *, stream: Literal[True], **params: Unpack[GenerateParams]
+    ) -> openai.AsyncStream[ImageGenStreamEvent]: ...
+    @overload
+    async def generate(
+        self, *, stream: bool, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse | openai.AsyncStream[ImageGenStreamEvent]: ...
+    @with_signature(GenerateParams)
+    async def generate(
+        self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
+    ) -> FluxImagesResponse | openai.AsyncStream[ImageGenStreamEvent]:
+        """Make images from a prompt; the arguments and errors are those of `FluxImages.generate`."""
+        arguments = _arguments(params, stream)
+        if not is_flux_call(arguments, self._settings.defaults):
+            return cast(FluxImagesResponse, await super().generate(**arguments))
+        calls = await abuild_calls("generate", arguments, self._settings)
+        sdk = sdk_arguments("generate", calls, arguments)
+        return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).generate(**sdk))
 
-        `image`: one, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
-        together. One goes to the family's image model, several to its /multi sibling, both as `generate` would send
-        them. All else as in `generate`, `aspect_ratio` for the /multi models and `strength` for the others.
+    @overload
+    async def edit(
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse: ...
+    @overload
+    async def edit(
+        self, *, stream: Literal[True], **params: Unpack[EditParams]
+    ) -> openai.AsyncStream[ImageEditStreamEvent]: ...
+    @overload
+    async def edit(
+        self, *, stream: bool, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse | openai.AsyncStream[ImageEditStreamEvent]: ...
+    @with_signature(EditParams)
+    async def edit(
+        self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
+    ) -> FluxImagesResponse | openai.AsyncStream[ImageEditStreamEvent]:
+        """Change an image, or combine several; the arguments and errors are those of `FluxImages.edit`."""
+        arguments = _arguments(params, stream)
+        if not is_flux_call(arguments, self._settings.defaults):
+            return cast(FluxImagesResponse, await super().edit(**arguments))
+        calls = await abuild_calls("edit", arguments, self._settings)
+        sdk = sdk_arguments("edit", calls, arguments)
+        return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).edit(**sdk))
 
-        Raises InvalidParamsError before anything is sent, and errors that are also the SDK's own afterwards.
-        """
-        named = {
-            "image": image,
-            "prompt": prompt,
-            "model": model,
-            "n": n,
-            "aspect_ratio": aspect_ratio,
-            "strength": strength,
-            "seed": seed,
-            "steps": steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "response_format": response_format,
-            "size": size,
-            **options,
-        }
-        extras = RequestExtras(headers=extra_headers or {}, query=extra_query or {}, timeout=timeout)
-        order = CallArguments(verb="edit", named=named, extra_body=extra_body, extras=extras, split=split)
-        check(self._client)
-        if not is_flux_call(order, self._settings.defaults):
-            return cast(FluxImagesResponse, await super().edit(**_passed_on(order)))
-        return await self._sender.send(order)
+    def _bound_to(self, calls: tuple[Call, ...]) -> "AsyncFluxImages":
+        """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
+        bound = copy.copy(self)
+        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class
+        return bound
 
 
-def _passed_on(order: CallArguments) -> dict[str, Any]:
-    """The arguments for the SDK's own method, as they came."""
-    escapes = {"extra_headers": order.extras.headers, "extra_query": order.extras.query, "extra_body": order.extra_body}
-    return {
-        **{name: value for name, value in order.named.items() if not isinstance(value, openai.Omit)},
-        **{name: value or None for name, value in escapes.items()},
-        "timeout": order.extras.timeout,
-    }
+def _arguments(params: Mapping[str, object], stream: object) -> dict[str, Any]:
+    """The arguments of a call, as they came."""
+    return {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
+
+
+if TYPE_CHECKING:
+
+    class _FluxImagesWithRawResponse:
+        def __init__(self, images: FluxImages) -> None:
+            self.create_variation = to_raw_response_wrapper(images.create_variation)  # type: ignore[deprecated]  # as the SDK has it
+            self.edit = to_raw_response_wrapper(images.edit)
+            self.generate = to_raw_response_wrapper(images.generate)
+
+    class _FluxImagesWithStreamingResponse:
+        def __init__(self, images: FluxImages) -> None:
+            self.create_variation = to_streamed_response_wrapper(images.create_variation)  # type: ignore[deprecated]  # as the SDK has it
+            self.edit = to_streamed_response_wrapper(images.edit)
+            self.generate = to_streamed_response_wrapper(images.generate)
+
+    class _AsyncFluxImagesWithRawResponse:
+        def __init__(self, images: AsyncFluxImages) -> None:
+            self.create_variation = async_to_raw_response_wrapper(images.create_variation)  # type: ignore[deprecated]  # as the SDK has it
+            self.edit = async_to_raw_response_wrapper(images.edit)
+            self.generate = async_to_raw_response_wrapper(images.generate)
+
+    class _AsyncFluxImagesWithStreamingResponse:
+        def __init__(self, images: AsyncFluxImages) -> None:
+            self.create_variation = async_to_streamed_response_wrapper(images.create_variation)  # type: ignore[deprecated]  # as the SDK has it
+            self.edit = async_to_streamed_response_wrapper(images.edit)
+            self.generate = async_to_streamed_response_wrapper(images.generate)

@@ -1,38 +1,97 @@
-"""What a client is set up with: key, base_url and the settings that its copies inherit. Nothing is sent here."""
+"""Setup of a client: its options, the checks of key and base_url, and what must not come from OPENAI_* variables."""
 
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import openai
+from openai import NotGiven
 
 from flux_openai._http.library import httpx
 from flux_openai.errors import ConfigurationError, InvalidParam
+from flux_openai.sending.settings import FluxOptions
 
 __all__ = [
-    "ambient_headers",
-    "check",
-    "checked_base_url",
-    "checked_key",
-    "default_timeout",
-    "shield",
-    "without_locals",
+    "BASE_URL",
+    "TIMEOUT",
+    "AsyncClientOptions",
+    "AsyncCopyOptions",
+    "ClientOptions",
+    "CopyOptions",
+    "check_client",
+    "drop_openai_env",
+    "env_headers",
+    "hide_locals",
+    "sdk_options",
 ]
 
 BASE_URL = "https://api.umodelverse.ai/v1"
 TIMEOUT = openai.Timeout(300.0, connect=5.0, write=30.0, pool=10.0)
-"""Long on purpose where it reads: a client that stops waiting after the request is sent has paid for nothing."""
+"""The read time-out is long on purpose: a client that stops waiting after the request is sent has paid for nothing."""
+
+
+class _CommonOptions(FluxOptions, total=False):
+    base_url: str | httpx.URL | None | NotGiven
+    websocket_base_url: str | httpx.URL | None
+    timeout: float | openai.Timeout | None | NotGiven
+    max_retries: int | NotGiven
+    default_headers: Mapping[str, str] | None
+    default_query: Mapping[str, object] | None
+    organization: str | None
+    project: str | None
+    webhook_secret: str | None
+    admin_api_key: str | None
+    workload_identity: object
+    provider: object
+    data_residency: str | None
+    _enforce_credentials: bool | None
+
+
+class _CopyHeaders(TypedDict, total=False):
+    set_default_headers: Mapping[str, str] | None
+    set_default_query: Mapping[str, object] | None
+    _extra_kwargs: Mapping[str, Any]
+
+
+class CopyOptions(_CommonOptions, _CopyHeaders, total=False):
+    """The options of `FluxOpenAI.copy` and `with_options`: ours, and those of the SDK."""
+
+    api_key: str | Callable[[], str] | None
+    http_client: openai.DefaultHttpxClient | None
+
+
+class AsyncCopyOptions(_CommonOptions, _CopyHeaders, total=False):
+    """The options of `AsyncFluxOpenAI.copy` and `with_options`: ours, and those of the SDK."""
+
+    api_key: str | Callable[[], Awaitable[str]] | None
+    http_client: openai.DefaultAsyncHttpxClient | None
+
+
+class ClientOptions(_CommonOptions, total=False):
+    """The options of a FluxOpenAI: ours, and those of the SDK."""
+
+    api_key: str | Callable[[], str] | None
+    http_client: openai.DefaultHttpxClient | None
+    _strict_response_validation: bool
+
+
+class AsyncClientOptions(_CommonOptions, total=False):
+    """The options of an AsyncFluxOpenAI: ours, and those of the SDK."""
+
+    api_key: str | Callable[[], Awaitable[str]] | None
+    http_client: openai.DefaultAsyncHttpxClient | None
+    _strict_response_validation: bool
 
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def without_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let errors leave a function that is given the key from a frame that does not hold it: tracebacks show locals."""
+def hide_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a function that is given the key: its errors lose the frames whose locals a traceback might show."""
 
     @wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -45,14 +104,41 @@ def without_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapper
 
 
+def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a new client as the SDK takes them, with a checked key and base_url, and our time-outs.
+
+    Raises ConfigurationError.
+    """
+    sdk = {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+    base_url, timeout = sdk.get("base_url"), sdk.get("timeout", openai.NOT_GIVEN)
+    if base_url is None or isinstance(base_url, NotGiven):
+        base_url = os.environ.get("MODELVERSE_BASE_URL") or BASE_URL
+    if isinstance(timeout, NotGiven):
+        timeout = _default_timeout(sdk.get("http_client"))
+    if isinstance(sdk.get("max_retries"), NotGiven) or sdk.get("max_retries") is None:
+        sdk["max_retries"] = openai.DEFAULT_MAX_RETRIES
+    return {
+        **sdk,
+        "api_key": _checked_key(sdk.get("api_key")),
+        "base_url": _checked_url(str(base_url)),
+        "timeout": timeout,
+    }
+
+
+@hide_locals
+def check_client(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+    """Check before a request the key and the base_url, which can be assigned at any time. Raises ConfigurationError."""
+    _checked_url(str(client.base_url))
+    if client.api_key:
+        _checked_key(client.api_key)
+
+
 _KEY = re.compile(r"[\x21-\x7e]+")
 
-_Provider = TypeVar("_Provider", bound=Callable[..., object])
 
-
-def checked_key(api_key: str | _Provider | None, environ: Mapping[str, str] = os.environ) -> str | _Provider:
+def _checked_key(api_key: object) -> object:
     """The key, or the one in MODELVERSE_API_KEY. Raises ConfigurationError, which never contains the key."""
-    key = api_key if api_key is not None else environ.get("MODELVERSE_API_KEY")
+    key = api_key if api_key is not None else os.environ.get("MODELVERSE_API_KEY")
     if not key:
         raise ConfigurationError(
             "no API key: pass api_key=… or set MODELVERSE_API_KEY (OPENAI_API_KEY belongs to another service "
@@ -66,44 +152,29 @@ def checked_key(api_key: str | _Provider | None, environ: Mapping[str, str] = os
     return key
 
 
-def checked_base_url(base_url: object, environ: Mapping[str, str] = os.environ) -> str:
-    """The base URL, or the one in MODELVERSE_BASE_URL, or the documented one. Raises ConfigurationError.
-
-    Plain http is for loopback only: it would send the key in the clear.
-    """
-    return _checked(str(base_url) if base_url is not None else environ.get("MODELVERSE_BASE_URL") or BASE_URL)
-
-
-@without_locals
-def check(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
-    """Check before a call what can be assigned to a client at any time. Raises ConfigurationError."""
-    checked_base_url(client.base_url)
-    if client.api_key:
-        checked_key(client.api_key)
-
-
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
 @lru_cache(maxsize=16)
-def _checked(text: str) -> str:
+def _checked_url(text: str) -> str:
+    """The base_url, if the key may be sent there. Raises ConfigurationError.
+
+    Plain http is for loopback only: it would send the key in the clear.
+    """
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
+    # Without user name and query, which may be secrets.
+    shown = re.sub(r"//.*@", "//", text).partition("?")[0]
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
         rule = "must be an https:// address without a user name in it"
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=_bare(text), rule=rule, nearest=BASE_URL))
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=shown, rule=rule, nearest=BASE_URL))
     if url.scheme == "http" and not _is_loopback(url.host):
         rule = "plain http would send the key in the clear, and is taken for loopback addresses only"
-        nearest = _bare(str(url.copy_with(scheme="https")))
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=_bare(text), rule=rule, nearest=nearest))
+        nearest = shown.replace("http:", "https:", 1)
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=shown, rule=rule, nearest=nearest))
     return text
-
-
-def _bare(url: str) -> str:
-    """The URL as it may stand in a message: without user name and query."""
-    return re.sub(r"//.*@", "//", url).partition("?")[0]
 
 
 def _is_loopback(host: str) -> bool:
@@ -113,30 +184,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def default_timeout(http_client: object) -> openai.Timeout | openai.NotGiven:
+def _default_timeout(http_client: object) -> openai.Timeout | NotGiven:
     """Our time-outs, unless the given HTTP client was made with time-outs of its own."""
     own = getattr(http_client, "timeout", None)
     return TIMEOUT if own is None or own == type(own)(5.0) else openai.NOT_GIVEN
 
 
-def ambient_headers(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def env_headers() -> dict[str, str]:
     """The headers that the SDK takes from OPENAI_CUSTOM_HEADERS, read as the SDK reads them."""
-    lines = (line.partition(":") for line in environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n"))
+    lines = (line.partition(":") for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n"))
     return {name.strip(): value.strip() for name, colon, value in lines if colon}
 
 
-def shield(
-    client: openai.OpenAI | openai.AsyncOpenAI,
-    *,
-    organization: str | None,
-    project: str | None,
-    admin_api_key: str | None,
-    webhook_secret: str | None,
-    headers: Mapping[str, str] | None,
-) -> None:
-    """Take back what the SDK's constructor read from OPENAI_* variables: it belongs to another service."""
-    client.organization = organization
-    client.project = project
-    client.admin_api_key = admin_api_key
-    client.webhook_secret = webhook_secret
-    client._custom_headers = dict(headers or {})  # noqa: SLF001  # where the SDK merged OPENAI_CUSTOM_HEADERS in
+def drop_openai_env(client: openai.OpenAI | openai.AsyncOpenAI, options: Mapping[str, Any]) -> None:
+    """Undo what the SDK's constructor read from OPENAI_* variables, which belong to another service.
+
+    `options` are those that the client was made with.
+    """
+    client.organization = options.get("organization")
+    client.project = options.get("project")
+    client.admin_api_key = options.get("admin_api_key")
+    client.webhook_secret = options.get("webhook_secret")
+    client._custom_headers = dict(options.get("default_headers") or {})  # noqa: SLF001  # where the SDK merged them in

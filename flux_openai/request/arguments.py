@@ -1,36 +1,61 @@
-"""The arguments of one call, as the caller wrote them: unchecked."""
+"""Arguments of `images.generate` and `images.edit`: their types, which were given, and whether the call is for FLUX."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Required
 
 import openai
+from openai import NotGiven, Omit
+from openai._types import FileTypes, SequenceNotStr
 
-from flux_openai._http.library import httpx
-from flux_openai.models import DEFAULT_MODEL
-from flux_openai.request.model_choice import is_flux
+from flux_openai.models import DEFAULT_MODEL, FluxParams
+from flux_openai.request.image_inputs import ImageInput
+from flux_openai.request.model_choice import is_flux_name
 
-__all__ = ["CallArguments", "RequestExtras", "given", "is_flux_call"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestExtras:
-    """The SDK's own escape hatches, which every method of it takes."""
-
-    headers: Mapping[str, str | openai.Omit] = field(default_factory=dict, repr=False)
-    query: Mapping[str, object] = field(default_factory=dict, repr=False)
-    timeout: float | httpx.Timeout | None | openai.NotGiven = openai.NOT_GIVEN
+__all__ = ["EditParams", "GenerateParams", "given", "is_flux_call"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallArguments:
-    """What one method was called with: its named arguments, the SDK's escape hatches and `split`, unchecked."""
+class _CommonParams(FluxParams, total=False):
+    """What `generate` and `edit` take both: FLUX parameters, the options of OpenAI's own models, and request options.
 
-    verb: Literal["generate", "edit"]
-    named: Mapping[str, object] = field(repr=False)
-    extra_body: object = field(repr=False)
-    extras: RequestExtras
-    split: object
+    The SDK's own TypedDicts cannot stand in for the options: their values lack `Omit`, which the SDK's methods accept.
+    """
+
+    prompt: Required[str]
+    model: str | None | Omit
+    split: bool | None | Omit
+    background: Literal["transparent", "opaque", "auto"] | None | Omit
+    complexity: Literal["low", "medium", "high"] | None | Omit
+    frame_count: int | None | Omit
+    frame_duration_ms: int | None | Omit
+    output_compression: int | None | Omit
+    output_format: Literal["png", "webp", "jpeg", "gif", "svg"] | None | Omit
+    partial_images: int | None | Omit
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None | Omit
+    safety_identifier: str | None | Omit
+    svg: Mapping[str, object] | None | Omit
+    user: str | Omit
+    extra_headers: Mapping[str, str | Omit] | None
+    extra_query: Mapping[str, object] | None
+    extra_body: object | None
+    timeout: float | openai.Timeout | None | NotGiven
+
+
+class GenerateParams(_CommonParams, total=False):
+    """The keyword arguments of `images.generate`, but for `stream`."""
+
+    image: ImageInput | None | Omit
+    images: Sequence[ImageInput] | None | Omit
+    moderation: Literal["low", "auto"] | None | Omit
+    style: Literal["vivid", "natural"] | None | Omit
+
+
+class EditParams(_CommonParams, total=False):
+    """The keyword arguments of `images.edit`, but for `stream`."""
+
+    image: Required[ImageInput | SequenceNotStr[ImageInput]]
+    input_fidelity: Literal["high", "low"] | None | Omit
+    markup: FileTypes | Omit
+    mask: FileTypes | Omit
 
 
 def given(options: Mapping[str, object]) -> dict[str, object]:
@@ -42,8 +67,9 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def is_flux_call(order: CallArguments, defaults: Mapping[str, object]) -> bool:
-    """Whether the call is for a FLUX model; else it is the SDK's to serve, as it came."""
-    bodies = (given(order.named), given(order.extra_body) if isinstance(order.extra_body, Mapping) else {})
-    models = [body["model"] for body in bodies if "model" in body] or [defaults.get("model", DEFAULT_MODEL)]
-    return any(is_flux(model) for model in models)
+def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
+    """Whether a call is for a FLUX model, by `model` or `extra_body["model"]`; if not, the SDK serves it as it came."""
+    extra_body = params.get("extra_body")
+    models = [params.get("model"), extra_body.get("model") if isinstance(extra_body, Mapping) else None]
+    named = [model for model in models if model is not None and not isinstance(model, Omit | NotGiven)]
+    return any(map(is_flux_name, named or [defaults.get("model", DEFAULT_MODEL)]))

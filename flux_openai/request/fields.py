@@ -17,7 +17,7 @@ from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FLUX_MODELS, FluxField
 from flux_openai.request.size import nearest_ratio, nearest_size, sides_of
 
-__all__ = ["INT64", "SPLIT_LIMIT", "faults_of", "fields_of", "remarks"]
+__all__ = ["INT64", "SPLIT_LIMIT", "faults_of", "fields_of", "limit_warnings"]
 
 SPLIT_LIMIT = 1000
 """The most images of one call that is split. A larger number is rather a slip than a wish."""
@@ -153,7 +153,7 @@ def _limits(field: FluxField) -> tuple[float, float]:
     return -inf if field.minimum is None else field.minimum, inf if field.maximum is None else field.maximum
 
 
-def remarks(values: Mapping[str, object], fields: Mapping[str, FluxField]) -> list[str]:
+def limit_warnings(values: Mapping[str, object], fields: Mapping[str, FluxField]) -> list[str]:
     """What is sent although a page other than the model's own speaks against it."""
     return [
         f"{name}={value} was sent as it is, but {field.source} states {field.minimum} to {field.maximum}"

@@ -10,11 +10,11 @@ import sys
 from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
 
 from openai import NotGiven, Omit
+from openai._types import FileTypes
 from openai.types import Image
 
 from flux_openai._http.redaction import redacted_repr
@@ -25,16 +25,12 @@ from flux_openai.request.model_choice import IMAGE_FIELDS
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["IMAGE_LIMIT", "ImageInput", "WireImage", "arranged", "needs_reading", "read_images"]
+__all__ = ["IMAGE_LIMIT", "ImageInput", "WireImage", "needs_reading", "normalize_edit_images", "read_images"]
 
 IMAGE_LIMIT = 32 * 1024 * 1024
 """Bytes that the images of one call may have together. The service documents no limit, and none is held for links."""
 
-_Content: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes]
-
-ImageInput: TypeAlias = Union[
-    str, _Content, tuple[str | None, _Content], tuple[str | None, _Content, str | None], Image, "PIL.Image.Image"
-]
+ImageInput: TypeAlias = Union[str, bytearray, memoryview, FileTypes, Image, "PIL.Image.Image"]
 """A path, bytes, an open binary file, a PIL image, a link, a data URI, an image of an answer, or the SDK's tuple."""
 
 _CHUNK = 1024 * 1024
@@ -54,11 +50,8 @@ class WireImage(str):
         return redacted_repr(str(self))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Flaw:
-    """Why something is no image for the service."""
-
-    rule: str
+class _ImageProblem(Exception):  # noqa: N818  # it becomes an InvalidParam, which is the error
+    """Why a value is no image for the service; the message is the rule of the InvalidParam."""
 
 
 def needs_reading(options: object) -> bool:
@@ -69,7 +62,7 @@ def needs_reading(options: object) -> bool:
     )
 
 
-def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
+def normalize_edit_images(options: Mapping[str, object]) -> Mapping[str, object]:
     """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
     image = options.get("image")
     if not isinstance(image, Sequence) or _is_one(image) or "images" in options:
@@ -81,26 +74,24 @@ def arranged(options: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[InvalidParam]]:
-    """The options of a call with every image as it goes over the wire, and the faults of those that cannot."""
-    values, faults, left = dict(options), list[InvalidParam](), IMAGE_LIMIT
+    """The options of a call with every image as it goes over the wire, and what is wrong with those that cannot."""
+    values, invalid, left = dict(options), list[InvalidParam](), IMAGE_LIMIT
     for name in sorted(IMAGE_FIELDS & options.keys()):
         given = options[name]
-        items = _several(given) if name == "images" else [given]
-        wired = list[object]()
+        items = given if name == "images" and isinstance(given, list | tuple) else [given]
+        encoded = list[object]()
         for number, item in enumerate(items, start=1):
-            wire = _wire(item, max(0, left))
-            if isinstance(wire, _Flaw):
+            try:
+                image = _encode(item, max(0, left))
+            except _ImageProblem as problem:
                 which = f" (image {number} of {len(items)})" if len(items) > 1 else ""
-                faults.append(InvalidParam(param=name, value=item, rule=wire.rule + which))
+                invalid.append(InvalidParam(param=name, value=item, rule=f"{problem}{which}"))
+                encoded.append(item)
             else:
-                left -= _weight(wire)
-            wired.append(wire)
-        values[name] = wired if name == "images" else wired[0]
-    return values, faults
-
-
-def _several(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else [value]
+                left -= _byte_size(image)
+                encoded.append(image)
+        values[name] = encoded if name == "images" else encoded[0]
+    return values, invalid
 
 
 def _is_one(value: object) -> bool:
@@ -117,37 +108,37 @@ def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
     )
 
 
-def _weight(wire: WireImage) -> int:
-    """How many bytes it holds; a link holds none."""
-    return 0 if _LINK.match(wire) else len(wire.partition(",")[2]) * 3 // 4 - wire.count("=", -2)
+def _byte_size(image: WireImage) -> int:
+    """The bytes of image data that it holds; a link holds none."""
+    return 0 if _LINK.match(image) else len(image.partition(",")[2]) * 3 // 4 - image.count("=", -2)
 
 
-def _wire(value: object, limit: int) -> WireImage | _Flaw:
+def _encode(value: object, limit: int) -> WireImage:
     if isinstance(value, WireImage | Image):
         return value if isinstance(value, WireImage) else _answered(value, limit)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
-    if isinstance(data, _Flaw):
-        return data
     if len(data) > limit:
-        return _Flaw(rule=f"the images of a call may have {IMAGE_LIMIT >> 20} MiB together; a link has no such limit")
+        raise _ImageProblem(f"the images of a call may have {IMAGE_LIMIT >> 20} MiB together; a link has no such limit")
     kind = sniff(data)
     if kind is None:
         what = "is no PNG, JPEG, WebP or GIF, going by its bytes" if data else "is empty"
-        return _Flaw(rule=f"{what}; convert it first, or give a link")
+        raise _ImageProblem(f"{what}; convert it first, or give a link")
     return WireImage(data_uri(data, mime=kind.mime))
 
 
-def _answered(image: Image, limit: int) -> WireImage | _Flaw:
+def _answered(image: Image, limit: int) -> WireImage:
     """The image of an answer; its base64 may be bare or, as this service sends it, a data URI."""
     packed = image.b64_json
     text = image.url if packed is None else packed if _SCHEME.match(packed) else f"data:,{packed}"
-    # What a server wrote must not name a file on this machine.
-    return _wire(text, limit) if text is None or _SCHEME.match(text) else _Flaw(rule=_NO_LINK)
+    # The text comes from a server: read as a path, it could name any file on this machine.
+    if text is not None and not _SCHEME.match(text):
+        raise _ImageProblem(_NO_LINK)
+    return _encode(text, limit)
 
 
-def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
+def _bytes_of(value: object, limit: int) -> bytes:
     """The bytes of an image, which may be more than the limit; of a file, one more at most."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
@@ -160,19 +151,21 @@ def _bytes_of(value: object, limit: int) -> bytes | _Flaw:
     if hasattr(value, "read"):
         return _content(cast(IO[bytes], value), limit)
     several = "one image, and several go into images=: " if isinstance(value, list | tuple) else ""
-    return _Flaw(rule=f"must be {several}{_KINDS}")
+    raise _ImageProblem(f"must be {several}{_KINDS}")
 
 
-def _decoded(text: str, limit: int) -> bytes | _Flaw:
+def _decoded(text: str, limit: int) -> bytes:
     if text.lstrip()[:5].lower() != "data:":
-        return _Flaw(rule=_NO_LINK)
+        raise _ImageProblem(_NO_LINK)
     if len(text) > 2 * (limit + _CHUNK):
         return bytes(limit + 1)
     plain = plain_base64(text)
-    return _Flaw(rule="must hold base64, as in data:image/png;base64,…") if plain is None else a2b_base64(plain)
+    if plain is None:
+        raise _ImageProblem("must hold base64, as in data:image/png;base64,…")
+    return a2b_base64(plain)
 
 
-def _file_content(path: str | os.PathLike[str], limit: int) -> bytes | _Flaw:
+def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # not every os.PathLike is a pathlib.Path
             return _content(file, limit)
@@ -181,10 +174,10 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes | _Flaw:
     start = plain_base64(str(path)[:80])
     if start is not None and sniff(a2b_base64(start)) is not None:
         reason = "it is base64, which needs data:image/png;base64, before it"
-    return _Flaw(rule=f"cannot be read as a file: {reason}")
+    raise _ImageProblem(f"cannot be read as a file: {reason}")
 
 
-def _content(file: IO[bytes], limit: int) -> bytes | _Flaw:
+def _content(file: IO[bytes], limit: int) -> bytes:
     """A file from its start, as the SDK sends files; what cannot be rewound, from where it is."""
     read, size = list[bytes](), 0
     try:
@@ -195,9 +188,9 @@ def _content(file: IO[bytes], limit: int) -> bytes | _Flaw:
             size += len(chunk)
         return b"".join(read)
     except (TypeError, UnicodeDecodeError):
-        return _Flaw(rule="gives no bytes when it is read: open it with mode 'rb'")
+        raise _ImageProblem("gives no bytes when it is read: open it with mode 'rb'") from None
     except (OSError, ValueError) as error:
-        return _Flaw(rule=f"cannot be read: {error}")
+        raise _ImageProblem(f"cannot be read: {error}") from None
 
 
 def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
@@ -210,9 +203,9 @@ _PNG_MODES = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
 _NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
-def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
+def _png_of(image: "PIL.Image.Image") -> bytes:
     if image.mode == "F":
-        return _Flaw(rule="is a PIL image of floats, whose black and white nobody has told: convert it first")
+        raise _ImageProblem("is a PIL image of floats, whose black and white nobody has told: convert it first")
     buffer = BytesIO()
     try:
         upright = _upright(image)
@@ -221,7 +214,7 @@ def _png_of(image: "PIL.Image.Image") -> bytes | _Flaw:
         upright.save(buffer, "PNG")
     # Pillow's name for a broken file is now and then SyntaxError.
     except (OSError, SyntaxError, ValueError) as error:
-        return _Flaw(rule=f"cannot be written as PNG: {error}")
+        raise _ImageProblem(f"cannot be written as PNG: {error}") from None
     return buffer.getvalue()
 
 

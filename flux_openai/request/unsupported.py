@@ -1,4 +1,4 @@
-"""Options that a model does not take: refused, left out with or without a word, or passed on."""
+"""Options that a model does not take, and what `unsupported=` makes of them: error, warn, drop or send."""
 
 import json
 from collections.abc import Iterator
@@ -8,13 +8,14 @@ from typing import Literal
 from flux_openai._http.redaction import redact_value, redacted_repr
 from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FluxModel
-from flux_openai.request.model_choice import IMAGE_FIELDS, takers
+from flux_openai.request.model_choice import IMAGE_FIELDS, models_with_field
 from flux_openai.request.size import nearest_size
 
-__all__ = ["Unsupported", "sort_out"]
+__all__ = ["Unsupported", "handle_unsupported"]
 
 Unsupported = Literal["error", "warn", "drop", "send"]
-"""What becomes of options that a model does not take: refuse, leave out and say so, leave out, or pass on."""
+"""What happens to options that a model does not take: "error" refuses them, "warn" leaves them out with a notice,
+"drop" leaves them out, "send" passes them on."""
 
 _NEVER = {
     "stream": "FLUX answers are not streamed; leave it out",
@@ -41,10 +42,14 @@ _OPENAI_ONLY = frozenset(
 )
 
 
-def sort_out(
+def handle_unsupported(
     values: dict[str, object], model: FluxModel, unsupported: Unsupported, faults: list[InvalidParam]
 ) -> tuple[dict[str, object], list[str]]:
-    """Take what the model has no field for out of `values`: (passed on, notices); what may not stay becomes a fault."""
+    """Move the options that the model has no field for out of `values`.
+
+    Returns the options that are passed on, and a notice for each that is left out. One that is refused is appended to
+    `faults`.
+    """
     strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
     if not strange:
         return {}, []
@@ -72,13 +77,13 @@ def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]
     value = redact_value(str(image) if isinstance(image, str) else image)
     if beside:
         return InvalidParam(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
-    others = takers(name, instead_of=model)
+    others = models_with_field(name, instead_of=model)
     return InvalidParam(param=name, value=value, rule=_not_taken(model, others), nearest=f"model={others[0]!r}")
 
 
 def _fault(name: str, value: object, model: FluxModel) -> InvalidParam:
     ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
-    others = takers(name, instead_of=model)
+    others = models_with_field(name, instead_of=model)
     if name == "aspect_ratio" and (size := model.fields.get("size")) is not None:
         near = nearest_size(value, low=int(size.minimum or 0), high=int(size.maximum or 0), largest=True)
         return InvalidParam(param=name, value=value, rule="this model takes a size", nearest=near and f"size={near!r}")

@@ -1,10 +1,10 @@
-"""The body of a 200 -> FluxImagesResponse, or why there is none. The documented traps are taken out here."""
+"""Parsing: the body of a 200 -> FluxImagesResponse, or UnusableBody. The documented traps of the service end here."""
 
 import binascii
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from pydantic_core import from_json
 
@@ -17,13 +17,14 @@ from flux_openai.response.response import CallInfo, DownloadSettings, FluxImage,
 __all__ = ["UnusableBody", "read_answer", "text_of"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnusableBody:
-    """Why a complete 200 gives no image: the reason, what was probably paid, and the error object in it, if any."""
+class UnusableBody(Exception):  # noqa: N818  # `sending.outcome` makes the error that users see
+    """A complete 200 without a usable image: the reason, what was probably paid, and the error object in it, if any."""
 
-    reason: str
-    billing: Billing = "unknown"
-    error: Mapping[str, object] | None = None
+    def __init__(self, reason: str, *, billing: Billing = "unknown", error: Mapping[str, object] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.billing = billing
+        self.error = error
 
 
 def text_of(body: object, name: str) -> str | None:
@@ -33,49 +34,62 @@ def text_of(body: object, name: str) -> str | None:
 
 
 def read_answer(
-    body: bytes, *, receipt: CallInfo, downloads: DownloadSettings, secrets: Iterable[str] = ()
-) -> FluxImagesResponse | UnusableBody:
+    body: bytes, *, info: CallInfo, downloads: DownloadSettings, secrets: tuple[str, ...] = ()
+) -> FluxImagesResponse:
     """Read the body of a 200.
 
-    What cannot be an answer is UnusableBody; what is odd but leaves an image becomes a notice, without the `secrets`.
+    What is odd but leaves an image becomes a notice, without the `secrets`. Raises UnusableBody.
     """
     try:
         answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError:
-        return UnusableBody(reason="it is not JSON" if body.strip() else "it is empty")
+        raise UnusableBody("it is not JSON" if body.strip() else "it is empty") from None
     if not isinstance(answer, dict):
-        return UnusableBody(reason="it is not a JSON object")
-    secrets = tuple(secrets)
+        raise UnusableBody("it is not a JSON object")
     if any(secret.encode() in body for secret in secrets):
-        answer = _cleaned(answer, secrets)
+        answer = _without_secrets(answer, secrets)
     data, error = answer.get("data"), answer.get("error")
     items = data if isinstance(data, list) else []
-    found, notices = _usable(items)
-    if not found:
-        return _no_image(items, error, notices)
-    asked = receipt.sent.get("n", 1)
-    missing = max(0, asked - len(found)) if isinstance(asked, int) else 0
+    usable, notices = list[dict[str, object]](), list[str]()
+    for index, item in enumerate(items):
+        image, problem = _image(item if isinstance(item, dict) else {})
+        if image.get("b64_json") or image.get("url"):
+            usable.append(image)
+        if problem is not None:
+            notices.append(f"image {index}: {problem}")
+    if not usable:
+        if error:
+            details = error if isinstance(error, dict) else {"message": str(error)}
+            raise UnusableBody("it carries an error", error=details)
+        if items:
+            raise UnusableBody("; ".join(["no image in it is usable", *notices]), billing="paid")
+        raise UnusableBody("it holds no image")
+    asked = info.sent.get("n", 1)
+    missing = max(0, asked - len(usable)) if isinstance(asked, int) else 0
     if error:
-        notices.append(f"the answer also carries an error: {_message_of(error, secrets)}")
+        message = printable(text_of(error, "message") or str(error), secrets, limit=200)
+        notices.append(f"the answer also carries an error: {message}")
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
+    prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
+    seed = seed if isinstance(seed, int) else None
     images = [
-        FluxImage.of(item, downloads=downloads, stem=_stem(receipt.sent, index))
-        for index, item in enumerate(found, start=receipt.first)
+        FluxImage.of(item, downloads=downloads, stem=stem(prompt, seed=seed, index=index))
+        for index, item in enumerate(usable, start=info.first)
     ]
     return FluxImagesResponse.of(
         {**_public(answer), "created": _created(answer.get("created")), "usage": _usage(answer.get("usage"))},
         data=images,
-        receipt=replace(receipt, missing=missing, notices=(*receipt.notices, *notices)),
+        receipt=replace(info, missing=missing, notices=(*info.notices, *notices)),
     )
 
 
-def _cleaned(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer without the secrets, but for what leads to the images or holds them: those would be lost."""
+def _without_secrets(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
+    """The answer without the secrets, except in the links and the data of the images: those would be lost."""
     return {
         name: value
         if name in ("url", "b64_json")
-        else [_cleaned(item, secrets) if isinstance(item, dict) else item for item in value]
+        else [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in value]
         if name == "data" and isinstance(value, list)
         else without(value, secrets)
         for name, value in answer.items()
@@ -83,42 +97,12 @@ def _cleaned(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str
 
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields without those that would collide with the inside of a pydantic model."""
+    """The fields without those that would collide with the private attributes of a pydantic model."""
     return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
-def _stem(sent: Mapping[str, object], index: int) -> str:
-    seed = sent.get("seed")
-    return stem(str(sent.get("prompt") or ""), seed=seed if isinstance(seed, int) else None, index=index)
-
-
-def _no_image(items: Sequence[object], error: object, notices: Iterable[str]) -> UnusableBody:
-    if error:
-        details = error if isinstance(error, dict) else {"message": str(error)}
-        return UnusableBody(reason="it carries an error", error=details)
-    if items:
-        return UnusableBody(reason="; ".join(["no image in it is usable", *notices]), billing="paid")
-    return UnusableBody(reason="it holds no image")
-
-
-def _message_of(error: object, secrets: Iterable[str]) -> str:
-    return printable(text_of(error, "message") or str(error), secrets, limit=200)
-
-
-def _usable(items: Iterable[object]) -> tuple[list[dict[str, object]], list[str]]:
-    """The images that can be read, with plain base64, and what is wrong with the others."""
-    found: list[dict[str, object]] = []
-    notices: list[str] = []
-    for index, item in enumerate(items):
-        image, flaw = _image(item if isinstance(item, dict) else {})
-        if image.get("b64_json") or image.get("url"):
-            found.append(image)
-        if flaw is not None:
-            notices.append(f"image {index}: {flaw}")
-    return found, notices
-
-
 def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
+    """The fields of one image, with plain base64, and what is wrong with it, if anything."""
     packed, url = item.get("b64_json"), item.get("url")
     plain = plain_base64(packed) if isinstance(packed, str) else None
     link = url if isinstance(url, str) and url else None

@@ -1,4 +1,7 @@
-"""Several jobs side by side: threads for sync code, tasks for async. None ends because another fails."""
+"""Concurrency: several jobs side by side, in threads for sync code and in tasks for async code.
+
+The failure of one job does not cancel the others.
+"""
 
 import asyncio
 from collections import deque
@@ -8,79 +11,73 @@ from contextvars import copy_context
 from functools import partial
 from threading import Semaphore, Thread
 
-__all__ = ["SIDE_BY_SIDE", "atogether", "together"]
+__all__ = ["MAX_CONCURRENCY", "arun_all", "run_all"]
 
-SIDE_BY_SIDE = 8
-"""Requests that one split call has under way at a time."""
+MAX_CONCURRENCY = 8
+"""Requests of one split call that are under way at a time."""
 
-_GLANCE = 0.2
-"""Seconds until an interruption is seen at the latest."""
+_POLL_SECONDS = 0.2
+"""How often the waiting thread wakes up to notice Ctrl-C."""
 
 
-def together(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
-    """Do all the jobs, and tell for each what it raised; a single one raises it itself.
+def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
+    """Run all the jobs, and return for each the exception that it raised.
 
-    An interruption is raised at once: jobs that have not begun are dropped, and those under way finish behind it. A
-    process that ends does not wait for them, as it would for the threads of a pool: nobody will see what they bring.
+    KeyboardInterrupt is raised at once: jobs that have not begun are dropped, and those under way finish in the
+    background. The threads are daemons: unlike those of a ThreadPoolExecutor, they do not keep a process from ending.
     """
-    if len(jobs) == 1:
-        jobs[0]()
-        return [None]
     ordered = [_Job(job) for job in jobs]
     left, idle = deque(ordered), Semaphore(0)
     work = partial(_work, left, idle)
-    threads = [Thread(target=work, name="flux-openai", daemon=True) for _ in ordered[:SIDE_BY_SIDE]]
+    threads = [Thread(target=work, name="flux-openai", daemon=True) for _ in ordered[:MAX_CONCURRENCY]]
     try:
         for thread in threads:
             thread.start()
         for _ in threads:
-            # A signal ends no wait on Windows, and on Linux none that is just beginning; it is seen between two. And
-            # not `join`: it marks a thread as ended when it is interrupted.
-            while not idle.acquire(timeout=_GLANCE):
+            # `acquire` cannot be interrupted on Windows, nor on Linux just as it begins to wait, so it is repeated.
+            # `Thread.join` would mark a thread as ended when it is interrupted.
+            while not idle.acquire(timeout=_POLL_SECONDS):
                 pass
     finally:
         left.clear()
     for thread in threads:
         thread.join()
-    return [job.told() for job in ordered]
+    return [job.take_error() for job in ordered]
 
 
 def _work(left: "deque[_Job]", idle: Semaphore) -> None:
     with suppress(IndexError):
         while True:
-            left.popleft().do()
+            left.popleft().run()
     idle.release()
 
 
 class _Job:
-    """One job, in the context in which it was ordered, and what it raised."""
+    """A job, the context that it was ordered in, and the exception that it raised."""
 
     def __init__(self, job: Callable[[], None]) -> None:
         self._job = job
         self._context = copy_context()
-        self._raised: BaseException | None = None
+        self._error: BaseException | None = None
 
-    def do(self) -> None:
+    def run(self) -> None:
         try:
             self._context.run(self._job)
-        except BaseException as error:  # noqa: BLE001  # it is raised where the job was ordered, and not in this thread
-            self._raised = error
+        except BaseException as error:  # noqa: BLE001  # it is raised by the thread that ordered the job
+            self._error = error
 
-    def told(self) -> BaseException | None:
-        """What it raised, which is kept no longer: its traceback leads back here, and the two would stay for ever."""
-        error, self._raised = self._raised, None
+    def take_error(self) -> BaseException | None:
+        """The exception, which is then forgotten: its traceback leads back here, a cycle for the garbage collector."""
+        error, self._error = self._error, None
         return error
 
 
-async def atogether(jobs: Sequence[Callable[[], Coroutine[object, object, None]]]) -> list[BaseException | None]:
+async def arun_all(jobs: Sequence[Callable[[], Coroutine[object, object, None]]]) -> list[BaseException | None]:
     """The same for async jobs; a cancellation cancels them all."""
-    if len(jobs) == 1:
-        await jobs[0]()
-        return [None]
-    room = asyncio.Semaphore(SIDE_BY_SIDE)
+    room = asyncio.Semaphore(MAX_CONCURRENCY)
 
-    async def admitted(job: Callable[[], Coroutine[object, object, None]]) -> None:
+    async def limited(job: Callable[[], Coroutine[object, object, None]]) -> None:
         async with room:
             await job()
 
-    return await asyncio.gather(*map(admitted, jobs), return_exceptions=True)
+    return await asyncio.gather(*map(limited, jobs), return_exceptions=True)

@@ -1,13 +1,13 @@
-"""How one attempt ended: the SDK's error or the answer on the wire -> a response or an error of ours, and its cause.
+"""Outcome: how one attempt ended, read from the SDK's error and the answer on the wire.
 
-No failure of an attempt is raised here: the retry loop looks at the outcome, and only the outermost frame raises, where
-no local holds a key or a link.
+The failure of an attempt is not raised here: the retry loop looks at the outcome first, and only the outermost frame
+raises the error, where no local variable holds a key or a link.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import openai
 from pydantic_core import from_json
@@ -20,7 +20,6 @@ from flux_openai.errors import (
     Billing,
     FluxAPIError,
     FluxConnectionError,
-    FluxError,
     FluxStatusError,
     FluxTimeoutError,
     status_error_class,
@@ -29,20 +28,17 @@ from flux_openai.response.parsing import UnusableBody, read_answer, text_of
 from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
 from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
 
-__all__ = ["Outcome", "RawResponse", "conclude"]
-
-
-class RawResponse(Protocol):
-    """What the SDK returns to a caller who asked for the raw response, as far as it is touched here."""
-
-    retries_taken: int
+__all__ = ["AnswerReader", "Outcome"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attempt came to: a response, or an error with its cause; `raw` is what the SDK itself returned."""
+    """What one attempt came to: a response, or an error with its cause.
 
-    raw: RawResponse | None = None
+    `result` is what the caller gets: the response, or the SDK's raw response around it.
+    """
+
+    result: object = None
     response: FluxImagesResponse | None = None
     error: FluxAPIError | None = None
     cause: Cause | None = None
@@ -50,71 +46,110 @@ class Outcome:
     status_code: int | None = None
 
 
-def conclude(
-    exchange: Exchange,
-    failure: openai.APIError | None,
-    *,
-    receipt: CallInfo,
-    downloads: DownloadSettings,
-) -> Outcome:
-    """Judge one attempt from what was seen on the wire; `failure` is what the SDK made of it, if it raised."""
-    reply = exchange.response
-    if reply is not None and not reply.is_success:
-        return _refused(reply, exchange, receipt)
-    if failure is not None:
-        return _broken_off(failure, exchange, receipt)
-    if reply is None:
-        error = FluxError("the SDK answered past this client; the call may have been carried out and billed")
-        error.billing = "unknown"
-        raise error
-    if exchange.flaw is not None:
-        return _unusable(UnusableBody(reason=f"it {exchange.flaw}"), reply, exchange, receipt)
-    receipt = replace(receipt, request_id=identifier(reply.headers.get("x-request-id")))
-    answer = read_answer(reply.content, receipt=receipt, downloads=downloads, secrets=exchange.secrets)
-    if isinstance(answer, UnusableBody):
-        return _unusable(answer, reply, exchange, receipt)
-    return Outcome(response=answer, status_code=reply.status_code)
+class AnswerReader:
+    """The reader of one attempt's answer: the SDK calls it as `post_parser`, and the sender asks it for the outcome."""
+
+    def __init__(self, exchange: Exchange, *, info: CallInfo, downloads: DownloadSettings) -> None:
+        self._exchange = exchange
+        self._info = info
+        self._downloads = downloads
+        self._outcome: Outcome | None = None
+
+    def __call__(self, parsed: object) -> object:
+        """What `parse()` of the SDK returns: our reading of the answer, unless the caller asked for another type.
+
+        Raises the error of an answer that cannot be used, so that what watches `client.post` sees it.
+        """
+        if not isinstance(parsed, FluxImagesResponse) or self._exchange.response is None:
+            return parsed
+        outcome = self.read()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.response
+
+    def read(self) -> Outcome:
+        """The outcome of an attempt whose answer came whole; it is read once."""
+        if self._outcome is None:
+            self._outcome = self._read()
+        return self._outcome
+
+    def _read(self) -> Outcome:
+        exchange, info = self._exchange, self._info
+        response = exchange.response
+        if response is None:
+            return Outcome()
+        request_id = identifier(response.headers.get("x-request-id"))
+        read = exchange.read_timeout
+        downloads = self._downloads
+        if read is not None and read < downloads.timeout:
+            # A download is given no longer for one wait than the call that it comes from.
+            downloads = replace(downloads, timeout=read)
+        if exchange.body_error is not None:
+            return _unusable(UnusableBody(f"it {exchange.body_error}"), exchange, info)
+        try:
+            answer = read_answer(
+                exchange.body, info=replace(info, request_id=request_id), downloads=downloads, secrets=exchange.secrets
+            )
+        except UnusableBody as problem:
+            return _unusable(problem, exchange, info)
+        return Outcome(response=answer, status_code=response.status_code)
+
+    def finished(self, result: object) -> Outcome:
+        """The outcome of an attempt for which the SDK returned this result."""
+        outcome = self.read()
+        # A subclass of the client that answers from a cache sends nothing: its result is the answer.
+        return replace(outcome, result=result)
+
+    def failed(self, failure: openai.APIError) -> Outcome:
+        """The outcome of an attempt for which the SDK raised this error."""
+        if self._outcome is not None:
+            # Raised through the SDK by `__call__`: the frames it passed hold the request, and with it the key.
+            failure.__traceback__ = None
+            return self._outcome
+        response = self._exchange.full_response()
+        if response is not None and not response.is_success:
+            return _refused(response, self._exchange, self._info)
+        return _broken_off(failure, self._exchange, self._info)
 
 
-def _refused(reply: httpx.Response, exchange: Exchange, receipt: CallInfo) -> Outcome:
-    shown = redact_response(reply, exchange.secrets)
-    body = _body_of(shown.content)
-    cause = cause_of_status(reply.status_code, text_of(body, "code"))
-    error = _status_error(shown, body, status=reply.status_code, cause=cause, receipt=receipt)
-    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=reply.status_code)
+def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
+    """The outcome of an answer with an error status."""
+    redacted = redact_response(response, exchange.secrets)
+    body = _error_object(redacted.content)
+    cause = cause_of_status(response.status_code, text_of(body, "code"))
+    error = _status_error(redacted, body, status=response.status_code, cause=cause, info=info)
+    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=response.status_code)
 
 
 def _status_error(
-    shown: httpx.Response, body: object, *, status: int, cause: Cause, receipt: CallInfo, prefix: str = ""
+    redacted: httpx.Response, body: object, *, status: int, cause: Cause, info: CallInfo, prefix: str = ""
 ) -> FluxStatusError:
-    said = text_of(body, "message") or (body if isinstance(body, str) else "") or shown.reason_phrase
+    said = text_of(body, "message") or (body if isinstance(body, str) else "") or redacted.reason_phrase
     message = f"Error code: {status} - {prefix}{printable(said, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
     if 300 <= status < 400:
         message += "; a redirect is not followed: key and prompt would go elsewhere"
-    error = status_error_class(status)(message, response=shown, body=body)
+    error = status_error_class(status)(message, response=redacted, body=body)
     error.status_code = status
-    error.raw = shown.content
-    error.retry_after = retry_after(shown.headers)
-    return _marked(
-        error, cause=cause, receipt=receipt, request_id=identifier(text_of(body, "param")) or error.request_id
-    )
+    error.raw = redacted.content
+    error.retry_after = retry_after(redacted.headers)
+    request_id = identifier(text_of(body, "param")) or error.request_id
+    return _annotated(error, cause=cause, info=info, request_id=request_id)
 
 
 _REMARKS: Mapping[Billing, str] = {"none": "", "unknown": "; it may have been carried out and billed", "paid": ""}
 
-
 _E = TypeVar("_E", bound=FluxAPIError)
 
 
-def _marked(error: _E, *, cause: Cause, receipt: CallInfo, request_id: str | None) -> _E:
+def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | None) -> _E:
     error.billing = BILLING[cause]
-    error.attempts = receipt.attempts
+    error.attempts = info.attempts
     error.request_id = identifier(request_id)
     return error
 
 
-def _body_of(content: bytes) -> object:
-    """The error object of a body, as the SDK shows it in `error.body`; the text when there is none."""
+def _error_object(content: bytes) -> object:
+    """The error object of a body, as the SDK has it in `error.body`; the text when there is none."""
     try:
         body = from_json(content)
     except ValueError:
@@ -122,7 +157,8 @@ def _body_of(content: bytes) -> object:
     return body.get("error") or body if isinstance(body, dict) else body
 
 
-def _broken_off(failure: openai.APIError, exchange: Exchange, receipt: CallInfo) -> Outcome:
+def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) -> Outcome:
+    """The outcome of an attempt without a whole answer."""
     cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
     request = redact_request(failure.request)
     reason = type(failure.__cause__).__name__ if failure.__cause__ is not None else type(failure).__name__
@@ -133,11 +169,9 @@ def _broken_off(failure: openai.APIError, exchange: Exchange, receipt: CallInfo)
         error.message, error.args = message, (message,)
     else:
         error = FluxConnectionError(message=message, request=request)
-    partial = exchange.response
-    error.raw = b"" if partial is None else redact_body(partial.content, exchange.secrets)
-    request_id = None if partial is None else partial.headers.get("x-request-id")
-    _marked(error, cause=cause, receipt=receipt, request_id=request_id)
-    return Outcome(error=error, cause=cause)
+    error.raw = redact_body(exchange.body, exchange.secrets) if exchange.body else b""
+    request_id = None if exchange.response is None else exchange.response.headers.get("x-request-id")
+    return Outcome(error=_annotated(error, cause=cause, info=info, request_id=request_id), cause=cause)
 
 
 _PHASES: Mapping[Cause, str] = {
@@ -147,25 +181,27 @@ _PHASES: Mapping[Cause, str] = {
 }
 
 
-def _unusable(answer: UnusableBody, reply: httpx.Response, exchange: Exchange, receipt: CallInfo) -> Outcome:
-    shown = redact_response(reply, exchange.secrets)
+def _unusable(problem: UnusableBody, exchange: Exchange, info: CallInfo) -> Outcome:
+    """The outcome of a complete 200 that cannot be used, or that has an error in it."""
+    response = exchange.full_response()
+    if response is None:
+        raise problem
+    redacted = redact_response(response, exchange.secrets)
+    body, status = _error_object(redacted.content), response.status_code
     error: FluxAPIError
-    if answer.error is not None:
-        body = _body_of(shown.content)
-        status = _status_of_code(text_of(body, "code"), text_of(body, "type"))
-        prefix = "in a 200: " if status else "an error in a 200: "
-        cause = cause_of_status(status, text_of(body, "code")) if status else "unusable"
-        error = _status_error(
-            shown, body, status=status or reply.status_code, cause=cause, receipt=receipt, prefix=prefix
-        )
+    if problem.error is not None:
+        meant = _status_of_code(text_of(body, "code"), text_of(body, "type"))
+        prefix = "in a 200: " if meant else "an error in a 200: "
+        cause = cause_of_status(meant, text_of(body, "code")) if meant else "unusable"
+        error = _status_error(redacted, body, status=meant or status, cause=cause, info=info, prefix=prefix)
     else:
-        message = f"the service answered {reply.status_code}, but the answer cannot be used: {answer.reason}"
-        error = BadResponseError(response=shown, body=_body_of(shown.content), message=message)
-        error.raw = shown.content
-        _marked(error, cause="unusable", receipt=receipt, request_id=reply.headers.get("x-request-id"))
-        error.billing = answer.billing
-    # Whatever the error in it says, a 200 is not asked for again: the service counts it as done.
-    return Outcome(error=error, cause="unusable", status_code=reply.status_code)
+        message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
+        error = BadResponseError(response=redacted, body=body, message=message)
+        error.raw = redacted.content
+        error = _annotated(error, cause="unusable", info=info, request_id=response.headers.get("x-request-id"))
+        error.billing = problem.billing
+    # Whatever the error in it says, a 200 is not sent again: the service counts it as done.
+    return Outcome(error=error, cause="unusable", status_code=status)
 
 
 # The service documents no codes. The words are OpenAI's; the first that occurs in the code, else in the type, decides.

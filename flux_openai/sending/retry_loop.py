@@ -1,34 +1,19 @@
-"""The loop of one call, as tenacity runs it: what `retries` decides is asked here, and remembered for the next step."""
+"""The retry loop of one call: the decisions of `retry.py` as arguments of tenacity."""
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
 import tenacity
 
-from flux_openai.retry import BILLING, Cause, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
+from flux_openai.retry import BILLING, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
+from flux_openai.sending.outcome import Outcome
 
-__all__ = ["Attempted", "Group", "Loop", "Run"]
-
-
-class Attempted(Protocol):
-    """What the loop looks at in the outcome of an attempt; no cause means success."""
-
-    @property
-    def cause(self) -> Cause | None:
-        """Why it failed."""
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds the server asks to wait."""
-
-    @property
-    def status_code(self) -> int | None:
-        """The HTTP status, if an answer came."""
+__all__ = ["RetryState", "TenacityArguments"]
 
 
-class Loop(TypedDict):
+class TenacityArguments(TypedDict):
     """The arguments of `tenacity.Retrying` and `tenacity.AsyncRetrying`."""
 
     retry: Callable[[tenacity.RetryCallState], bool]
@@ -37,39 +22,31 @@ class Loop(TypedDict):
 
 
 @dataclass(kw_only=True)
-class Group:
-    """What the parts of one split call know of each other."""
+class RetryState:
+    """The attempts of one call.
 
-    failed: bool = False
-    """Whether one has failed for good: those that have not begun stay unsent."""
-    abandoned: bool = False
-    """Whether nobody waits any more: those under way are not tried again either."""
+    It is made fresh for each call, as is the tenacity object: one that two calls share mixes up their results.
 
-
-@dataclass(kw_only=True)
-class Run:
-    """The retries of one call. Made fresh for each: a tenacity object that two calls share mixes up their results."""
+    `attempts` counts the requests so far. `maybe_billed` says whether an attempt before the last one may have been
+    carried out and billed. `stopped` forbids further retries.
+    """
 
     policy: RetryPolicy
     quota: RetryQuota
-    group: Group = field(default_factory=Group)
-    random: Callable[[], float] = random.random
     attempts: int = 0
-    doubtful: bool = False
-    """Whether an attempt before the last may have been carried out and billed."""
-    _paid: int = 0
-    _wait: float = field(default=0.0)
+    maybe_billed: bool = False
+    stopped: bool = False
+    _tokens: int = 0
+    _wait: float = 0.0
 
-    def loop(self) -> Loop:
-        """The arguments for tenacity; attempts return their outcome, so that no exception is ever retried by type."""
-        return Loop(retry=self._again, wait=self._pause, before_sleep=self._tell)
+    def tenacity_arguments(self) -> TenacityArguments:
+        """The arguments for tenacity. An attempt returns its outcome, so no exception is ever retried by its type."""
+        return TenacityArguments(retry=self._should_retry, wait=self._next_wait, before_sleep=self._before_sleep)
 
-    def _again(self, state: tenacity.RetryCallState) -> bool:
+    def _should_retry(self, state: tenacity.RetryCallState) -> bool:
         outcome = _outcome(state)
         if outcome.cause is None:
-            self.quota.give_back(self._paid)
-            return False
-        if self.group.abandoned:
+            self.quota.give_back(self._tokens)
             return False
         wait = next_wait(
             outcome.cause,
@@ -77,33 +54,33 @@ class Run:
             attempt=state.attempt_number,
             elapsed=state.seconds_since_start or 0.0,
             asked=outcome.retry_after,
-            random=self.random,
+            random=random.random,
         )
-        price = None if wait is None else self.quota.take(outcome.cause)
-        if wait is None or price is None:
+        if self.stopped or wait is None:
             return False
-        self._paid += price
+        tokens = self.quota.take(outcome.cause)
+        if tokens is None:
+            return False
+        self._tokens += tokens
         self._wait = wait
-        self.doubtful = self.doubtful or BILLING[outcome.cause] != "none"
+        self.maybe_billed = self.maybe_billed or BILLING[outcome.cause] != "none"
         return True
 
-    def _pause(self, _: tenacity.RetryCallState) -> float:
+    def _next_wait(self, _: tenacity.RetryCallState) -> float:
         return self._wait if self.policy.waiting else 0.0
 
-    def _tell(self, state: tenacity.RetryCallState) -> None:
-        outcome = _outcome(state)
+    def _before_sleep(self, state: tenacity.RetryCallState) -> None:
+        outcome, attempt = _outcome(state), state.attempt_number
         if outcome.cause is None:
             return
-        event = RetryEvent(
-            attempt=state.attempt_number, wait=self._wait, reason=outcome.cause, status_code=outcome.status_code
-        )
-        log.info("attempt %d failed (%s), the next starts in %.2f s", event.attempt, event.reason, event.wait)
+        log.info("attempt %d failed (%s), the next starts in %.2f s", attempt, outcome.cause, self._wait)
         if self.policy.on_retry is not None:
+            event = RetryEvent(attempt=attempt, wait=self._wait, reason=outcome.cause, status_code=outcome.status_code)
             self.policy.on_retry(event)
 
 
-def _outcome(state: tenacity.RetryCallState) -> Attempted:
+def _outcome(state: tenacity.RetryCallState) -> Outcome:
     if state.outcome is None:
         raise RuntimeError("tenacity asked about an attempt that has not ended")
-    outcome: Attempted = state.outcome.result()
+    outcome: Outcome = state.outcome.result()
     return outcome

@@ -1,157 +1,268 @@
-"""Send, retry, return; nothing is decided here. Async mirrors sync, and a test proves it."""
+"""Sender: one checked call to its answer. It stands where the SDK's own method posts, so every watcher sees the call.
 
+    images.generate(**params)                        client/images.py
+      calls = build_calls("generate", params, …)     sending/call.py -> request/: every fault at once, or checked calls
+      not FLUX?  -> super().generate(**params)       the SDK's own, untouched
+      super().generate(model=, prompt=, n=, …)       the SDK builds its body as ever, and calls
+        self._post(…)                                the seam: `Sender.post`
+          for attempt in Retrying(…):                sending/retry_loop.py asks retry.py
+            with capture(exchange):                  _http/capture.py: phase reached, body under a cap
+              client.post(…, cast_to=FluxImagesResponse)
+            outcome = AnswerReader(…)                sending/outcome.py -> response/parsing.py
+      FluxImagesResponse, or raise
+
+Async mirrors sync, and a test proves it.
+"""
+
+import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import openai
 import tenacity
+from openai import RequestOptions
 
-from flux_openai._http.capture import PATH, Exchange, watching
-from flux_openai._http.library import httpx
+from flux_openai._http.capture import PATH, Exchange, capture
 from flux_openai.errors import FluxWarning
-from flux_openai.request.arguments import CallArguments
-from flux_openai.response.download import TIMEOUT
 from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
 from flux_openai.retry import log
-from flux_openai.sending.call import Call, acalls_of, calls_of, parsed_as
-from flux_openai.sending.concurrency import atogether, together
-from flux_openai.sending.outcome import Outcome, RawResponse, conclude
-from flux_openai.sending.retry_loop import Group, Run
+from flux_openai.sending.call import Call
+from flux_openai.sending.concurrency import arun_all, run_all
+from flux_openai.sending.outcome import AnswerReader, Outcome
+from flux_openai.sending.retry_loop import RetryState
 from flux_openai.sending.settings import Settings
-from flux_openai.sending.split import Part, settled, shared_fate
+from flux_openai.sending.split import Part, combine, partial_on_interruption
 
 __all__ = ["AsyncSender", "Sender"]
 
 
 class Sender:
-    """Sends the orders of a FluxOpenAI client."""
+    """The sender of a FluxOpenAI client's FLUX calls."""
 
     def __init__(self, client: openai.OpenAI, settings: Settings) -> None:
-        """Made by the client's resource."""
+        """Made by the images resource."""
         self._client = client
         self._settings = settings
 
-    def send(self, order: CallArguments) -> FluxImagesResponse:
-        """Check the order, send its calls, and return the one answer. Raises as `images.generate` does."""
-        parts = _begun(calls_of(order, self._settings), self._settings)
-        with shared_fate(parts):
-            foreign = together([partial(self._carry_out, part) for part in parts])
-        return _finished(parts, foreign)
+    def post(
+        self,
+        calls: tuple[Call, ...],
+        _path: str,
+        *,
+        body: Mapping[str, object],
+        options: Mapping[str, Any],
+        **_sdk: object,
+    ) -> object:
+        """Send checked calls under the retry policy. Bound to `calls`, it is the `_post` of an images resource.
 
-    def _carry_out(self, part: Part) -> None:
-        if part.wanted:
-            with part.under_way():
-                part.outcome = tenacity.Retrying(**part.run.loop())(self._attempt, part.call, part.run)
+        `body` and `options` are what the SDK's method built; it goes out as JSON, also where `edit` would send a form.
+        Returns a FluxImagesResponse, or the raw response that was asked for. Raises as `images.generate` does.
+        """
+        _warn(calls[0].params.notices)
+        if len(calls) > 1:
+            return self._post_parts(calls, body, options)
+        state = self._new_state()
+        request = _Request(call=calls[0], body=body, options=options, state=state)
+        return _result(tenacity.Retrying(**state.tenacity_arguments())(self._attempt, request), request)
 
-    def _attempt(self, call: Call, run: Run) -> Outcome:
-        exchange, failure, result = _exchange(call, run), None, None
-        outcome: Outcome = Outcome()
-        with watching(exchange):
+    def _post_parts(
+        self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
+    ) -> FluxImagesResponse:
+        parts = [Part(call=call, state=self._new_state()) for call in calls]
+        with partial_on_interruption(parts):
+            unexpected = run_all([partial(self._send_part, part, parts, body, options) for part in parts])
+        response = combine(parts, unexpected)
+        _warn(response.notices[len(calls[0].params.notices) :], paid=True)
+        return response
+
+    def _send_part(self, part: Part, parts: list[Part], body: Mapping[str, object], options: Mapping[str, Any]) -> None:
+        if any(other.failed for other in parts):
+            return
+        try:
+            request = _part_request(part, body, options)
+            part.outcome = tenacity.Retrying(**part.state.tenacity_arguments())(self._attempt, request)
+        finally:
+            part.failed = part.answer is None
+
+    def _attempt(self, request: "_Request") -> Outcome:
+        exchange, reader = self._begin(request)
+        with capture(exchange):
             try:
                 result = self._client.post(
                     PATH,
-                    body=call.body,
-                    cast_to=FluxImagesResponse if call.raw else httpx.Response,
-                    options=call.options(attempt=run.attempts, parser=parsed_as(lambda: outcome.response)),
+                    cast_to=FluxImagesResponse,
+                    body=request.body,
+                    options=_attempt_options(request, reader),
                 )
-            except openai.APIError as error:
-                failure = error
+            except openai.APIError as failure:
+                return reader.failed(failure)
+        return reader.finished(result)
+
+    def _begin(self, request: "_Request") -> tuple[Exchange, AnswerReader]:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = DownloadSettings(
-            origin=str(self._client.base_url), client=http, waiting=run.policy.waiting, timeout=_patience(exchange)
-        )
-        outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        failure = None  # its traceback holds this frame, and with it the request and the whole call
-        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
+        waiting = self._settings.retry.waiting
+        downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
+        return _begin_attempt(request, downloads)
+
+    def _new_state(self) -> RetryState:
+        return RetryState(policy=self._settings.retry, quota=self._settings.quota)
 
 
 class AsyncSender:
-    """Sends the orders of an AsyncFluxOpenAI client."""
+    """The sender of an AsyncFluxOpenAI client's FLUX calls."""
 
     def __init__(self, client: openai.AsyncOpenAI, settings: Settings) -> None:
-        """Made by the client's resource."""
+        """Made by the images resource."""
         self._client = client
         self._settings = settings
 
-    async def send(self, order: CallArguments) -> FluxImagesResponse:
-        """Check the order, send its calls, and return the one answer. Raises as `images.generate` does."""
-        parts = _begun(await acalls_of(order, self._settings), self._settings)
-        with shared_fate(parts):
-            foreign = await atogether([partial(self._carry_out, part) for part in parts])
-        return _finished(parts, foreign)
+    async def post(
+        self,
+        calls: tuple[Call, ...],
+        _path: str,
+        *,
+        body: Mapping[str, object],
+        options: Mapping[str, Any],
+        **_sdk: object,
+    ) -> object:
+        """Send checked calls under the retry policy. Bound to `calls`, it is the `_post` of an images resource.
 
-    async def _carry_out(self, part: Part) -> None:
-        if part.wanted:
-            with part.under_way():
-                part.outcome = await tenacity.AsyncRetrying(**part.run.loop())(self._attempt, part.call, part.run)
+        `body` and `options` are what the SDK's method built; it goes out as JSON, also where `edit` would send a form.
+        Returns a FluxImagesResponse, or the raw response that was asked for. Raises as `images.generate` does.
+        """
+        _warn(calls[0].params.notices)
+        if len(calls) > 1:
+            return await self._post_parts(calls, body, options)
+        state = self._new_state()
+        request = _Request(call=calls[0], body=body, options=options, state=state)
+        return _result(await tenacity.AsyncRetrying(**state.tenacity_arguments())(self._attempt, request), request)
 
-    async def _attempt(self, call: Call, run: Run) -> Outcome:
-        exchange, failure, result = _exchange(call, run), None, None
-        outcome: Outcome = Outcome()
-        with watching(exchange):
+    async def _post_parts(
+        self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
+    ) -> FluxImagesResponse:
+        parts = [Part(call=call, state=self._new_state()) for call in calls]
+        with partial_on_interruption(parts):
+            unexpected = await arun_all([partial(self._send_part, part, parts, body, options) for part in parts])
+        response = combine(parts, unexpected)
+        _warn(response.notices[len(calls[0].params.notices) :], paid=True)
+        return response
+
+    async def _send_part(
+        self, part: Part, parts: list[Part], body: Mapping[str, object], options: Mapping[str, Any]
+    ) -> None:
+        if any(other.failed for other in parts):
+            return
+        try:
+            request = _part_request(part, body, options)
+            part.outcome = await tenacity.AsyncRetrying(**part.state.tenacity_arguments())(self._attempt, request)
+        finally:
+            part.failed = part.answer is None
+
+    async def _attempt(self, request: "_Request") -> Outcome:
+        exchange, reader = self._begin(request)
+        with capture(exchange):
             try:
                 result = await self._client.post(
                     PATH,
-                    body=call.body,
-                    cast_to=FluxImagesResponse if call.raw else httpx.Response,
-                    options=call.options(attempt=run.attempts, parser=parsed_as(lambda: outcome.response)),
+                    cast_to=FluxImagesResponse,
+                    body=request.body,
+                    options=_attempt_options(request, reader),
                 )
-            except openai.APIError as error:
-                failure = error
+            except openai.APIError as failure:
+                return reader.failed(failure)
+        return reader.finished(result)
+
+    def _begin(self, request: "_Request") -> tuple[Exchange, AnswerReader]:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        downloads = DownloadSettings(
-            origin=str(self._client.base_url), aclient=http, waiting=run.policy.waiting, timeout=_patience(exchange)
-        )
-        outcome = conclude(exchange, failure, receipt=_receipt(call, run), downloads=downloads)
-        failure = None  # its traceback holds this frame, and with it the request and the whole call
-        return replace(outcome, raw=cast(RawResponse | None, result) if call.raw else None)
+        waiting = self._settings.retry.waiting
+        downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        return _begin_attempt(request, downloads)
+
+    def _new_state(self) -> RetryState:
+        return RetryState(policy=self._settings.retry, quota=self._settings.quota)
 
 
-def _begun(calls: Sequence[Call], settings: Settings) -> list[Part]:
-    for notice in calls[0].params.notices:
-        warnings.warn(notice, FluxWarning, stacklevel=4)
-    group = Group()
-    return [Part(call=call, run=Run(policy=settings.retry, quota=settings.quota, group=group)) for call in calls]
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """One request of a call, as the SDK built it, and the state of its attempts."""
+
+    call: Call
+    body: Mapping[str, object]
+    options: Mapping[str, Any]
+    state: RetryState
 
 
-def _exchange(call: Call, run: Run) -> Exchange:
-    if run.group.abandoned:
-        # An interruption may come while a retry is waited for: then nothing is sent, and nobody sees this.
+def _part_request(part: Part, body: Mapping[str, object], options: Mapping[str, Any]) -> _Request:
+    """The request of one part of a split call: what the SDK built for the whole, with the part's own `n` and seed."""
+    values = part.call.params.values
+    extra = {**options["extra_json"], **({"seed": values["seed"]} if "seed" in values else {})}
+    own = {**body, "n": part.call.images}
+    return _Request(call=part.call, body=own, options={**options, "extra_json": extra}, state=part.state)
+
+
+def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exchange, AnswerReader]:
+    """The exchange of the next attempt, and the reader of its answer."""
+    state, params = request.state, request.call.params
+    if state.stopped:
+        # An interruption came while a retry was waited for: nothing is sent, and nobody sees this error.
         raise RuntimeError("the call was interrupted")
-    run.attempts += 1
-    return Exchange(key=call.key)
+    state.attempts += 1
+    exchange = Exchange(key=request.call.key)
+    sent = {**request.body, **request.options.get("extra_json", {})}
+    info = CallInfo(sent=sent, attempts=state.attempts, notices=params.notices, first=params.first)
+    return exchange, AnswerReader(exchange, info=info, downloads=downloads)
 
 
-def _patience(exchange: Exchange) -> float:
-    # A download is given no longer for one wait than the call that it comes from.
-    return min(TIMEOUT, exchange.read_timeout or TIMEOUT)
+def _attempt_options(request: _Request, reader: AnswerReader) -> RequestOptions:
+    """The SDK's request options for one attempt: no retries and no redirects of its own."""
+    headers = {
+        name: value for name, value in request.options.get("headers", {}).items() if name.lower() != "content-type"
+    }
+    options: dict[str, object] = {
+        **request.options,
+        "headers": {"X-Stainless-Retry-Count": str(request.state.attempts - 1), **headers},
+        "max_retries": 0,
+        "follow_redirects": False,
+        # The SDK takes this option on every request but leaves it out of the type.
+        "post_parser": reader,
+    }
+    return cast(RequestOptions, options)
 
 
-def _receipt(call: Call, run: Run) -> CallInfo:
-    return CallInfo(sent=call.sent, attempts=run.attempts, notices=call.params.notices, first=call.params.first)
-
-
-def _finished(parts: list[Part], foreign: list[BaseException | None]) -> FluxImagesResponse:
-    response = settled(parts, foreign)
-    if isinstance(response, BaseException):
+def _result(outcome: Outcome, request: _Request) -> object:
+    """What the caller of a single request gets. Raises the error of the outcome."""
+    state = request.state
+    if outcome.error is not None:
+        error = outcome.error.with_unknown_billing() if state.maybe_billed else outcome.error
         try:
-            raise response
+            raise error
         finally:
-            # Its traceback holds these frames: if they held it too, the images would stay until a garbage collection.
-            parts.clear()
-            foreign.clear()
-            del response
-    for notice in response.notices[len(parts[0].call.params.notices) :]:
-        _remark(notice)
-    return parts[0].raw or response
+            # The traceback holds this frame: if it held the error too, both would live until a garbage collection.
+            del error, outcome
+    if outcome.response is not None:
+        _warn(outcome.response.notices[len(request.call.params.notices) :], paid=True)
+    if request.call.raw_response:
+        vars(outcome.result)["retries_taken"] = state.attempts - 1
+    return outcome.result
 
 
-def _remark(notice: str) -> None:
-    try:
-        warnings.warn(notice, FluxWarning, stacklevel=5)
-    except FluxWarning:
-        # Warnings may be turned into errors; an image that is paid for must not be lost to one.
-        log.warning("%s", notice)
+_LIBRARIES = (*openai.__path__, *tenacity.__path__, str(Path(__file__).parents[1]))
+
+
+def _warn(notices: Iterable[str], *, paid: bool = False) -> None:
+    """Issue notices as FluxWarnings at the line that called the SDK, however many frames of the SDK lie between."""
+    for notice in notices:
+        level, frame = 1, sys._getframe()  # noqa: SLF001  # `inspect.stack` reads the source of every frame
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+            level, frame = level + 1, frame.f_back
+        try:
+            warnings.warn(notice, FluxWarning, stacklevel=level)
+        except FluxWarning:
+            # Warnings may be turned into errors; an image that is paid for must not be lost to one.
+            if not paid:
+                raise
+            log.warning("%s", notice)

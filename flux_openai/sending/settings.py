@@ -1,21 +1,37 @@
-"""Settings: how a client and its copies treat FLUX calls."""
+"""Settings: the options that this package adds to a client, checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import get_args
+from typing import Any, TypedDict, get_args
 
-from flux_openai.errors import ConfigurationError, InvalidParam
+from openai import NotGiven
+
+from flux_openai.errors import ConfigurationError, InvalidParam, listed
 from flux_openai.request.unsupported import Unsupported
 from flux_openai.request.validation import check_defaults
 from flux_openai.retry import RetryPolicy, RetryQuota
 
-__all__ = ["Settings"]
+__all__ = ["FluxOptions", "Settings"]
+
+
+class FluxOptions(TypedDict, total=False):
+    """The options that this package adds to a client, to its `copy` and to `with_options`; None leaves one as it is."""
+
+    retry: RetryPolicy | None
+    unsupported: Unsupported | None
+    split: bool | None
+    defaults: Mapping[str, object] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a client and its copies treat FLUX calls."""
+    """How a client and its copies treat FLUX calls.
+
+    `retry`: the retry policy. `unsupported`: what happens to options that FLUX does not take. `split`: whether more
+    images than one request makes are made in several. `defaults`: parameters for every call that can use them. `quota`:
+    the retry quota, which the copies of a client share.
+    """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     unsupported: Unsupported = "error"
@@ -23,47 +39,29 @@ class Settings:
     defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        retry: RetryPolicy | None,
-        unsupported: Unsupported,
-        split: bool,
-        defaults: Mapping[str, object] | None,
-        max_retries: int | None,
-    ) -> "Settings":
-        """The settings of a new client. Raises ConfigurationError and InvalidParamsError."""
-        return cls().changed(
-            retry=retry, unsupported=unsupported, split=split, defaults=defaults, max_retries=max_retries
-        )
+    def changed(self, options: Mapping[str, Any]) -> "Settings":
+        """The settings with those of a client's options that are ours, and with its `max_retries`.
 
-    def changed(
-        self,
-        *,
-        retry: RetryPolicy | None,
-        unsupported: Unsupported | None,
-        split: bool | None,
-        defaults: Mapping[str, object] | None,
-        max_retries: int | None,
-    ) -> "Settings":
-        """The settings of a copy; what is None stays. Raises ConfigurationError and InvalidParamsError."""
-        policy = retry or self.retry
-        if max_retries is not None:
-            policy = policy.with_max_retries(max_retries)
+        Raises ConfigurationError and InvalidParamsError.
+        """
+        unsupported, split = options.get("unsupported"), options.get("split")
         if unsupported is not None and unsupported not in get_args(Unsupported):
-            rule = f"must be one of {', '.join(map(repr, get_args(Unsupported)))}"
+            rule = f"must be one of {listed(get_args(Unsupported))}"
             raise ConfigurationError.of(
                 InvalidParam(param="unsupported", value=unsupported, rule=rule, nearest="error")
             )
         if split is not None and not isinstance(split, bool):
             raise ConfigurationError.of(InvalidParam(param="split", value=split, rule="must be True or False"))
+        policy, max_retries = options.get("retry") or self.retry, options.get("max_retries")
+        if max_retries is not None and not isinstance(max_retries, NotGiven):
+            policy = policy.with_max_retries(max_retries)
         settings = replace(
             self,
             retry=policy,
             unsupported=unsupported or self.unsupported,
             split=self.split if split is None else split,
         )
+        defaults = options.get("defaults")
         if defaults is None:
             return settings
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)

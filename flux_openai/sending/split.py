@@ -1,119 +1,111 @@
-"""What the parts of a call came to: one answer, or the error of a part that carries what the others brought."""
+"""Split calls: the state of the parts, and the one answer, or the error that carries what the other parts brought."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from flux_openai.errors import Billing, FluxAPIError, FluxError
 from flux_openai.response.response import FluxImagesResponse
 from flux_openai.sending.call import Call
 from flux_openai.sending.outcome import Outcome
-from flux_openai.sending.retry_loop import Run
+from flux_openai.sending.retry_loop import RetryState
 
-__all__ = ["Part", "settled", "shared_fate"]
+__all__ = ["Part", "combine", "partial_on_interruption"]
 
 
 @dataclass(kw_only=True)
 class Part:
-    """One request's share of a call and what it came to; None while it is not begun or under way."""
+    """One request of a split call.
+
+    `outcome` is None until it has ended; `failed` is True once it has ended without images.
+    """
 
     call: Call
-    run: Run
+    state: RetryState
     outcome: Outcome | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether it shall begin: when another part has failed for good, nothing more is sent."""
-        return not self.run.group.failed
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """While it is carried out; if it brings nothing, for whatever reason, the others get to know."""
-        try:
-            yield
-        finally:
-            if self.answer is None:
-                self.run.group.failed = True
+    failed: bool = False
 
     @property
     def answer(self) -> FluxImagesResponse | None:
-        """What it brought."""
+        """The answer that it brought."""
         return None if self.outcome is None else self.outcome.response
 
     @property
     def error(self) -> FluxAPIError | None:
-        """Why it brought nothing."""
+        """The error that it ended with; its `billing` is "unknown" if an earlier attempt may have been billed."""
         error = None if self.outcome is None else self.outcome.error
-        return error.after_doubt() if error is not None and self.run.doubtful else error
-
-    @property
-    def lost(self) -> bool:
-        """Whether it was paid for and came to nothing all the same."""
-        return self.error is not None and self.error.billing == "paid"
-
-    @property
-    def raw(self) -> FluxImagesResponse | None:
-        """The SDK's own raw response, if the caller asked for it."""
-        if self.outcome is None or self.outcome.raw is None:
-            return None
-        self.outcome.raw.retries_taken = self.run.attempts - 1
-        return cast(FluxImagesResponse, self.outcome.raw)
+        return error.with_unknown_billing() if error is not None and self.state.maybe_billed else error
 
 
-def settled(parts: Sequence[Part], foreign: Sequence[BaseException | None]) -> FluxImagesResponse | BaseException:
-    """The answer to the whole call, or the exception to raise; `foreign` has what no part could make an outcome of."""
+@contextmanager
+def partial_on_interruption(parts: Sequence[Part]) -> Iterator[None]:
+    """While the parts are sent: an interruption stops further requests, and carries what has come until then."""
+    try:
+        yield
+    except BaseException as interruption:
+        for part in parts:
+            part.state.stopped = True
+        _attach_partial(interruption, parts, billing="unknown")
+        raise
+
+
+def combine(parts: Sequence[Part], unexpected: Sequence[BaseException | None]) -> FluxImagesResponse:
+    """The one answer of a split call.
+
+    Args:
+        parts: The parts, all of them ended or never begun.
+        unexpected: For each part the exception that is no error of its request, if there was one.
+
+    Raises the error that matters most: first one that nobody expected, then one that may have been billed. It carries
+    `.partial` and `.rest`.
+
+    """
     answers = [part.answer for part in parts if part.answer is not None]
     if len(answers) == len(parts):
-        return answers[0] if len(parts) == 1 else _merged(parts, answers)
-    unexpected = [error for error in foreign if error is not None]
+        return _merged(parts, answers)
+    foreign = [error for error in unexpected if error is not None]
     errors = [part.error for part in parts if part.error is not None]
-    # The one that makes most difference: what nobody expected, then what may have been billed.
-    doubtful = [error for error in errors if error.billing == "unknown"]
-    worst = [*unexpected, *doubtful, *errors][0]
-    if len(parts) > 1:
-        _tell(worst, parts, billing=_billing(parts, [*unexpected, *errors]))
-    return worst
+    maybe_billed = [error for error in errors if error.billing == "unknown"]
+    worst = [*foreign, *maybe_billed, *errors][0]
+    _attach_partial(worst, parts, billing=_billing(parts, [*foreign, *errors]))
+    try:
+        raise worst
+    finally:
+        # The traceback holds this frame: if it held the errors too, the images would live until a garbage collection.
+        del worst, foreign, errors, maybe_billed, answers, parts, unexpected
 
 
 def _billing(parts: Sequence[Part], errors: Sequence[BaseException]) -> Billing:
     bills = {error.billing if isinstance(error, FluxError) else "unknown" for error in errors}
     bills |= {"paid" for part in parts if part.answer is not None}
-    bills |= {"unknown" for part in parts if part.answer is None and part.run.doubtful}
+    bills |= {"unknown" for part in parts if part.answer is None and part.state.maybe_billed}
     return "unknown" if "unknown" in bills else "paid" if "paid" in bills else "none"
 
 
 def _merged(parts: Sequence[Part], answers: Sequence[FluxImagesResponse]) -> FluxImagesResponse:
     asked = sum(part.call.images for part in parts)
     missing = max(0, asked - sum(len(answer.data) for answer in answers))
-    return FluxImagesResponse.merged(answers, sent={**parts[0].call.sent, "n": asked}, missing=missing)
+    return FluxImagesResponse.merged(answers, sent={**parts[0].call.body, "n": asked}, missing=missing)
 
 
-def _tell(error: BaseException, parts: Sequence[Part], *, billing: Billing) -> None:
-    """Let an exception carry what is paid for, and how to ask for the rest without paying for that again."""
+def _attach_partial(error: BaseException, parts: Sequence[Part], *, billing: Billing) -> None:
+    """Let an exception carry the images that came, and the arguments that ask for the others without paying twice."""
     answers = [part.answer for part in parts if part.answer is not None]
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "partial": _merged(parts, answers) if answers else None,
-        # What was paid for and cannot be used is not asked for again: that would be another order.
-        "rest": tuple(part.call.again for part in parts if part.answer is None and not part.lost),
+        # A part that was paid for and cannot be used is not in `.rest`: it would be paid for once more.
+        "rest": tuple(
+            part.call.resend_arguments
+            for part in parts
+            if part.answer is None and not (part.error is not None and part.error.billing == "paid")
+        ),
     }
     if isinstance(error, FluxError):
-        told |= {"billing": billing, "attempts": sum(part.run.attempts for part in parts)}
+        attributes |= {"billing": billing, "attempts": sum(part.state.attempts for part in parts)}
     remark = "the images of the other parts are in .partial, and .rest asks for those that are missing"
     if answers and isinstance(error, FluxAPIError):
-        error.add(remark)
+        error.add_to_message(remark)
     elif answers:
         error.add_note(remark)
-    vars(error).update(told)
-
-
-@contextmanager
-def shared_fate(parts: Sequence[Part]) -> Iterator[None]:
-    """While the parts are under way: who interrupts them gets what has come until then, and nothing is sent again."""
-    try:
-        yield
-    except BaseException as interruption:
-        parts[0].run.group.failed = parts[0].run.group.abandoned = True
-        if len(parts) > 1:
-            _tell(interruption, parts, billing="unknown")
-        raise
+    vars(error).update(attributes)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from anyio import to_thread
 from openai.types.chat import ChatCompletionToolParam
@@ -161,7 +161,7 @@ class FluxTool:
         if limit is not None:
             return limited(limit)
         try:
-            response = client.images.generate(extra_body=order.body)
+            response = client.images.generate(**_arguments(order))
         except FluxError as error:
             return self._not_made(order, error)
         return _kept(response, [self._saved(image, order) for image in response.data])
@@ -171,7 +171,7 @@ class FluxTool:
         if limit is not None:
             return limited(limit)
         try:
-            response = await client.images.generate(extra_body=order.body)
+            response = await client.images.generate(**_arguments(order))
         except FluxError as error:
             return self._not_made(order, error)
         return _kept(response, [await self._asaved(image, order) for image in response.data])
@@ -227,3 +227,7 @@ def _checked_name(name: str) -> str:
     rule = "must be 1 to 64 ASCII letters, digits, _ and -"
     near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or None
     raise ConfigurationError.of(InvalidParam(param="name", value=name, rule=rule, nearest=near))
+
+
+def _arguments(order: Order) -> dict[str, Any]:
+    return {"extra_body": order.body}
