@@ -1,65 +1,84 @@
-"""FLUX image models through the official OpenAI client: validated, retried without paying twice, normalized."""
+"""FLUX image models through the official OpenAI client: validated, retried without paying twice, normalized.
 
+    from flux_openai import OpenAI  # was: from openai import OpenAI
+
+Every other public name of `openai` can be imported from here too, and is the SDK's own object.
+"""
+
+import importlib
 import importlib.util
-import typing
+from typing import TYPE_CHECKING
 
-if typing.TYPE_CHECKING:
-    from flux_openai.client.adapt import adapt
-    from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
-    from flux_openai.client.clients import AsyncFluxOpenAI as AsyncOpenAI
-    from flux_openai.client.clients import FluxOpenAI as OpenAI
-    from flux_openai.emulator.emulator import Emulator
-    from flux_openai.errors import BadResponseError, InvalidParamsError
-    from flux_openai.response.response import FluxImage, FluxImagesResponse
-    from flux_openai.retry import RetryPolicy
+if TYPE_CHECKING:
+    # The star brings the SDK's names. Four of them are ours, for which mypy goes by the first import and pyright by the
+    # last: so ours stand before it and after it.
+    # isort: off
+    from flux_openai.client.clients import *  # noqa: F403
+    from openai import *  # type: ignore[assignment]  # noqa: F403
+    from flux_openai.client.clients import *  # noqa: F403
 
-__all__ = [
-    "AsyncFluxOpenAI",
-    "AsyncOpenAI",
-    "BadResponseError",
-    "Emulator",
-    "FluxImage",
-    "FluxImagesResponse",
-    "FluxOpenAI",
-    "InvalidParamsError",
-    "OpenAI",
-    "RetryPolicy",
-    "adapt",
-]
+    # isort: on
+    from openai import AsyncAzureOpenAI as AsyncAzureOpenAI
+    from openai import AzureOpenAI as AzureOpenAI
 
-_HOMES = {
-    "AsyncFluxOpenAI": ("client.clients", "AsyncFluxOpenAI"),
-    "AsyncOpenAI": ("client.clients", "AsyncFluxOpenAI"),
-    "BadResponseError": ("errors", "BadResponseError"),
-    "Emulator": ("emulator.emulator", "Emulator"),
-    "FluxImage": ("response.response", "FluxImage"),
-    "FluxImagesResponse": ("response.response", "FluxImagesResponse"),
-    "FluxOpenAI": ("client.clients", "FluxOpenAI"),
-    "InvalidParamsError": ("errors", "InvalidParamsError"),
-    "OpenAI": ("client.clients", "FluxOpenAI"),
-    "RetryPolicy": ("retry", "RetryPolicy"),
-    "adapt": ("client.adapt", "adapt"),
-}
-"""The module of each name, and what it is called there."""
+    from flux_openai.client.adapt import adapt as adapt
+    from flux_openai.emulator.emulator import Emulator as Emulator
+    from flux_openai.errors import BadResponseError as BadResponseError
+    from flux_openai.errors import FluxError as FluxError
+    from flux_openai.errors import FluxWarning as FluxWarning
+    from flux_openai.errors import InvalidParamsError as InvalidParamsError
+    from flux_openai.response.response import FluxImage as FluxImage
+    from flux_openai.response.response import FluxImagesResponse as FluxImagesResponse
+    from flux_openai.retry import RetryEvent as RetryEvent
+    from flux_openai.retry import RetryPolicy as RetryPolicy
 
+    __version__: str
 
 # Hidden from the type checker, which would take any name at all for one of ours.
-if not typing.TYPE_CHECKING:
+if not TYPE_CHECKING:
+    _MODULES = {
+        "AsyncClient": "client.clients",
+        "AsyncFluxOpenAI": "client.clients",
+        "AsyncOpenAI": "client.clients",
+        "BadResponseError": "errors",
+        "Client": "client.clients",
+        "Emulator": "emulator.emulator",
+        "FluxError": "errors",
+        "FluxImage": "response.response",
+        "FluxImagesResponse": "response.response",
+        "FluxOpenAI": "client.clients",
+        "FluxWarning": "errors",
+        "InvalidParamsError": "errors",
+        "OpenAI": "client.clients",
+        "RetryEvent": "retry",
+        "RetryPolicy": "retry",
+        "adapt": "client.adapt",
+    }
+    """The public names, and the module of each."""
+
+    __all__ = list(_MODULES)
 
     def __getattr__(name: str) -> object:
-        """Load a public name, or a module, when it is first used.
+        """Load a public name, a module of this package, or a public name of `openai`, when it is first used.
 
         pytest imports this package in every test run, for its plugin, and most runs must not wait for the SDK; nor must
         a program that makes images wait for the emulator.
         """
-        if name in _HOMES:
-            home, theirs = _HOMES[name]
-            value = getattr(importlib.import_module(f"{__name__}.{home}"), theirs)
-        elif not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        if name in _MODULES:
+            value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        elif name == "__version__":
+            value = importlib.import_module("importlib.metadata").version("flux-openai")
+        elif name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        elif importlib.util.find_spec(f"{__name__}.{name}"):
             value = importlib.import_module(f"{__name__}.{name}")
         else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            try:
+                # Not remembered here: `openai` has names that change, such as `api_key`.
+                return getattr(importlib.import_module("openai"), name)
+            except AttributeError:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}, nor has openai") from None
         return globals().setdefault(name, value)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "__version__"})

@@ -16,7 +16,18 @@ from typing import Literal
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import redact_headers, secrets_of
 
-__all__ = ["BODY_LIMIT", "BODY_TIME", "PATH", "Exchange", "Phase", "aread_capped", "capture", "captured", "read_capped"]
+__all__ = [
+    "BODY_LIMIT",
+    "BODY_TIME",
+    "PATH",
+    "Exchange",
+    "Phase",
+    "aread_capped",
+    "capture",
+    "captured",
+    "decompressed",
+    "read_capped",
+]
 
 Phase = Literal["connecting", "sending", "sent", "answering"]
 """How far a request without a whole answer got."""
@@ -151,7 +162,7 @@ class _BodyReader:
     def body(self) -> tuple[bytes, str | None]:
         """The body without its content encoding, and what is wrong with it, if anything."""
         if self.error is None:
-            return _decompressed(b"".join(self.chunks), self.encoding, self.limit)
+            return decompressed(b"".join(self.chunks), self.encoding, self.limit)
         # Of a body above the limit the beginning is enough: a second copy would only cost memory.
         return b"".join(self.chunks if self.size <= _CHUNK else self.chunks[:8]), self.error
 
@@ -245,7 +256,7 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader)
     return exchange.response
 
 
-def _decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
+def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
     """The body without its content encoding, and what is wrong with it, if anything.
 
     Only gzip is asked for. It is undone twice at most, for each layer can multiply a few bytes by a thousand.

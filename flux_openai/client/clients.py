@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any, Self, Unpack
 
 import openai
+from openai._models import FinalRequestOptions
 
 from flux_openai._http.capture import aread_capped, captured, read_capped
 from flux_openai._http.library import httpx
@@ -71,10 +72,10 @@ class FluxOpenAI(openai.OpenAI):
 
     with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
 
-    def _refresh_api_key(self) -> str:
-        key = super()._refresh_api_key()
+    def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        prepared = super()._prepare_options(options)
         check_client(self)
-        return key or self.api_key
+        return prepared
 
     def _send_request(
         self,
@@ -122,10 +123,10 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
 
     with_options = copy  # type: ignore[mutable-override]  # the SDK's own alias for copy, which has to follow it
 
-    async def _refresh_api_key(self) -> str:
-        key = await super()._refresh_api_key()
+    async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        prepared = await super()._prepare_options(options)
         check_client(self)
-        return key or self.api_key
+        return prepared
 
     async def _send_request(
         self,

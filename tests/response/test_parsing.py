@@ -30,9 +30,12 @@ MADE = datetime(2026, 1, 2, tzinfo=UTC)
 def read(body: object, *, n: int = 1) -> FluxImagesResponse | UnusableBody:
     """Read an answer as if `n` images had been asked for; what is no text or bytes is written as JSON first."""
     content = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
-    return read_answer(
-        content, receipt=CallInfo(sent={"prompt": "a fox", "n": n}, received=MADE), downloads=DownloadSettings()
-    )
+    try:
+        return read_answer(
+            content, info=CallInfo(sent={"prompt": "a fox", "n": n}, received=MADE), downloads=DownloadSettings()
+        )
+    except UnusableBody as problem:
+        return problem
 
 
 def usable(body: object, *, n: int = 1) -> FluxImagesResponse:
