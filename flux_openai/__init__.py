@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from flux_openai.retry import RetryEvent as RetryEvent
     from flux_openai.retry import RetryPolicy as RetryPolicy
 
-    __version__: str
-
 # Hidden from the type checker, which would take any name at all for one of ours.
 if not TYPE_CHECKING:
     _MODULES = {
