@@ -1,4 +1,4 @@
-"""Downloads an image: its URL -> its bytes, guarded, capped, retried, and never with the API key.
+"""The download of an image: URL -> bytes, guarded, capped, retried, and never with the API key.
 
     fetch(url, settings)
       for attempt in tenacity.Retrying(…):      5 tries: a GET costs nothing, and never makes an image again
@@ -11,7 +11,7 @@
 
 The URL is signed: whoever reads it can fetch the image. So the HTTP library's loggers are muted, and since Sentry, rich
 and pytest print the locals of a traceback, no traceback leads to a frame that holds the URL: what goes wrong in a try
-is a `_FetchError` without the URL, and `fetch` raises the public error in its place.
+is a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
 """
 
 import logging
@@ -102,7 +102,7 @@ def fetch(url: str, settings: DownloadSettings) -> bytes:
             return _retrying(Retrying, settings)(_attempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
-    # Raised out here, or the context of the error would lead to the frames that hold the URL.
+    # Inside the handler, the error would get a context that leads to the frames that hold the URL.
     raise error
 
 
@@ -115,7 +115,7 @@ async def afetch(url: str, settings: DownloadSettings) -> bytes:
             return await _retrying(AsyncRetrying, settings)(_aattempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
-    # Raised out here, or the context of the error would lead to the frames that hold the URL.
+    # Inside the handler, the error would get a context that leads to the frames that hold the URL.
     raise error
 
 
@@ -219,7 +219,7 @@ class _Download:
     """What sync and async downloads have in common: one URL, its limits, and the meaning of every answer. No I/O."""
 
     def __init__(self, url: str, settings: DownloadSettings) -> None:
-        self._url = url  # no dataclass, whose repr would show it
+        self._url = url  # this class is not a dataclass because a repr would show the URL
         self._place = ""
         self.settings = settings
         self.deadline = time.monotonic() + settings.total_timeout
@@ -249,17 +249,17 @@ class _Download:
         if status in (301, 302, 303, 307, 308) and "location" in headers:
             return check_url(headers["location"], own_origin=self.own_origin, redirected_from=target)
         if status != 200:
-            gone = ": the link is expired or gone, links live 7 days" if status in (403, 404, 410) else ""
+            gone = ": the link has expired or is gone; links work for 7 days" if status in (403, 404, 410) else ""
             retry_after = _retry_after(headers.get("retry-after", ""))
             retry = (status in (408, 429) or status >= 500) and (retry_after or 0) <= _MAX_RETRY_AFTER
             raise _FetchError(f"HTTP {status}{gone}", retry=retry, status=status, retry_after=retry_after)
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise _FetchError("it came compressed, which was not asked for")
+            raise _FetchError("it came compressed, although the request does not accept that")
         self._check_size(_declared_size(headers) or 0)
         return None
 
     def check_progress(self, size: int) -> None:
-        """Stop a body that is too large, or that has taken too long, after the bytes that have come."""
+        """Stop at a body that is too large or takes too long; `size` bytes of it have come."""
         self._check_size(size)
         if time.monotonic() > self.deadline:
             raise _FetchError(f"it took longer than {self.settings.total_timeout:g} s")
@@ -274,7 +274,7 @@ class _Download:
         if declared is not None and len(data) < declared:
             raise _FetchError(f"it broke off after {len(data)} of {declared} bytes", retry=True)
         if sniff(data) is None:
-            raise _FetchError(f"not an image, by the {len(data)} bytes that came")
+            raise _FetchError(f"the {len(data)} bytes that came are not an image")
         return data
 
     def public_error(self, failure: _FetchError) -> DownloadError:
@@ -296,10 +296,10 @@ def _declared_size(headers: Mapping[str, str]) -> int | None:
     return int(value) if re.fullmatch(r"[0-9]{1,18}", value) and "transfer-encoding" not in headers else None
 
 
-AnyRetrying = TypeVar("AnyRetrying", Retrying, AsyncRetrying)
+_AnyRetrying = TypeVar("_AnyRetrying", Retrying, AsyncRetrying)
 
 
-def _retrying(kind: type[AnyRetrying], settings: DownloadSettings) -> AnyRetrying:
+def _retrying(kind: type[_AnyRetrying], settings: DownloadSettings) -> _AnyRetrying:
     return kind(
         retry=retry_if_exception(lambda error: isinstance(error, _FetchError) and error.retry),
         stop=stop_after_attempt(_TRIES) | stop_before_delay(settings.total_timeout),
@@ -359,13 +359,10 @@ def _described(error: BaseException) -> _FetchError:
 _muted_here: ContextVar[bool] = ContextVar("flux_openai_muted", default=False)
 
 
-class _Mute(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        return not _muted_here.get()
+def _is_not_muted(_: logging.LogRecord) -> bool:
+    return not _muted_here.get()
 
 
-_MUTE = _Mute()
 _LOGGERS = (
     *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
     *(
@@ -380,7 +377,7 @@ _LOGGERS = (
 def _muted_loggers() -> Iterator[None]:
     # They log whole URLs at INFO, cookies and redirects at DEBUG. Added every time: `dictConfig` may drop filters.
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_MUTE)
+        logging.getLogger(name).addFilter(_is_not_muted)
     token = _muted_here.set(True)
     try:
         yield

@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -524,12 +524,19 @@ def test_every_logger_of_the_http_library_is_muted() -> None:
     assert names <= set(download._LOGGERS)
 
 
-def test_a_closed_client_is_a_download_error(server: Server) -> None:
+def read_in_a_thread(made: FluxImage) -> bytes:
+    """`aread` with a sync client."""
+    return anyio.run(made.aread)
+
+
+@pytest.mark.parametrize("read", [FluxImage.read, read_in_a_thread])
+def test_a_closed_client_is_a_download_error(server: Server, read: Callable[[FluxImage], bytes]) -> None:
     """A client that was closed meanwhile is reported as such, and not as a RuntimeError with the URL in its frames."""
     client = httpx.Client()
     client.close()
+    made = image(f"{server.origin}/a?sig={SIGNATURE}", origin=server.origin, client=client)
     with pytest.raises(DownloadError, match="closed") as caught:
-        image(f"{server.origin}/a?sig={SIGNATURE}", origin=server.origin, client=client).read()
+        read(made)
     assert SIGNATURE not in everything_about(caught.value)
     assert server.requests == []
 

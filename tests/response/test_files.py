@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_openai.errors import FluxError, SaveError
+from flux_openai import Emulator
+from flux_openai.errors import DownloadError, FluxError, SaveError
 from flux_openai.formats import ImageType, sniff
 from flux_openai.response.files import read_image, safe_stem, stem, target, write
 
@@ -448,3 +449,13 @@ def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> N
     for path in (text, link, tmp_path / "d.png"):
         with pytest.raises(OSError, match=r"not an image|symbolic|No such"):
             read_image(path)
+
+
+def test_every_image_is_tried_before_an_error_is_raised(tmp_path: Path) -> None:
+    """Of three images the first has expired: its error is raised after the other two are saved."""
+    emulator = Emulator(pixels=1)
+    response = emulator.client().images.generate(prompt="a fox", n=3)
+    emulator.fail(status=404, on="download")
+    with pytest.raises(DownloadError, match="404"):
+        response.save(tmp_path)
+    assert files_in(tmp_path) == {"a-fox_1.png", "a-fox_2.png"}
