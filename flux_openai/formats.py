@@ -1,4 +1,4 @@
-"""Image formats: the type of an image from its bytes, base64 and data URIs."""
+"""Image formats: the type of an image by its bytes, base64 and data URIs."""
 
 import binascii
 import re
@@ -12,7 +12,7 @@ _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
 
 
 def plain_base64(text: str) -> str | None:
-    """Plain base64, as OpenAI sends it, from a data URI or url-safe, unpadded or wrapped base64; None for rubbish."""
+    """Plain base64, as OpenAI sends it, for a data URI or url-safe, unpadded or wrapped base64; None if it is none."""
     head = _HEAD.match(text)
     bare = text[head.end() if head else 0 :].translate(_URL_SAFE).rstrip("=")
     padded = bare + "=" * (-len(bare) % 4)
@@ -23,13 +23,13 @@ def plain_base64(text: str) -> str | None:
 
 
 def data_uri(data: bytes, *, mime: str) -> str:
-    """The bytes as a data URI of this type."""
+    """The bytes as a data URI of this MIME type."""
     return f"data:{mime};base64,{b64encode(data).decode('ascii')}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageType:
-    """What the bytes of an image say they are, and the extension that goes with it."""
+    """A type of image: its MIME type and its file extension."""
 
     mime: str
     extension: str
@@ -40,7 +40,7 @@ _JPEG = ImageType(mime="image/jpeg", extension=".jpg")
 _WEBP = ImageType(mime="image/webp", extension=".webp")
 _GIF = ImageType(mime="image/gif", extension=".gif")
 
-# SVG, HTML and PDF are left out on purpose: they can carry scripts, and no image model draws them.
+# SVG, HTML and PDF are left out on purpose: they can contain scripts, and no image model makes them.
 _MAGIC: tuple[tuple[re.Pattern[bytes], ImageType], ...] = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _PNG),
     (re.compile(rb"\xff\xd8\xff"), _JPEG),
@@ -50,5 +50,5 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], ImageType], ...] = (
 
 
 def sniff(data: bytes) -> ImageType | None:
-    """The type of an image by its first bytes; None when they are no PNG, JPEG, WebP or GIF."""
+    """The type of an image by its first bytes; None if they are not those of a PNG, JPEG, WebP or GIF."""
     return next((kind for magic, kind in _MAGIC if magic.match(data)), None)

@@ -1,8 +1,8 @@
-"""Which links may be opened: the API's own origin, and https at hosts that anybody on the internet can reach.
+"""The guard against SSRF: which URLs, addresses and peers may be fetched.
 
-A host is judged three times, each time by less trusting means: by its name, by the addresses DNS gives for it, and by
-the address of the connected peer, before the first byte is sent. Everything here but the two peer checks is a pure
-function; a refusal is the text that says why.
+Allowed are the API's own origin, and https on the default port of public hosts. A host is checked three times: by its
+name (`check_url`), by the addresses that DNS returns for it (`check_addresses`), and by the address of the connected
+peer before a byte is sent to it (`check_peer`), since DNS may answer differently when the connection is made.
 """
 
 import ipaddress
@@ -15,71 +15,79 @@ from typing import Protocol
 from flux_openai._http.library import httpx
 
 __all__ = [
-    "PrivatePeerError",
-    "Route",
+    "AllowedURL",
+    "RefusedURLError",
     "acheck_peer",
+    "check_addresses",
     "check_peer",
+    "check_url",
     "environment_proxy",
     "is_public",
     "is_public_host",
-    "judge",
-    "refusal",
 ]
 
-_MAX_HOPS = 3
+_MAX_REDIRECTS = 3
 _MAX_LENGTH = 8192
 
 
+class RefusedURLError(Exception):
+    """A URL, address or peer that must not be fetched. The message does not quote the URL, which may be signed."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Route:
-    """A link that was judged and may be opened: at the API's own origin, or at a public host."""
+class AllowedURL:
+    """A URL that may be fetched: on the API's own origin, or on a host with a public name."""
 
     url: httpx.URL
     own: bool
-    hops: int = 0
+    redirects: int = 0
 
     @property
     def host(self) -> str:
-        """The host as it goes over the wire; international names in their ASCII form."""
+        """The host as it goes over the wire: international names in their ASCII form."""
         return self.url.raw_host.decode("ascii")
 
 
-def judge(link: str, *, own_origin: str | None, before: Route | None = None) -> Route | str:
-    """Whether a link may be opened and in which way, or why not; `before` is the route that redirected to it."""
-    url = _parsed(link) if before is None else _joined(before.url, link)
-    if url is None:
-        return "it is not a usable URL"
+def check_url(url: str, *, own_origin: str | None, redirected_from: AllowedURL | None = None) -> AllowedURL:
+    """Check a URL by itself, without asking DNS.
+
+    Args:
+        url: The URL; after a redirect it may be relative.
+        own_origin: A URL on the API's origin, where http, ports and private hosts are allowed; None if there is none.
+        redirected_from: The URL whose answer redirects to this one.
+
+    Raises:
+        RefusedURLError: The URL must not be fetched.
+    """
+    parsed = _parsed(url, None if redirected_from is None else redirected_from.url)
+    if parsed is None:
+        raise RefusedURLError("it is not a usable URL")
     own = None if own_origin is None else _parsed(own_origin)
-    is_own = own is not None and _origin(url) == _origin(own)
-    hops = 0 if before is None else before.hops + 1
-    secure = before is not None and before.url.scheme == "https"
+    is_own = own is not None and _origin(parsed) == _origin(own)
+    is_https = parsed.scheme == "https"
+    redirects = 0 if redirected_from is None else redirected_from.redirects + 1
+    was_https = redirected_from is not None and redirected_from.url.scheme == "https"
+    allowed = AllowedURL(url=parsed, own=is_own, redirects=redirects)
     rules = (
-        (bool(url.userinfo), "it holds a user name"),
-        (hops > _MAX_HOPS, f"it redirects more than {_MAX_HOPS} times"),
-        (secure and url.scheme != "https", "it redirects from https to another protocol"),
-        (not is_own and url.scheme != "https", "it is not https"),
-        (not is_own and url.port is not None, "it names a port"),
-        (not is_own and not is_public_host(url.raw_host.decode("ascii")), "its host is not a public one"),
+        (bool(parsed.userinfo), "it contains a user name"),
+        (redirects > _MAX_REDIRECTS, f"it redirects more than {_MAX_REDIRECTS} times"),
+        (was_https and not is_https, "it redirects from https to another protocol"),
+        (not is_own and not is_https, "it is not https"),
+        (not is_own and parsed.port is not None, "it names a port"),
+        (not is_own and not is_public_host(allowed.host), "its host is not a public one"),
     )
-    reason = next((reason for broken, reason in rules if broken), None)
-    return Route(url=url, own=is_own, hops=hops) if reason is None else reason
+    for broken, reason in rules:
+        if broken:
+            raise RefusedURLError(reason)
+    return allowed
 
 
-def _parsed(link: str) -> httpx.URL | None:
-    # Where two parsers may disagree about the host, the link is refused before the one parser used here sees it.
-    if len(link) > _MAX_LENGTH or "\\" in link or any(char.isspace() or not char.isprintable() for char in link):
+def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL | None:
+    # Two parsers may disagree about the host of such a URL, so it is refused before the only parser used here sees it.
+    if len(url) > _MAX_LENGTH or "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
         return None
     try:
-        return httpx.URL(link)
-    except httpx.InvalidURL:
-        return None
-
-
-def _joined(base: httpx.URL, link: str) -> httpx.URL | None:
-    if _parsed(link) is None:
-        return None
-    try:
-        return base.join(link)
+        return httpx.URL(url) if base is None else base.join(url)
     except (httpx.InvalidURL, ValueError):
         return None
 
@@ -88,8 +96,8 @@ def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
     return url.scheme, url.raw_host.removesuffix(b"."), url.port
 
 
-# `ipaddress.is_global` is not enough: on Python 3.11 it lets NAT64, 6to4 and IPv4-compatible addresses pass, which lead
-# to any IPv4 address. 168.63.129.16 is public in form only: it is the metadata host of one cloud.
+# `ipaddress.is_global` is not enough: on Python 3.11 it accepts NAT64, 6to4 and IPv4-compatible addresses, which lead
+# to any IPv4 address. 168.63.129.16 is public in form only: it is the metadata host of Azure.
 _DENIED_V4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
@@ -117,7 +125,7 @@ _DENIED_V6 = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, in its usual form, is one that anybody on the internet may have."""
+    """Whether an IP address, written in its usual form, is publicly routable."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -133,22 +141,26 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def is_public_host(host: str) -> bool:
-    """Whether a host may be asked, by its name alone: a public address, or a full name that is not an internal one."""
+    """Whether a host is public by its name alone: a public address, or a full name that is not an internal one."""
     name = host.removesuffix(".")
-    # What ends in a number is an IPv4 address to the system's resolver, in whatever disguise.
+    # The system's resolver reads any name whose last label is a number as an IPv4 address, also in hexadecimal.
     if ":" in name or _NUMBER.fullmatch(name.rpartition(".")[2]):
         return is_public(name)
     return bool(_HOST_NAME.fullmatch(name)) and not _INTERNAL_NAME.fullmatch(name)
 
 
-def refusal(found: Iterable[tuple[object, object, object, object, tuple[object, ...]]]) -> str | None:
-    """Why a host may not be asked, by what `getaddrinfo` says of it: one address that is not public spoils all."""
-    safe = all(is_public(str(entry[4][0])) for entry in found)
-    return None if safe else "its host has an address that is not public"
+def check_addresses(found: Iterable[tuple[object, object, object, object, tuple[object, ...]]]) -> None:
+    """Check what `getaddrinfo` returns for a host.
+
+    Raises:
+        RefusedURLError: One of the addresses is not public; the connection could be made to any of them.
+    """
+    if not all(is_public(str(entry[4][0])) for entry in found):
+        raise RefusedURLError("its host has an address that is not public")
 
 
 def environment_proxy(host: str) -> str | None:
-    """The proxy that the environment names for https to this host; a ValueError if it is no URL."""
+    """The proxy that the environment names for https to this host; raises ValueError if it is not a URL."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get("https") or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass(host):
@@ -157,10 +169,6 @@ def environment_proxy(host: str) -> str | None:
     if _parsed(full) is None:
         raise ValueError("the address of the proxy is not a usable URL")
     return full
-
-
-class PrivatePeerError(Exception):
-    """The connected peer is not public, whatever DNS said before."""
 
 
 class _Stream(Protocol):
@@ -173,22 +181,29 @@ class _AsyncStream(Protocol):
     async def aclose(self) -> None: ...
 
 
+_PRIVATE_PEER = "its host led to an address that is not public"
+
+
 def check_peer(event: str, info: Mapping[str, _Stream]) -> None:
-    """The `trace` extension of a request: hang up on a peer that is not public before anything is sent to it."""
+    """The `trace` extension of a request: closes the connection to a peer that is not public before sending to it.
+
+    Raises:
+        RefusedURLError: The peer is not public.
+    """
     if _is_private_peer(event, info):
         info["return_value"].close()
-        raise PrivatePeerError
+        raise RefusedURLError(_PRIVATE_PEER)
 
 
 async def acheck_peer(event: str, info: Mapping[str, _AsyncStream]) -> None:
-    """The `trace` extension of a request: hang up on a peer that is not public before anything is sent to it."""
+    """The same as `check_peer`, for async clients."""
     if _is_private_peer(event, info):
         await info["return_value"].aclose()
-        raise PrivatePeerError
+        raise RefusedURLError(_PRIVATE_PEER)
 
 
 def _is_private_peer(event: str, info: Mapping[str, _Stream] | Mapping[str, _AsyncStream]) -> bool:
-    # The event lies between connecting and TLS, so that not even the name in a TLS greeting gets out.
+    # This event comes between TCP and TLS, so that not even the host name in the TLS hello is sent.
     if event != "connection.connect_tcp.complete":
         return False
     peer = info["return_value"].get_extra_info("server_addr")

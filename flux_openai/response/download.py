@@ -1,252 +1,368 @@
-"""The link of an image to its bytes: no key on the wire, no private address, no trace of the signed link.
+"""The download of an image: URL -> bytes, guarded, capped, retried, and never with the API key.
 
-The API's own origin is asked over the SDK's own client, with a request that carries nothing of that client; any other
-host is asked over a bare one. Reading is free, so it is tried again; making an image is not, and nothing here does it.
+    fetch(url, settings)
+      for attempt in tenacity.Retrying(…):      5 tries: a GET costs nothing, and never makes an image again
+        target = check_url(url)                 _http/url_guard.py: scheme, host, port
+        while target:
+          own origin:  send with the SDK's HTTP client, but without its headers, cookies and authentication
+          other host:  send with a bare client, whose addresses and connected peer are checked
+          target = a redirect, checked like the first URL
+      bytes of a PNG, JPEG, WebP or GIF, or DownloadError, or UnsafeURLError
 
-Errors are returned, not raised: a frame that has the signed link among its locals must not get into a traceback.
-`fetch` and `afetch` walk the same way; what is decided on it is decided in functions on plain values.
+The URL is signed: whoever reads it can fetch the image. So the HTTP library's loggers are muted, and since Sentry, rich
+and pytest print the locals of a traceback, no traceback leads to a frame that holds the URL: what goes wrong in a try
+is a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
 """
 
 import logging
+import re
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import Self, TypeAlias, TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result, stop_after_attempt, stop_before_delay
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
 from flux_openai._http.library import httpx
-from flux_openai._http.url_guard import Route, acheck_peer, check_peer, environment_proxy, judge, refusal
-from flux_openai.errors import DownloadError, UnsafeURLError
-from flux_openai.response.transfers import (
-    Body,
-    Failure,
-    Step,
-    Trip,
-    declared_size,
-    expected_errors,
-    meaning,
-    unsafe,
-    verdict,
+from flux_openai._http.url_guard import (
+    AllowedURL,
+    RefusedURLError,
+    acheck_peer,
+    check_addresses,
+    check_peer,
+    check_url,
+    environment_proxy,
 )
+from flux_openai.errors import DownloadError, UnsafeURLError
+from flux_openai.formats import sniff
 
-__all__ = ["SIZE_LIMIT", "TIMEOUT", "afetch", "fetch"]
-
-SIZE_LIMIT = 64 * 1024 * 1024
-"""Bytes of the largest image that is read."""
+__all__ = ["TIMEOUT", "DownloadSettings", "afetch", "fetch"]
 
 TIMEOUT = 30.0
 """Seconds of one wait on the network, at most."""
 
 _TRIES = 5
 _JITTER = wait_random_exponential(multiplier=0.5, max=10)
+_MAX_RETRY_AFTER = 60.0
 
-# A few hundred bytes of gzip can unpack to gigabytes, and images gain nothing from it: compression is refused.
+# A few hundred bytes of gzip can unpack to gigabytes, and compression does not make images smaller: it is refused.
 _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "flux-openai"}
 
 
-def fetch(
-    url: str,
-    *,
-    own_origin: str | None,
-    own_client: httpx.Client | None,
-    timeout: float = TIMEOUT,
-    wall: float = 120.0,
-    limit: int = SIZE_LIMIT,
-    waiting: bool = True,
-) -> bytes | DownloadError:
-    """The image behind a link, or why there is none.
+@dataclass(frozen=True, kw_only=True)
+class DownloadSettings:
+    """What a download needs beside the URL. The HTTP clients are not pickled; only URLs on `origin` need them.
 
-    `own_origin` is the API's base_url, and `own_client` the client that reaches it. `timeout` holds for one wait on the
-    network, `wall` for the whole download, both in seconds; `waiting=False` leaves no time between two tries.
+    Attributes:
+        origin: The API's base_url, of which scheme, host and port count. Only the client's own HTTP client fetches from
+            there, and it may fetch by http and from private hosts.
+        client: The HTTP client of a sync SDK client.
+        aclient: The HTTP client of an async SDK client.
+        waiting: Whether there is a pause before another try.
+        timeout: Seconds of one wait on the network.
+        total_timeout: Seconds of the whole download.
+        max_bytes: The size of the largest image that is read.
     """
-    trip = _plan(url, own_origin=None if own_client is None else own_origin, timeout=timeout, wall=wall, limit=limit)
-    retrying = _retrying(Retrying, wall=wall, waiting=waiting)
-    with _muted():
-        outcome: bytes | Failure = retrying(_attempt, trip, own_client)
-    return _result(outcome, trip=trip, tries=retrying.statistics["attempt_number"])
+
+    origin: str | None = None
+    client: httpx.Client | None = field(default=None, repr=False)
+    aclient: httpx.AsyncClient | None = field(default=None, repr=False)
+    waiting: bool = True
+    timeout: float = TIMEOUT
+    total_timeout: float = 120.0
+    max_bytes: int = 64 * 1024 * 1024
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without the clients: they hold sockets."""
+        return {**vars(self), "client": None, "aclient": None}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """A copy in the same process keeps the clients."""
+        return self
 
 
-async def afetch(
-    url: str,
-    *,
-    own_origin: str | None,
-    own_client: httpx.AsyncClient | None,
-    timeout: float = TIMEOUT,
-    wall: float = 120.0,
-    limit: int = SIZE_LIMIT,
-    waiting: bool = True,
-) -> bytes | DownloadError:
-    """The image behind a link, or why there is none.
+def fetch(url: str, settings: DownloadSettings) -> bytes:
+    """Download an image.
 
-    `own_origin` is the API's base_url, and `own_client` the client that reaches it. `timeout` holds for one wait on the
-    network, `wall` for the whole download, both in seconds; `waiting=False` leaves no time between two tries.
+    Raises:
+        DownloadError: The image cannot be read, after five tries if another try could help.
+        UnsafeURLError: The URL, or one that it redirects to, must not be fetched.
     """
-    trip = _plan(url, own_origin=None if own_client is None else own_origin, timeout=timeout, wall=wall, limit=limit)
-    retrying = _retrying(AsyncRetrying, wall=wall, waiting=waiting)
-    with _muted():
-        outcome: bytes | Failure = await retrying(_aattempt, trip, own_client)
-    return _result(outcome, trip=trip, tries=retrying.statistics["attempt_number"])
-
-
-def _attempt(trip: Trip, own_client: httpx.Client | None) -> bytes | Failure:
-    step: Step = trip.start
-    while isinstance(step, Route):
-        step = _visit(step, trip, own_client)
-    return step
-
-
-async def _aattempt(trip: Trip, own_client: httpx.AsyncClient | None) -> bytes | Failure:
-    step: Step = trip.start
-    while isinstance(step, Route):
-        step = await _avisit(step, trip, own_client)
-    return step
-
-
-def _visit(route: Route, trip: Trip, own_client: httpx.Client | None) -> Step:
+    download = _Download(url, settings)
+    del url  # a traceback shows the locals of this frame
     try:
-        if route.own and own_client is not None:
-            return _CLOSED if own_client.is_closed else _ask(own_client, route, trip, _UNTRACED)
-        return _ask_stranger(route, trip)
-    except expected_errors() as error:
-        return meaning(error)
+        with _muted_loggers():
+            return _retrying(Retrying, settings)(_attempt, download)
+    except _FetchError as failure:
+        error = download.public_error(failure)
+    # Inside the handler, the error would get a context that leads to the frames that hold the URL.
+    raise error
 
 
-async def _avisit(route: Route, trip: Trip, own_client: httpx.AsyncClient | None) -> Step:
+async def afetch(url: str, settings: DownloadSettings) -> bytes:
+    """The same as `fetch`, over async clients."""
+    download = _Download(url, settings)
+    del url  # a traceback shows the locals of this frame
     try:
-        if route.own and own_client is not None:
-            return _CLOSED if own_client.is_closed else await _aask(own_client, route, trip, _UNTRACED)
-        return await _aask_stranger(route, trip)
-    except expected_errors() as error:
-        return meaning(error)
+        with _muted_loggers():
+            return await _retrying(AsyncRetrying, settings)(_aattempt, download)
+    except _FetchError as failure:
+        error = download.public_error(failure)
+    # Inside the handler, the error would get a context that leads to the frames that hold the URL.
+    raise error
 
 
-def _ask_stranger(route: Route, trip: Trip) -> Step:
-    proxy = environment_proxy(route.host)
-    found = [] if proxy else socket.getaddrinfo(route.host, 443, type=socket.SOCK_STREAM)
-    if reason := refusal(found):
-        return unsafe(reason)
-    # A transport of our own, or the client would read the environment again, perhaps to another end than the checks.
+@dataclass(eq=False)
+class _FetchError(Exception):
+    """Why a try brought no image. The reason quotes neither the URL nor the text of another error."""
+
+    reason: str
+    _: KW_ONLY
+    retry: bool = False
+    unsafe: bool = False
+    status: int | None = None
+    retry_after: float | None = None
+
+
+def _attempt(download: "_Download") -> bytes:
+    with _network_errors_described():
+        target = download.start()
+        while True:
+            with _get(target, download) as response:
+                redirect = download.read_head(response.status_code, response.headers, target)
+                if redirect is None:
+                    data = bytearray()
+                    for chunk in response.iter_bytes():
+                        data += chunk
+                        download.check_progress(len(data))
+                    return download.image(bytes(data), response.headers)
+            target = redirect
+
+
+async def _aattempt(download: "_Download") -> bytes:
+    with _network_errors_described():
+        target = download.start()
+        while True:
+            async with _aget(target, download) as response:
+                redirect = download.read_head(response.status_code, response.headers, target)
+                if redirect is None:
+                    data = bytearray()
+                    async for chunk in response.aiter_bytes():
+                        data += chunk
+                        download.check_progress(len(data))
+                    return download.image(bytes(data), response.headers)
+            target = redirect
+
+
+@contextmanager
+def _get(target: AllowedURL, download: "_Download") -> Iterator[httpx.Response]:
+    with _client_for(target, download.settings) as (client, extensions):
+        request = download.request(target, client, extensions)
+        with closing(client.send(request, auth=None, follow_redirects=False, stream=True)) as response:
+            yield response
+
+
+@asynccontextmanager
+async def _aget(target: AllowedURL, download: "_Download") -> AsyncIterator[httpx.Response]:
+    async with _aclient_for(target, download.settings) as (client, extensions):
+        request = download.request(target, client, extensions)
+        async with aclosing(await client.send(request, auth=None, follow_redirects=False, stream=True)) as response:
+            yield response
+
+
+_Extensions: TypeAlias = Mapping[str, Callable[..., object]]
+
+_NO_CLIENT = "it came through an async client: use `await image.aread()` or `asave()`"
+_CLOSED = "the client that it came through is closed"
+
+
+@contextmanager
+def _client_for(target: AllowedURL, settings: DownloadSettings) -> Iterator[tuple[httpx.Client, _Extensions]]:
+    if target.own:
+        if settings.client is None or settings.client.is_closed:
+            raise _FetchError(_CLOSED if settings.client else _NO_CLIENT)
+        yield settings.client, {}
+        return
+    proxy = environment_proxy(target.host)
+    if proxy is None:
+        check_addresses(socket.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
+    # With a transport of our own: the client would read the environment again, perhaps with another result.
     with httpx.Client(transport=httpx.HTTPTransport(proxy=proxy)) as client:
-        return _ask(client, route, trip, _UNTRACED if proxy else {"trace": check_peer})
+        yield client, {} if proxy else {"trace": check_peer}
 
 
-async def _aask_stranger(route: Route, trip: Trip) -> Step:
-    proxy = environment_proxy(route.host)
-    found = [] if proxy else await anyio.getaddrinfo(route.host, 443, type=socket.SOCK_STREAM)
-    if reason := refusal(found):
-        return unsafe(reason)
-    # A transport of our own, or the client would read the environment again, perhaps to another end than the checks.
+@asynccontextmanager
+async def _aclient_for(
+    target: AllowedURL, settings: DownloadSettings
+) -> AsyncIterator[tuple[httpx.AsyncClient, _Extensions]]:
+    if target.own:
+        if settings.aclient is None or settings.aclient.is_closed:
+            raise _FetchError(_CLOSED if settings.aclient else _NO_CLIENT)
+        yield settings.aclient, {}
+        return
+    proxy = environment_proxy(target.host)
+    if proxy is None:
+        check_addresses(await anyio.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
+    # With a transport of our own: the client would read the environment again, perhaps with another result.
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(proxy=proxy)) as client:
-        return await _aask(client, route, trip, _UNTRACED if proxy else {"trace": acheck_peer})
+        yield client, {} if proxy else {"trace": acheck_peer}
 
 
-def _ask(client: httpx.Client, route: Route, trip: Trip, extensions: Mapping[str, Callable[..., object]]) -> Step:
-    request = _bare_request(client, route, trip, extensions)
-    with closing(client.send(request, auth=None, follow_redirects=False, stream=True)) as response:
-        step = verdict(response.status_code, response.headers, route=route, trip=trip)
-        if step is not None:
-            return step
-        body = Body(trip=trip, declared=declared_size(response.headers))
-        for chunk in response.iter_bytes():
-            if failure := body.add(chunk):
-                return failure
-        return body.end()
+class _Download:
+    """What sync and async downloads have in common: one URL, its limits, and the meaning of every answer. No I/O."""
+
+    def __init__(self, url: str, settings: DownloadSettings) -> None:
+        self._url = url  # this class is not a dataclass because a repr would show the URL
+        self._place = ""
+        self.settings = settings
+        self.deadline = time.monotonic() + settings.total_timeout
+        self.attempts = 0
+        has_client = settings.client is not None or settings.aclient is not None
+        self.own_origin = settings.origin if has_client else None
+
+    def start(self) -> AllowedURL:
+        """The URL to begin a try with."""
+        target = check_url(self._url, own_origin=self.own_origin)
+        self._place = f" from {target.host}"
+        self.attempts += 1
+        return target
+
+    def request(
+        self, target: AllowedURL, client: httpx.Client | httpx.AsyncClient, extensions: _Extensions
+    ) -> httpx.Request:
+        """A GET that carries nothing of the client: `client.build_request` adds its headers, cookies and parameters."""
+        # The class comes from the client, which may be of the other HTTP library.
+        request_class = type(client.build_request("GET", str(target.url)))
+        seconds = min(self.settings.timeout, max(self.deadline - time.monotonic(), 0.001))
+        timeout = httpx.Timeout(seconds).as_dict()
+        return request_class("GET", str(target.url), headers=_HEADERS, extensions={"timeout": timeout, **extensions})
+
+    def read_head(self, status: int, headers: Mapping[str, str], target: AllowedURL) -> AllowedURL | None:
+        """The URL that the answer redirects to; None if its body is to be read."""
+        if status in (301, 302, 303, 307, 308) and "location" in headers:
+            return check_url(headers["location"], own_origin=self.own_origin, redirected_from=target)
+        if status != 200:
+            gone = ": the link has expired or is gone; links work for 7 days" if status in (403, 404, 410) else ""
+            retry_after = _retry_after(headers.get("retry-after", ""))
+            retry = (status in (408, 429) or status >= 500) and (retry_after or 0) <= _MAX_RETRY_AFTER
+            raise _FetchError(f"HTTP {status}{gone}", retry=retry, status=status, retry_after=retry_after)
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise _FetchError("it came compressed, although the request does not accept that")
+        self._check_size(_declared_size(headers) or 0)
+        return None
+
+    def check_progress(self, size: int) -> None:
+        """Stop at a body that is too large or takes too long; `size` bytes of it have come."""
+        self._check_size(size)
+        if time.monotonic() > self.deadline:
+            raise _FetchError(f"it took longer than {self.settings.total_timeout:g} s")
+
+    def _check_size(self, size: int) -> None:
+        if size > self.settings.max_bytes:
+            raise _FetchError(f"it is larger than {self.settings.max_bytes} bytes")
+
+    def image(self, data: bytes, headers: Mapping[str, str]) -> bytes:
+        """The whole body, if it is complete and an image."""
+        declared = _declared_size(headers)
+        if declared is not None and len(data) < declared:
+            raise _FetchError(f"it broke off after {len(data)} of {declared} bytes", retry=True)
+        if sniff(data) is None:
+            raise _FetchError(f"the {len(data)} bytes that came are not an image")
+        return data
+
+    def public_error(self, failure: _FetchError) -> DownloadError:
+        """The error for the caller."""
+        error_class = UnsafeURLError if failure.unsafe else DownloadError
+        error = error_class(f"cannot download the image{self._place}: {failure.reason}")
+        error.attempts, error.status_code, error.retry_after = self.attempts, failure.status, failure.retry_after
+        return error
 
 
-async def _aask(
-    client: httpx.AsyncClient, route: Route, trip: Trip, extensions: Mapping[str, Callable[..., object]]
-) -> Step:
-    request = _bare_request(client, route, trip, extensions)
-    async with aclosing(await client.send(request, auth=None, follow_redirects=False, stream=True)) as response:
-        step = verdict(response.status_code, response.headers, route=route, trip=trip)
-        if step is not None:
-            return step
-        body = Body(trip=trip, declared=declared_size(response.headers))
-        async for chunk in response.aiter_bytes():
-            if failure := body.add(chunk):
-                return failure
-        return body.end()
+def _retry_after(value: str) -> float | None:
+    # A date is ignored: it would be compared with this machine's clock, which may be wrong.
+    match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip())
+    return (float(match[0]) or None) if match else None
 
 
-def _plan(url: str, *, own_origin: str | None, timeout: float, wall: float, limit: int) -> Trip:
-    start = judge(url, own_origin=own_origin)
-    return Trip(
-        start=start if isinstance(start, Route) else unsafe(start),
-        own_origin=own_origin,
-        timeout=timeout,
-        wall=wall,
-        deadline=time.monotonic() + wall,
-        limit=limit,
-    )
+def _declared_size(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("content-length", "")
+    return int(value) if re.fullmatch(r"[0-9]{1,18}", value) and "transfer-encoding" not in headers else None
 
 
-def _bare_request(
-    client: httpx.Client | httpx.AsyncClient, route: Route, trip: Trip, extensions: Mapping[str, Callable[..., object]]
-) -> httpx.Request:
-    # Built by class and not by the client, which would add its headers, cookies and parameters; and by the client's
-    # own class, since the client may be of the other HTTP library.
-    request_class = type(client.build_request("GET", str(route.url)))
-    seconds = min(trip.timeout, max(trip.deadline - time.monotonic(), 0.001))
-    timeout = httpx.Timeout(seconds).as_dict()
-    return request_class("GET", str(route.url), headers=_HEADERS, extensions={"timeout": timeout, **extensions})
+_AnyRetrying = TypeVar("_AnyRetrying", Retrying, AsyncRetrying)
 
 
-_UNTRACED: Mapping[str, Callable[..., object]] = {}
-_CLOSED = Failure(reason="the client that reaches it is closed")
-
-
-def _result(outcome: bytes | Failure, *, trip: Trip, tries: int) -> bytes | DownloadError:
-    if isinstance(outcome, bytes):
-        return outcome
-    place = f" from {trip.start.host}" if isinstance(trip.start, Route) else ""
-    error = (UnsafeURLError if outcome.unsafe else DownloadError)(f"cannot download the image{place}: {outcome.reason}")
-    error.attempts = tries if isinstance(trip.start, Route) else 0
-    error.status_code, error.retry_after = outcome.status, outcome.retry_after
-    return error
-
-
-AnyRetrying = TypeVar("AnyRetrying", Retrying, AsyncRetrying)
-
-
-def _retrying(kind: type[AnyRetrying], *, wall: float, waiting: bool) -> AnyRetrying:
+def _retrying(kind: type[_AnyRetrying], settings: DownloadSettings) -> _AnyRetrying:
     return kind(
-        retry=retry_if_result(_may_try_again),
-        stop=stop_after_attempt(_TRIES) | stop_before_delay(wall),
-        wait=_pause if waiting else wait_none(),
-        retry_error_callback=_outcome,
+        retry=retry_if_exception(lambda error: isinstance(error, _FetchError) and error.retry),
+        stop=stop_after_attempt(_TRIES) | stop_before_delay(settings.total_timeout),
+        wait=_wait if settings.waiting else wait_none(),
+        reraise=True,
     )
 
 
-def _may_try_again(outcome: bytes | Failure) -> bool:
-    return isinstance(outcome, Failure) and outcome.again
-
-
-def _outcome(state: RetryCallState) -> bytes | Failure:
-    outcome: bytes | Failure = _CLOSED if state.outcome is None else state.outcome.result()
-    return outcome
-
-
-def _pause(state: RetryCallState) -> float:
-    outcome = _outcome(state)
-    asked = outcome.retry_after if isinstance(outcome, Failure) else None
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, _FetchError) else None
     return _JITTER(state) if asked is None else asked
+
+
+@contextmanager
+def _network_errors_described() -> Iterator[None]:
+    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    theirs = [getattr(library, name) for library in libraries for name in ("HTTPError", "InvalidURL", "StreamError")]
+    try:
+        yield
+    except (RefusedURLError, OSError, ImportError, ValueError, *theirs) as error:
+        raise _described(error) from None
+
+
+_BAD_SETTINGS = partial(_FetchError, "the proxy or certificate settings of this machine cannot be used")
+_BAD_URL = partial(_FetchError, "it redirects to something that is not a usable URL", unsafe=True)
+_BROKEN = partial(_FetchError, "the connection failed or broke off", retry=True)
+
+# By class name, since the client may be of the other HTTP library; the first row that matches counts.
+_MEANINGS: tuple[tuple[str, Callable[[], _FetchError]], ...] = (
+    ("InvalidURL", _BAD_URL),
+    ("UnsupportedProtocol", _BAD_URL),
+    ("SSLCertVerificationError", partial(_FetchError, "the certificate of its host is not valid")),
+    ("TimeoutException", partial(_FetchError, "it timed out", retry=True)),
+    ("gaierror", partial(_FetchError, "the name of its host cannot be resolved", retry=True)),
+    ("FileNotFoundError", _BAD_SETTINGS),
+    ("ImportError", _BAD_SETTINGS),
+    ("TransportError", _BROKEN),
+    ("OSError", _BROKEN),
+    ("ValueError", _BAD_SETTINGS),
+)
+
+
+def _described(error: BaseException) -> _FetchError:
+    names: set[str] = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RefusedURLError):
+            return _FetchError(str(cause), unsafe=True)
+        names.update(kind.__name__ for kind in type(cause).__mro__)
+        # A context that is not suppressed may be an error that the caller of `fetch` is handling just now.
+        cause = cause.__cause__ or (cause.__context__ if cause.__suppress_context__ else None)
+    make = next((make for name, make in _MEANINGS if name in names), None)
+    return _FetchError(f"it cannot be read ({type(error).__name__})") if make is None else make()
 
 
 _muted_here: ContextVar[bool] = ContextVar("flux_openai_muted", default=False)
 
 
-class _Mute(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        return not _muted_here.get()
+def _is_not_muted(_: logging.LogRecord) -> bool:
+    return not _muted_here.get()
 
 
-_MUTE = _Mute()
 _LOGGERS = (
     *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
     *(
@@ -258,10 +374,10 @@ _LOGGERS = (
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
-    # They log whole links at INFO, cookies and redirects at DEBUG. Set each time anew: `dictConfig` may drop filters.
+def _muted_loggers() -> Iterator[None]:
+    # They log whole URLs at INFO, cookies and redirects at DEBUG. Added every time: `dictConfig` may drop filters.
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_MUTE)
+        logging.getLogger(name).addFilter(_is_not_muted)
     token = _muted_here.set(True)
     try:
         yield

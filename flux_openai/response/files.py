@@ -1,7 +1,4 @@
-"""Image bytes to a file: the type comes from the bytes, the name from one sanitizer, and no file is ever half there.
-
-Errors are returned, not raised: the caller raises them from its own frame, so that a traceback shows no more than that.
-"""
+"""Saves image bytes to a file: the extension follows the bytes, names are sanitized, and writing is atomic."""
 
 import contextlib
 import errno
@@ -10,7 +7,6 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flux_openai.errors import SaveError
@@ -18,12 +14,10 @@ from flux_openai.formats import sniff
 
 __all__ = ["numbered", "read_image", "safe_stem", "stem", "target", "write"]
 
-
 _EXTENSIONS = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg", ".webp": ".webp", ".gif": ".gif"}
-"""The extension that each of these stands for."""
+"""Extensions that make a path the name of a file, and how `ImageType.extension` spells each."""
 
 _UNKNOWN_EXTENSION = ".bin"
-
 
 _PROMPT_LENGTH = 60
 _STEM_LENGTH = 120
@@ -31,7 +25,7 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin|conout|(com|lpt)[0-9])")
 
 
 def safe_stem(text: str, *, limit: int = _PROMPT_LENGTH) -> str:
-    """Any text as a file name without extension that is legal everywhere: ASCII letters, digits, "-" and "_"."""
+    """A file name without extension, made from any text and legal on every system: ASCII letters, digits, "-", "_"."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     name = re.sub(r"[^A-Za-z0-9_]+", "-", ascii_text).strip("-_")[:limit].rstrip("-_")
     # Windows opens a device for these names, whatever the extension.
@@ -39,13 +33,13 @@ def safe_stem(text: str, *, limit: int = _PROMPT_LENGTH) -> str:
 
 
 def stem(prompt: str | None, *, seed: int | None, index: int) -> str:
-    """The name of an image without extension, such as "a-red-fox_seed7_0"; a seed below 0 means none was chosen."""
+    """The file name of an image without extension, such as "a-red-fox_seed7_0"; a seed below 0 means a random one."""
     seeded = [] if seed is None or seed < 0 else [f"seed{seed}"]
     return "_".join([safe_stem((prompt or "").lower()), *seeded, str(index)])
 
 
 def target(path: str | os.PathLike[str], *, stem: str, extension: str) -> Path:
-    """The file that `path` stands for: itself, with the right extension, if it looks like an image; else inside it."""
+    """The file for a path: the path with the right extension if it names an image, else a file in that folder."""
     wanted = Path(path)
     if not _names_a_file(path):
         return wanted / f"{safe_stem(stem, limit=_STEM_LENGTH)}{extension}"
@@ -58,61 +52,62 @@ def _names_a_file(path: str | os.PathLike[str]) -> bool:
 
 
 def numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
-    """The path for one of several images: the name of a file gets the index, a folder stays what it is."""
+    """The path for one of several images: a file name gets the index ("fox_0.png"), a folder stays as it is."""
     place = Path(path)
     return place.with_stem(f"{place.stem}_{index}") if _names_a_file(path) else path
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image file. Raises OSError, also for a symbolic link and for what is no image.
+    """The bytes of an image file that was saved earlier.
 
-    What was saved as an image can have been replaced since, by something that is nobody's to hand out.
+    Raises:
+        OSError: The file cannot be read, is a symbolic link, or is not an image: it may have been replaced since by a
+            file whose content must not be handed to a language model.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
     with os.fdopen(descriptor, "rb") as file:
         data = file.read()
     if sniff(data) is None:
-        raise OSError(errno.EINVAL, "it is no image")
+        raise OSError(errno.EINVAL, "it is not an image")
     return data
 
 
-def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path | SaveError:
-    """Write image bytes to a file, or into a folder under `stem`, and give back where they are, or why they are not.
+def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path:
+    """Write image bytes to a file and return its path.
 
-    In a folder the next free name is taken; a file that was asked for by name is only replaced with `overwrite=True`.
-    Bytes that are no known image are kept too, as ".bin": they were paid for.
+    Bytes of no known image type are paid for too: they are saved as ".bin".
+
+    Args:
+        data: The bytes.
+        path: A file, or a folder in which the file is named after `stem`, numbered if that name exists.
+        stem: The file name without extension.
+        overwrite: Whether an existing file is replaced.
+
+    Raises:
+        SaveError: The file cannot be written, or it exists and `overwrite` is False.
     """
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
-    if "\0" in str(place):
-        return _save_error(OSError(errno.EINVAL, "a path cannot hold a NUL character"), place)
     try:
-        _make_folder(place.parent)
         return _store(data, place, numbered=not _names_a_file(path), overwrite=overwrite)
-    except FileExistsError:
-        return _save_error(OSError(errno.EEXIST, "it already exists; overwrite=True replaces a file"), place)
-    except OSError as error:
-        return _save_error(error, place)
-
-
-def _candidates(place: Path, *, numbered: bool) -> Iterator[Path]:
-    yield place
-    if numbered:
-        yield from (place.with_name(f"{place.stem}-{number}{place.suffix}") for number in itertools.count(2))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "a file stands where the folder should be") from error
+    except OSError as cause:
+        reason = cause.strerror or type(cause).__name__
+        error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
+        error.errno, error.strerror, error.filename = cause.errno, reason, str(place)
+        raise error from cause
 
 
 def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path:
+    if "\0" in str(place):
+        raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # Python raises a ValueError
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
     temporary = place.with_name(f".flux-{secrets.token_hex(8)}.part")
     try:
         _fill(temporary, data)
-        written = temporary.replace(place) if overwrite else _publish(temporary, _candidates(place, numbered=numbered))
+        written = temporary.replace(place) if overwrite else _publish(temporary, place, numbered=numbered)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -121,7 +116,7 @@ def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path
 
 
 def _fill(temporary: Path, data: bytes) -> None:
-    # 0666 leaves the umask and the folder's ACL to the kernel: to read the umask is to set it, for every thread.
+    # 0666 leaves the umask and the folder's ACL to the kernel: reading the umask means setting it, for every thread.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         rest = memoryview(data)
@@ -132,12 +127,14 @@ def _fill(temporary: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _publish(temporary: Path, candidates: Iterable[Path]) -> Path:
-    for place in candidates:
+def _publish(temporary: Path, place: Path, *, numbered: bool) -> Path:
+    """Give the file its name, or with `numbered` the next free one. An existing file is never replaced."""
+    numbers = itertools.count(2) if numbered else ()
+    for free in itertools.chain([place], (place.with_stem(f"{place.stem}-{number}") for number in numbers)):
         with contextlib.suppress(FileExistsError):
-            _link(temporary, place)
-            return place
-    raise FileExistsError
+            _link(temporary, free)
+            return free
+    raise FileExistsError(errno.EEXIST, "it already exists; overwrite=True replaces a file")
 
 
 def _link(temporary: Path, place: Path) -> None:
@@ -146,16 +143,13 @@ def _link(temporary: Path, place: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        _reserve_and_replace(temporary, place)
-
-
-def _reserve_and_replace(temporary: Path, place: Path) -> None:
-    # For file systems without hard links: the empty file makes the name ours, and only then is it replaced.
-    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    with contextlib.ExitStack() as undo:
-        undo.callback(place.unlink)
-        temporary.replace(place)
-        undo.pop_all()
+        # The file system has no hard links. Creating an empty file claims the name, and only then is it replaced.
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            temporary.replace(place)
+        except BaseException:
+            place.unlink()
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -166,10 +160,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _save_error(cause: OSError, place: Path) -> SaveError:
-    reason = cause.strerror or type(cause).__name__
-    error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
-    error.errno, error.strerror, error.filename = cause.errno, reason, str(place)
-    return error

@@ -1,9 +1,12 @@
+"""The guard against SSRF: what it refuses, tried with downloads that must not reach a canary."""
+
 import ipaddress
 import queue
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeAlias
 
 import anyio
@@ -13,16 +16,16 @@ from hypothesis import strategies as st
 
 from flux_openai._http.library import httpx
 from flux_openai._http.url_guard import (
-    PrivatePeerError,
-    Route,
+    RefusedURLError,
     acheck_peer,
     check_peer,
+    check_url,
+    environment_proxy,
     is_public,
     is_public_host,
-    judge,
 )
 from flux_openai.errors import DownloadError, UnsafeURLError
-from flux_openai.response.download import afetch, fetch
+from flux_openai.response.download import DownloadSettings, afetch, fetch
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
 PUBLIC = "93.184.216.34"
@@ -30,11 +33,11 @@ PUBLIC_V6 = "2606:2800:220:1::1"
 GOOD = "https://good.example/image.png?sig=x"
 
 Address: TypeAlias = tuple[object, ...]
-Get: TypeAlias = Callable[[str], bytes | DownloadError]
+Get: TypeAlias = Callable[[str, DownloadSettings], bytes]
 Connect: TypeAlias = Callable[[socket.socket, Address], None]
 CONNECT: Connect = socket.socket.connect
 
-BAD_LINKS = {
+BAD_URLS = {
     "1 loopback": "http://127.0.0.1:{port}/",
     "1 loopback https": "https://127.0.0.1/",
     "2 localhost": "https://localhost/",
@@ -109,7 +112,7 @@ BAD_LINKS = {
 }
 # As a redirect the last ones are relative, and lead back to where they came from.
 BAD_ALONE = {
-    **BAD_LINKS,
+    **BAD_URLS,
     "28 empty": "",
     "28 blank": " ",
     "29 no scheme": "//good.example/image.png",
@@ -120,7 +123,7 @@ BAD_ALONE = {
 
 
 class Canary:
-    """A server that no byte may reach: it counts connections and keeps what they said."""
+    """A server that no byte may reach: it counts connections and records what they send."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -154,7 +157,7 @@ class Canary:
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxies of the machine that runs the tests have no say."""
+    """The proxies of the machine that runs the tests do not count."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -162,7 +165,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
-    """All roads lead to the canary: every name resolves to it, and every connection ends there."""
+    """A canary to which every name resolves, and at which every connection ends."""
     bird = Canary()
 
     def connect(self: socket.socket, address: Address) -> None:
@@ -177,16 +180,16 @@ def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """DNS gives these answers in turn, the last one for ever; the names that were asked for are listed."""
-    asked: list[str] = []
+    """Make DNS give these answers in turn, the last one for ever; returns the list of the names it is asked for."""
+    resolved: list[str] = []
 
     def getaddrinfo(host: str | bytes, port: object, *rest: object, **more: object) -> list[tuple[object, ...]]:
-        asked.append(host if isinstance(host, str) else host.decode())
-        answer = answers[min(len(asked), len(answers)) - 1]
+        resolved.append(host if isinstance(host, str) else host.decode())
+        answer = answers[min(len(resolved), len(answers)) - 1]
         return [(family(ip), socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return asked
+    return resolved
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -194,80 +197,69 @@ def family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def get_sync(link: str) -> bytes | DownloadError:
-    """`fetch`, without an origin of our own."""
-    return fetch(link, own_origin=None, own_client=None, waiting=False)
+BARE = DownloadSettings(waiting=False)
 
 
-def get_async(link: str) -> bytes | DownloadError:
-    """`afetch`, without an origin of our own."""
-
-    async def get() -> bytes | DownloadError:
-        return await afetch(link, own_origin=None, own_client=None, waiting=False)
-
-    return anyio.run(get)
+def get_sync(url: str, settings: DownloadSettings = BARE) -> bytes:
+    """`fetch`, by default without an origin of our own."""
+    return fetch(url, settings)
 
 
+def get_async(url: str, settings: DownloadSettings = BARE) -> bytes:
+    """`afetch` likewise."""
+    return anyio.run(afetch, url, settings)
+
+
+# For what goes through another half of the HTTP library or of anyio; tests/contracts/test_parity.py proves the rest.
 both_ways = pytest.mark.parametrize("get", [get_sync, get_async], ids=["sync", "async"])
 
 
-def assert_refused(outcome: bytes | DownloadError) -> UnsafeURLError:
-    """The link was refused, and its query is not repeated."""
-    assert isinstance(outcome, UnsafeURLError), outcome
-    assert outcome.billing == "paid"
-    assert "password" not in str(outcome)
-    return outcome
+def refused(get: Get, url: str, settings: DownloadSettings = BARE) -> UnsafeURLError:
+    """The error of a URL that must be refused, which does not repeat its query."""
+    with pytest.raises(UnsafeURLError) as caught:
+        get(url, settings)
+    assert caught.value.billing == "paid"
+    assert "password" not in str(caught.value)
+    assert "sig=" not in str(caught.value)
+    return caught.value
 
 
-@both_ways
-@pytest.mark.parametrize("link", BAD_ALONE.values(), ids=BAD_ALONE)
-def test_no_bad_link_is_opened(canary: Canary, get: Get, link: str) -> None:
-    """No name is asked for, no connection made: the link alone is enough to refuse it."""
-    error = assert_refused(get(link.replace("{port}", str(canary.address[1]))))
+def failed(get: Get, url: str) -> DownloadError:
+    """The error of a download that must fail without being refused."""
+    with pytest.raises(DownloadError) as caught:
+        get(url, BARE)
+    assert not isinstance(caught.value, UnsafeURLError)
+    return caught.value
+
+
+@pytest.mark.parametrize("url", BAD_ALONE.values(), ids=BAD_ALONE)
+def test_no_bad_url_is_fetched(canary: Canary, url: str) -> None:
+    """The URL alone is enough to refuse it: DNS is not asked, and no connection is made."""
+    error = refused(get_sync, url.replace("{port}", str(canary.address[1])))
     assert error.attempts == 0
     assert (canary.attempts, canary.accepted) == ([], 0)
 
 
-def redirecting(to: str) -> tuple[httpx.MockTransport, list[str]]:
-    """An API of our own that redirects, and the paths it was asked for."""
-    asked: list[str] = []
+@pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS)
+def test_no_redirect_leads_to_a_bad_url(canary: Canary, url: str) -> None:
+    """Every class of bad URLs is refused as well when the API's own origin redirects to it."""
+    target = url.replace("{port}", str(canary.address[1])).encode()
+    requested: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(str(request.url))
-        return httpx.Response(302, headers=[(b"location", to.encode())])
+    def redirect(request: httpx.Request) -> httpx.Response:
+        requested.append(str(request.url))
+        return httpx.Response(302, headers=[(b"location", target)])
 
-    return httpx.MockTransport(answer), asked
-
-
-@pytest.mark.parametrize("link", BAD_LINKS.values(), ids=BAD_LINKS)
-def test_no_redirect_leads_to_a_bad_link(canary: Canary, link: str) -> None:
-    """Every class of bad links is refused as well when the API's own origin redirects to it."""
-    transport, asked = redirecting(link.replace("{port}", str(canary.address[1])))
-    with httpx.Client(transport=transport) as client:
-        outcome = fetch("http://api.test/a", own_origin="http://api.test", own_client=client, waiting=False)
-    assert_refused(outcome)
-    assert asked == ["http://api.test/a"]
+    with httpx.Client(transport=httpx.MockTransport(redirect)) as client:
+        settings = DownloadSettings(origin="http://api.test", client=client, waiting=False)
+        assert refused(get_sync, "http://api.test/a", settings).attempts == 1
+    assert requested == ["http://api.test/a"]
     assert (canary.attempts, canary.accepted) == ([], 0)
-
-
-@pytest.mark.parametrize("link", BAD_LINKS.values(), ids=BAD_LINKS)
-def test_no_redirect_leads_to_a_bad_link_async(canary: Canary, link: str) -> None:
-    """The same over the async client."""
-    transport, asked = redirecting(link.replace("{port}", str(canary.address[1])))
-
-    async def get() -> bytes | DownloadError:
-        async with httpx.AsyncClient(transport=transport) as client:
-            return await afetch("http://api.test/a", own_origin="http://api.test", own_client=client, waiting=False)
-
-    outcome = anyio.run(get)
-    assert_refused(outcome)
-    assert asked == ["http://api.test/a"]
-    assert canary.accepted == 0
 
 
 @pytest.fixture
 def public_server(monkeypatch: pytest.MonkeyPatch) -> dict[str, httpx.Response]:
-    """Public hosts without a network: what each link answers."""
+    """Public hosts without a network: the answer for each URL."""
     answers: dict[str, httpx.Response] = {}
     transport = httpx.MockTransport(lambda request: answers[str(request.url)])
     monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: transport)
@@ -277,43 +269,38 @@ def public_server(monkeypatch: pytest.MonkeyPatch) -> dict[str, httpx.Response]:
 
 @both_ways
 @pytest.mark.parametrize("answer", [[PUBLIC], [PUBLIC_V6], [PUBLIC, PUBLIC_V6]])
-def test_a_public_link_is_opened(
+def test_a_public_url_is_fetched(
     canary: Canary,
     get: Get,
     public_server: dict[str, httpx.Response],
     monkeypatch: pytest.MonkeyPatch,
     answer: list[str],
 ) -> None:
-    """The guard lets pass what it should, over redirects as well."""
-    asked = resolve(monkeypatch, answer)
+    """Hosts with public addresses are allowed, over redirects as well, and DNS is asked for each."""
+    resolved = resolve(monkeypatch, answer)
     public_server[GOOD] = httpx.Response(302, headers={"location": "https://cdn.good.example/b.png"})
     public_server["https://cdn.good.example/b.png"] = httpx.Response(200, content=PNG)
-    assert get(GOOD) == PNG
-    assert asked == ["good.example", "cdn.good.example"]
+    assert get(GOOD, BARE) == PNG
+    assert resolved == ["good.example", "cdn.good.example"]
     assert canary.attempts == []
 
 
-@both_ways
 @pytest.mark.parametrize(
-    "link",
+    "url",
     ["https://127.0.0.1/", "https://10.0.0.1/", "http://127.0.0.1/", "http://good.example/", "//localhost/", "ftp:x"],
 )
 def test_a_public_host_cannot_redirect_inwards(
-    canary: Canary,
-    get: Get,
-    public_server: dict[str, httpx.Response],
-    monkeypatch: pytest.MonkeyPatch,
-    link: str,
+    canary: Canary, public_server: dict[str, httpx.Response], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    """Neither to a private address nor down to http."""
+    """It leads neither to a private address nor down to http."""
     resolve(monkeypatch, [PUBLIC])
-    public_server[GOOD] = httpx.Response(302, headers={"location": link})
-    assert assert_refused(get(GOOD)).attempts == 1
+    public_server[GOOD] = httpx.Response(302, headers={"location": url})
+    assert refused(get_sync, GOOD).attempts == 1
     assert canary.attempts == []
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_way_to_the_own_origin_is_never_down(
+def test_a_redirect_to_the_own_origin_stays_on_https(
     canary: Canary, public_server: dict[str, httpx.Response], monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     """A public https host may redirect to the API's own origin by https, and not by http."""
@@ -321,8 +308,11 @@ def test_the_way_to_the_own_origin_is_never_down(
     public_server[GOOD] = httpx.Response(302, headers={"location": f"{scheme}://api.test/a"})
     own = httpx.MockTransport(lambda request: httpx.Response(200, content=PNG))
     with httpx.Client(transport=own) as client:
-        outcome = fetch(GOOD, own_origin=f"{scheme}://api.test", own_client=client, waiting=False)
-    assert (outcome == PNG) == (scheme == "https")
+        settings = DownloadSettings(origin=f"{scheme}://api.test", client=client, waiting=False)
+        if scheme == "https":
+            assert fetch(GOOD, settings) == PNG
+        else:
+            refused(get_sync, GOOD, settings)
     assert canary.attempts == []
 
 
@@ -338,97 +328,100 @@ def test_the_way_to_the_own_origin_is_never_down(
         ["64:ff9b::a00:1"],
     ],
 )
-def test_one_private_address_spoils_the_host(
+def test_one_private_address_refuses_the_host(
     canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch, answer: list[str]
 ) -> None:
-    """A host with any address that is not public is not connected to."""
+    """No connection is made to a host with any address that is not public."""
     resolve(monkeypatch, answer)
-    assert assert_refused(get(GOOD)).attempts == 1
+    assert refused(get, GOOD).attempts == 1
     assert (canary.attempts, canary.accepted) == ([], 0)
 
 
 @both_ways
 def test_a_rebound_name_gets_no_byte(canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First answer public, second 127.0.0.1: the connected peer gives it away before a single byte is sent to it."""
-    asked = resolve(monkeypatch, [PUBLIC], ["127.0.0.1"])
-    error = assert_refused(get(GOOD))
+    """DNS answers with a public address first and with 127.0.0.1 then: nothing is sent to the connected peer."""
+    resolved = resolve(monkeypatch, [PUBLIC], ["127.0.0.1"])
+    error = refused(get, GOOD)
     assert (error.attempts, canary.heard.get(timeout=5)) == (1, b"")
-    assert (canary.accepted, len(asked)) == (1, 2)
-    assert "sig=" not in str(error)
+    assert (canary.accepted, len(resolved)) == (1, 2)
 
 
 @both_ways
 def test_a_name_that_does_not_resolve_is_tried_again(canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS that fails is a fault that may pass."""
-    asked: list[object] = []
+    """A failure of DNS may pass."""
+    resolved: list[object] = []
 
     def getaddrinfo(host: object, *rest: object, **more: object) -> list[object]:
-        asked.append(host)
+        resolved.append(host)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    outcome = get(GOOD)
-    assert isinstance(outcome, DownloadError)
-    assert not isinstance(outcome, UnsafeURLError)
-    assert (outcome.attempts, len(asked)) == (5, 5)
+    assert failed(get, GOOD).attempts == len(resolved) == 5
     assert canary.attempts == []
 
 
 @both_ways
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_a_proxy_sees_the_host_and_nothing_more(
-    canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """The proxy of the environment may be at a private address; it is asked for a tunnel and learns no link."""
-    monkeypatch.setenv(name, f"127.0.0.1:{canary.address[1]}")
-    outcome = get(GOOD)
-    assert isinstance(outcome, DownloadError)
-    assert not isinstance(outcome, UnsafeURLError)
-    said = canary.heard.get(timeout=5)
-    assert said.startswith(b"CONNECT good.example:443 HTTP/1.1\r\n")
-    assert b"sig=" not in said
-    assert outcome.attempts == canary.accepted == 5
+def test_a_proxy_sees_the_host_and_nothing_more(canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of the environment may be at a private address; it is asked for a tunnel and does not see the URL."""
+    monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{canary.address[1]}")
+    assert failed(get, GOOD).attempts == canary.accepted == 5
+    request = canary.heard.get(timeout=5)
+    assert request.startswith(b"CONNECT good.example:443 HTTP/1.1\r\n")
+    assert b"sig=" not in request
 
 
-@both_ways
 @pytest.mark.parametrize(
-    "link", ["https://127.0.0.1/", "https://2130706433/", "https://localhost/", "http://a.example/"]
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "10.0.0.1:3128"}, "http://10.0.0.1:3128"),
+        ({"https_proxy": "http://10.0.0.1:3128"}, "http://10.0.0.1:3128"),
+        ({"ALL_PROXY": "socks5://10.0.0.1"}, "socks5://10.0.0.1"),
+        ({"HTTP_PROXY": "10.0.0.1:3128"}, None),
+        ({"HTTPS_PROXY": "10.0.0.1:3128", "NO_PROXY": "good.example"}, None),
+    ],
 )
-def test_a_proxy_is_not_asked_for_bad_links(
-    canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch, link: str
+def test_the_proxy_is_that_of_the_environment_for_https(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], proxy: str | None
 ) -> None:
+    """The usual variables count, in either case, without a scheme too, and NO_PROXY takes a host out."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment_proxy("good.example") == proxy
+
+
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1/", "https://2130706433/", "https://localhost/", "http://a.example/"]
+)
+def test_a_proxy_is_not_asked_for_bad_urls(canary: Canary, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """What is refused by name is refused with a proxy as well."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{canary.address[1]}")
-    assert_refused(get(link))
+    refused(get_sync, url)
     assert canary.accepted == 0
 
 
-@both_ways
-def test_a_host_beside_the_proxy_is_checked_in_full(canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_bypasses_the_proxy_is_checked_in_full(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_PROXY brings the checks of addresses and peer back."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{canary.address[1]}")
     monkeypatch.setenv("NO_PROXY", "good.example")
     resolve(monkeypatch, [PUBLIC], ["127.0.0.1"])
-    assert_refused(get(GOOD))
+    refused(get_sync, GOOD)
     assert canary.heard.get(timeout=5) == b""
 
 
-@both_ways
 @pytest.mark.parametrize("proxy", ["gopher://proxy.test", "http://proxy:port", "socks5://127.0.0.1:1"])
-def test_a_broken_proxy_setting_is_an_error_and_no_exception(
-    canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch, proxy: str
+def test_a_broken_proxy_setting_is_a_download_error(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
-    """Settings nobody can use do not put the link into a traceback."""
+    """A setting that cannot be used is reported as such, and not as an error of the HTTP library with the URL in it."""
     monkeypatch.setitem(sys.modules, "socksio", None)
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    outcome = get(GOOD)
-    assert isinstance(outcome, DownloadError)
-    assert "settings" in str(outcome)
+    assert "settings" in str(failed(get_sync, GOOD))
     assert canary.attempts == []
 
 
 @pytest.mark.parametrize(
-    ("link", "own_origin", "own"),
+    ("url", "own_origin", "own"),
     [
         ("http://127.0.0.1:8000/a", "http://127.0.0.1:8000/v1/", True),
         ("http://localhost/a", "http://LOCALHOST:80", True),
@@ -439,15 +432,13 @@ def test_a_broken_proxy_setting_is_an_error_and_no_exception(
         ("https://good.example/a", "not a URL", False),
     ],
 )
-def test_the_own_origin_is_scheme_host_and_port(link: str, own_origin: str | None, *, own: bool) -> None:
-    """Paths and spelling do not count; anything else goes the careful way."""
-    route = judge(link, own_origin=own_origin)
-    assert isinstance(route, Route)
-    assert route.own is own
+def test_the_own_origin_is_scheme_host_and_port(url: str, own_origin: str | None, *, own: bool) -> None:
+    """Paths and spelling do not count; any other origin is treated as foreign."""
+    assert check_url(url, own_origin=own_origin).own is own
 
 
 @pytest.mark.parametrize(
-    "link",
+    "url",
     [
         "http://127.0.0.1:8001/",
         "https://127.0.0.1:8000/",
@@ -456,14 +447,15 @@ def test_the_own_origin_is_scheme_host_and_port(link: str, own_origin: str | Non
         "http://user@127.0.0.1:8000/",
     ],
 )
-def test_beside_the_own_origin_all_is_refused(link: str) -> None:
-    """Another port, scheme or host is another origin, and a user name is refused at the own one too."""
-    assert isinstance(judge(link, own_origin="http://127.0.0.1:8000"), str)
+def test_what_is_not_the_own_origin_is_refused(url: str) -> None:
+    """Another port, scheme or host is another origin, and a user name is refused on the own one too."""
+    with pytest.raises(RefusedURLError):
+        check_url(url, own_origin="http://127.0.0.1:8000")
 
 
-def test_without_its_client_the_own_origin_is_a_stranger(canary: Canary) -> None:
-    """An origin that nobody can reach for us has no privilege."""
-    assert_refused(fetch("http://127.0.0.1:8000/", own_origin="http://127.0.0.1:8000", own_client=None))
+def test_without_its_client_the_own_origin_is_foreign(canary: Canary) -> None:
+    """An origin without an HTTP client, as in an unpickled image, has no privilege."""
+    refused(get_sync, "http://127.0.0.1:8000/", DownloadSettings(origin="http://127.0.0.1:8000"))
     assert canary.attempts == []
 
 
@@ -480,11 +472,10 @@ def test_what_python_calls_private_is_never_public(ip: ipaddress.IPv4Address | i
 
 
 @pytest.mark.parametrize("host", [PUBLIC, PUBLIC_V6, "good.example", "a.b-c.good.example.", "xn--bcher-kva.example"])
-def test_a_public_host_may_be_asked(host: str) -> None:
-    """A full name, and an address that is public, are good enough by themselves; what a name leads to comes later."""
+def test_a_public_host_is_allowed(host: str) -> None:
+    """A full name and a public address pass by themselves; the addresses of the name are checked later."""
     assert is_public_host(host)
-    route = judge(f"https://{f'[{host}]' if ':' in host else host}/image.png", own_origin=None)
-    assert isinstance(route, Route)
+    assert not check_url(f"https://{f'[{host}]' if ':' in host else host}/image.png", own_origin=None).own
 
 
 @given(ip=st.ip_addresses(v=4))
@@ -503,14 +494,15 @@ def test_no_disguise_of_an_ipv4_address_is_public(ip: ipaddress.IPv4Address) -> 
 
 
 @given(host=st.text())
-def test_any_text_is_judged(host: str) -> None:
-    """Property: no text makes the judge fail, and what it lets pass is https on the usual port."""
-    route = judge(f"https://{host}/", own_origin=None)
-    assert isinstance(route, str) or (route.url.scheme, route.url.port, route.own) == ("https", None, False)
+def test_any_text_can_be_checked(host: str) -> None:
+    """Property: a text is refused, or it is https on the default port; no other error comes out."""
+    with suppress(RefusedURLError):
+        allowed = check_url(f"https://{host}/", own_origin=None)
+        assert (allowed.url.scheme, allowed.url.port, allowed.own) == ("https", None, False)
 
 
 class Stream:
-    """The network stream of the HTTP library, as far as the guard sees it."""
+    """The network stream of the HTTP library, as far as the guard uses it."""
 
     def __init__(self, peer: Address | None) -> None:
         self.peer = peer
@@ -522,29 +514,27 @@ class Stream:
         return self.peer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.closed = True
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.closed = True
 
 
 @pytest.mark.parametrize("peer", [None, ("127.0.0.1", 443), ("::1", 443, 0, 0), ("::ffff:10.0.0.1", 443, 0, 0), ("x",)])
-def test_a_private_peer_is_hung_up_on(peer: Address | None) -> None:
-    """A peer that is private, or that nobody can name, is closed and reported, sync and async."""
-    stream = Stream(peer)
-    with pytest.raises(PrivatePeerError):
+def test_the_connection_to_a_private_peer_is_closed(peer: Address | None) -> None:
+    """A peer that is private, or whose address is unknown, is refused, sync and async."""
+    stream, astream = Stream(peer), Stream(peer)
+    with pytest.raises(RefusedURLError):
         check_peer("connection.connect_tcp.complete", {"return_value": stream})
-    assert stream.closed
-    stream = Stream(peer)
-    with pytest.raises(PrivatePeerError):
-        anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": stream})
-    assert stream.closed
+    with pytest.raises(RefusedURLError):
+        anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": astream})
+    assert (stream.closed, astream.closed) == (True, True)
 
 
-def test_a_public_peer_is_let_be() -> None:
-    """A public peer stays connected, and no other event is looked at."""
+def test_a_public_peer_stays_connected() -> None:
+    """A public peer is allowed, and no other event is looked at."""
     stream = Stream((PUBLIC, 443))
     check_peer("connection.connect_tcp.complete", {"return_value": stream})
     check_peer("http11.send_request_headers.started", {})

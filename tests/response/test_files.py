@@ -1,3 +1,5 @@
+"""Saving image bytes: names, types, and writes that leave no torn file behind."""
+
 import errno
 import os
 import re
@@ -10,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_openai.errors import FluxError, SaveError
+from flux_openai import Emulator
+from flux_openai.errors import DownloadError, FluxError, SaveError
 from flux_openai.formats import ImageType, sniff
 from flux_openai.response.files import read_image, safe_stem, stem, target, write
 
@@ -62,16 +65,11 @@ BAD_NAMES = [
 ]
 
 
-def saved(outcome: Path | SaveError) -> Path:
-    """The path, where an error would fail the test."""
-    assert isinstance(outcome, Path), outcome
-    return outcome
-
-
-def refused(outcome: Path | SaveError) -> SaveError:
-    """The error, where a path would fail the test."""
-    assert isinstance(outcome, SaveError), outcome
-    return outcome
+def refused(path: str | Path, *, stem: str = "s", overwrite: bool = False) -> SaveError:
+    """The error of an image that cannot be written there."""
+    with pytest.raises(SaveError) as caught:
+        write(PNG, path, stem=stem, overwrite=overwrite)
+    return caught.value
 
 
 def files_in(folder: Path) -> set[str]:
@@ -132,7 +130,7 @@ def test_a_name_says_what_is_drawn(prompt: str | None, seed: int | None, index: 
 
 
 def assert_legal(name: str) -> None:
-    """The name can stand in any folder of any system."""
+    """The name is legal in a folder of any system."""
     assert LEGAL.fullmatch(name)
     assert name.lower() not in RESERVED
 
@@ -142,7 +140,7 @@ def test_no_bad_name_gets_through(text: str, tmp_path: Path) -> None:
     """A bad name becomes a legal one, and the file lies in the folder, whichever way the name comes in."""
     for name in (safe_stem(text), stem(text, seed=1, index=0)):
         assert_legal(name)
-    path = saved(write(PNG, tmp_path, stem=text))
+    path = write(PNG, tmp_path, stem=text)
     assert path.parent == tmp_path
     assert_legal(path.stem)
     assert path.suffix == ".png"
@@ -207,7 +205,7 @@ def test_a_path_is_a_file_or_a_folder(path: str, extension: str, expected: str) 
 @pytest.mark.parametrize(("data", "name"), [(PNG, "s.png"), (JPEG, "s.jpg"), (WEBP, "s.webp"), (GIF, "s.gif")])
 def test_the_file_holds_the_bytes(data: bytes, name: str, tmp_path: Path) -> None:
     """The whole of the bytes, the extension that goes with them, the folder made, and no temporary file left."""
-    path = saved(write(data, tmp_path / "new" / "er", stem="s"))
+    path = write(data, tmp_path / "new" / "er", stem="s")
     assert path == tmp_path / "new" / "er" / name
     assert path.read_bytes() == data
     assert files_in(path.parent) == {name}
@@ -216,19 +214,19 @@ def test_the_file_holds_the_bytes(data: bytes, name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\x00" * 10])
 def test_paid_bytes_are_kept_even_if_they_are_no_image(data: bytes, tmp_path: Path) -> None:
     """What is no known image is kept as .bin."""
-    path = saved(write(data, tmp_path / "a.png", stem="s"))
+    path = write(data, tmp_path / "a.png", stem="s")
     assert (path.name, path.read_bytes()) == ("a.bin", data)
 
 
 def test_the_current_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a path the file lies here."""
     monkeypatch.chdir(tmp_path)
-    assert saved(write(PNG, stem="s")) == Path("s.png")
+    assert write(PNG, stem="s") == Path("s.png")
 
 
 def test_a_taken_name_in_a_folder_is_numbered(tmp_path: Path) -> None:
     """In a folder nothing is overwritten; the next free name is taken."""
-    names = [saved(write(PNG + bytes([n]), tmp_path, stem="s")).name for n in range(3)]
+    names = [write(PNG + bytes([n]), tmp_path, stem="s").name for n in range(3)]
     assert names == ["s.png", "s-2.png", "s-3.png"]
     assert [(tmp_path / name).read_bytes()[-1] for name in names] == [0, 1, 2]
 
@@ -237,7 +235,7 @@ def test_a_file_asked_for_by_name_is_not_overwritten(tmp_path: Path) -> None:
     """The error names the file and the way out; the file stays as it was, and nothing else is left."""
     path = tmp_path / "a.png"
     path.write_bytes(b"mine")
-    error = refused(write(PNG, path, stem="s"))
+    error = refused(path)
     assert error.errno == errno.EEXIST
     assert "overwrite=True" in str(error)
     assert str(path) in str(error)
@@ -249,7 +247,7 @@ def test_a_file_asked_for_by_name_is_not_overwritten(tmp_path: Path) -> None:
 def test_overwriting_replaces_the_file(name: str, tmp_path: Path) -> None:
     """With overwrite=True the file is replaced, in a folder as well."""
     (tmp_path / "a.png").write_bytes(b"old")
-    assert saved(write(PNG, tmp_path / name, stem="a", overwrite=True)) == tmp_path / "a.png"
+    assert write(PNG, tmp_path / name, stem="a", overwrite=True) == tmp_path / "a.png"
     assert (tmp_path / "a.png").read_bytes() == PNG
     assert files_in(tmp_path) == {"a.png"}
 
@@ -273,7 +271,7 @@ def test_many_writers_of_one_name_lose_nothing(
     if not links:
         no_links(monkeypatch)
     with ThreadPoolExecutor(16) as pool:
-        paths = list(pool.map(lambda n: saved(write(PNG + bytes([n]), tmp_path, stem="s")), range(16)))
+        paths = list(pool.map(lambda n: write(PNG + bytes([n]), tmp_path, stem="s"), range(16)))
     assert [path.read_bytes()[-1] for path in paths] == list(range(16))
     assert files_in(tmp_path) == {path.name for path in paths}
     assert len(set(paths)) == 16
@@ -283,8 +281,8 @@ def test_without_hard_links_nothing_is_overwritten(tmp_path: Path, monkeypatch: 
     """On a file system without hard links a taken name is taken all the same."""
     no_links(monkeypatch)
     (tmp_path / "a.png").write_bytes(b"mine")
-    assert refused(write(PNG, tmp_path / "a.png", stem="s")).errno == errno.EEXIST
-    assert saved(write(PNG, tmp_path, stem="a")).name == "a-2.png"
+    assert refused(tmp_path / "a.png").errno == errno.EEXIST
+    assert write(PNG, tmp_path, stem="a").name == "a-2.png"
     assert (tmp_path / "a.png").read_bytes() == b"mine"
 
 
@@ -297,7 +295,7 @@ def test_without_hard_links_a_failure_leaves_no_empty_file(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "rename", replace)
     monkeypatch.setattr(os, "replace", replace)
-    assert refused(write(PNG, tmp_path, stem="s")).errno == errno.EIO
+    assert refused(tmp_path).errno == errno.EIO
     assert files_in(tmp_path) == set()
 
 
@@ -314,27 +312,29 @@ def test_a_symlink_is_never_written_through(
     if not dangling:
         victim.write_bytes(b"precious")
     (tmp_path / "a.png").symlink_to(victim)
-    outcome = write(PNG, tmp_path / "a.png", stem="s", overwrite=overwrite)
-    assert isinstance(outcome, Path) == overwrite
+    if overwrite:
+        write(PNG, tmp_path / "a.png", stem="s", overwrite=True)
+    else:
+        refused(tmp_path / "a.png")
     assert (tmp_path / "a.png").is_symlink() != overwrite
     assert dangling != victim.exists()
     assert dangling or victim.read_bytes() == b"precious"
 
 
 def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even who guesses the temporary name cannot have another file written."""
+    """A symbolic link under the temporary name, should anybody guess it, is not followed."""
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * size)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / ".flux-00000000.part").symlink_to(victim)
-    assert refused(write(PNG, tmp_path, stem="s")).errno == errno.EEXIST
+    assert refused(tmp_path).errno == errno.EEXIST
     assert victim.read_bytes() == b"precious"
 
 
 def test_the_rights_are_those_of_any_new_file(tmp_path: Path) -> None:
     """The umask decides, as with open()."""
     (tmp_path / "reference").touch()
-    path = saved(write(PNG, tmp_path, stem="s"))
+    path = write(PNG, tmp_path, stem="s")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "reference").stat().st_mode)
 
 
@@ -342,7 +342,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """An os.write that takes three bytes at a time still leaves the whole image."""
     whole = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
-    assert saved(write(PNG, tmp_path, stem="s")).read_bytes() == PNG
+    assert write(PNG, tmp_path, stem="s").read_bytes() == PNG
 
 
 def failing(code: int, *, after: int = 0) -> Callable[[int, bytes], int]:
@@ -365,7 +365,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "write", failing(code, after=10))
-    error = refused(write(PNG, path, stem="s", overwrite=True))
+    error = refused(path, overwrite=True)
     assert (error.errno, error.strerror, error.filename) == (code, os.strerror(code), str(path))
     assert os.strerror(code) in str(error)
     assert str(path) in str(error)
@@ -396,14 +396,14 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatc
         return whole(path, flags, mode)
 
     monkeypatch.setattr(os, "open", no_folders)
-    assert saved(write(PNG, tmp_path, stem="s")).exists()
+    assert write(PNG, tmp_path, stem="s").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    """What stands in the way is named; "overwrite" would not help and is not offered."""
+    """The error names the path and does not offer "overwrite", which would not help."""
     (tmp_path / "out").write_bytes(b"mine")
     for path in (tmp_path / "out", tmp_path / "out" / "deeper", tmp_path / "out" / "a.png"):
-        error = refused(write(PNG, path, stem="s"))
+        error = refused(path)
         assert error.errno == errno.ENOTDIR
         assert str(path) in str(error)
         assert "overwrite" not in str(error)
@@ -413,30 +413,30 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     """A folder called a.png is neither replaced nor filled."""
     (tmp_path / "a.png").mkdir()
-    assert refused(write(PNG, tmp_path / "a.png", stem="s")).errno == errno.EEXIST
-    assert refused(write(PNG, tmp_path / "a.png", stem="s", overwrite=True)).errno == errno.EISDIR
+    assert refused(tmp_path / "a.png").errno == errno.EEXIST
+    assert refused(tmp_path / "a.png", overwrite=True).errno == errno.EISDIR
     assert files_in(tmp_path) == {"a.png"}
     assert files_in(tmp_path / "a.png") == set()
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a\0b.png", "x" * 300 + ".png", "x" * 300])
 def test_an_impossible_path_is_a_clear_error(path: str, tmp_path: Path) -> None:
-    """NUL and over-long names come back as a SaveError, not as a ValueError of the system."""
-    error = refused(write(PNG, tmp_path / path, stem="s"))
+    """NUL and over-long names are a SaveError, and NUL not the ValueError that Python raises."""
+    error = refused(tmp_path / path)
     assert error.errno in (errno.EINVAL, errno.ENAMETOOLONG)
     assert error.strerror
     assert error.filename
 
 
 def test_the_error_is_caught_as_ours_and_as_an_os_error(tmp_path: Path) -> None:
-    """Existing `except OSError` works, and the image is said to be paid for."""
+    """Existing `except OSError` works, the billing is "paid", and the cause is the system's own error."""
     (tmp_path / "a.png").touch()
-    error = refused(write(PNG, tmp_path / "a.png", stem="s"))
+    error = refused(tmp_path / "a.png")
     assert isinstance(error, OSError)
     assert isinstance(error, FluxError)
     assert error.billing == "paid"
     assert error.args[0].startswith("cannot write the image to")
-    assert (error.__cause__, error.__context__) == (None, None)
+    assert isinstance(error.__cause__, FileExistsError)
 
 
 def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> None:
@@ -447,5 +447,15 @@ def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> N
     link.symlink_to(image)
     assert read_image(image) == image.read_bytes()
     for path in (text, link, tmp_path / "d.png"):
-        with pytest.raises(OSError, match=r"no image|symbolic|No such"):
+        with pytest.raises(OSError, match=r"not an image|symbolic|No such"):
             read_image(path)
+
+
+def test_every_image_is_tried_before_an_error_is_raised(tmp_path: Path) -> None:
+    """Of three images the first has expired: its error is raised after the other two are saved."""
+    emulator = Emulator(pixels=1)
+    response = emulator.client().images.generate(prompt="a fox", n=3)
+    emulator.fail(status=404, on="download")
+    with pytest.raises(DownloadError, match="404"):
+        response.save(tmp_path)
+    assert files_in(tmp_path) == {"a-fox_1.png", "a-fox_2.png"}
