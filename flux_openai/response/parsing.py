@@ -11,8 +11,9 @@ from pydantic_core import from_json
 from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
 from flux_openai.formats import plain_base64, sniff
+from flux_openai.response.download import DownloadSettings
 from flux_openai.response.files import stem
-from flux_openai.response.response import CallInfo, DownloadSettings, FluxImage, FluxImagesResponse
+from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
 __all__ = ["UnusableBody", "read_answer", "text_of"]
 

@@ -21,7 +21,7 @@ from flux_openai.formats import sniff
 from flux_openai.response.download import DownloadSettings, afetch, fetch
 from flux_openai.response.files import numbered, write
 
-__all__ = ["CallInfo", "DownloadSettings", "FluxImage", "FluxImagesResponse"]
+__all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
 
 LINK_LIFE = timedelta(days=7)
 """How long the URLs of an answer work, by the service's contract."""

@@ -24,8 +24,9 @@ from flux_openai.errors import (
     FluxTimeoutError,
     status_error_class,
 )
+from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import UnusableBody, read_answer, text_of
-from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
+from flux_openai.response.response import CallInfo, FluxImagesResponse
 from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
 
 __all__ = ["AnswerReader", "Outcome"]

@@ -28,7 +28,8 @@ from openai import RequestOptions
 
 from flux_openai._http.capture import PATH, Exchange, capture
 from flux_openai.errors import FluxWarning
-from flux_openai.response.response import CallInfo, DownloadSettings, FluxImagesResponse
+from flux_openai.response.download import DownloadSettings
+from flux_openai.response.response import CallInfo, FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call
 from flux_openai.sending.concurrency import arun_all, run_all
