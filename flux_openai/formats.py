@@ -51,4 +51,7 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], ImageType], ...] = (
 
 def sniff(data: bytes) -> ImageType | None:
     """The type of an image by its first bytes; None if they are not those of a PNG, JPEG, WebP or GIF."""
-    return next((kind for magic, kind in _MAGIC if magic.match(data)), None)
+    for magic, kind in _MAGIC:
+        if magic.match(data):
+            return kind
+    return None

@@ -6,7 +6,7 @@ without a cap can be a decompression bomb.
 
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Literal
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import redact_headers, secrets_of
+from flux_openai._http.redaction import identifier, redact_headers, secrets_of
 
 __all__ = [
     "BODY_LIMIT",
@@ -52,7 +52,8 @@ class Exchange:
 
     `key` is its Idempotency-Key, and `secrets` the values of its headers that must not be shown. `phase` is how far the
     request got, None if the transport has no trace. `response` is the answer as the SDK got it, and `body` its whole
-    body, or the beginning of one that broke off or has a `body_error`.
+    body, or the beginning of one that broke off or has a `body_error`. `request_id` is the answer's X-Request-Id, and
+    `read_timeout` how many seconds the call waits for the network at a time, None for no limit.
     """
 
     key: str
@@ -61,12 +62,9 @@ class Exchange:
     response: httpx.Response | None = None
     body: bytes = b""
     body_error: str | None = None
+    request_id: str | None = None
+    read_timeout: float | None = None
     _tunnelling: bool = False
-
-    @property
-    def read_timeout(self) -> float | None:
-        """Seconds for one wait on the network, as the call had them; None for no limit, or no answer."""
-        return None if self.response is None else _read_timeout(self.response)
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
@@ -141,13 +139,10 @@ class _BodyReader:
     limit: int
     seconds: float | None
     clock: Callable[[], float]
-    encoding: str
+    start: float
     chunks: list[bytes] = field(default_factory=list)
     size: int = 0
     error: str | None = None
-
-    def __post_init__(self) -> None:
-        self.start = self.clock()
 
     def feed(self, chunk: bytes) -> bool:
         """Add a chunk; True when nothing more may be read."""
@@ -158,13 +153,6 @@ class _BodyReader:
         elif self.seconds is not None and self.clock() - self.start > self.seconds:
             self.error = f"was not complete after {self.seconds:g} s"
         return self.error is not None
-
-    def body(self) -> tuple[bytes, str | None]:
-        """The body without its content encoding, and what is wrong with it, if anything."""
-        if self.error is None:
-            return decompressed(b"".join(self.chunks), self.encoding, self.limit)
-        # Of a body above the limit the beginning is enough: a second copy would only cost memory.
-        return b"".join(self.chunks if self.size <= _CHUNK else self.chunks[:8]), self.error
 
 
 def read_capped(
@@ -178,14 +166,15 @@ def read_capped(
 
     If the body breaks off, the error of the HTTP library is raised, and the exchange keeps what had come.
     """
-    reader = _reader(response, limit, clock)
+    in_memory = response.is_stream_consumed
+    reader = _reader(response, exchange, limit, clock)
     try:
-        for chunk in _in_memory(response) or response.iter_raw():
+        for chunk in (response.content,) if in_memory else response.iter_raw():
             if reader.feed(chunk):
                 break
     finally:
         response.close()
-        for_sdk = _recorded(response, exchange, reader)
+        for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
     return for_sdk
 
 
@@ -197,59 +186,56 @@ async def aread_capped(
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Response:
     """The same for the response of an async client."""
-    reader = _reader(response, limit, clock)
+    in_memory = response.is_stream_consumed
+    reader = _reader(response, exchange, limit, clock)
     try:
-        async for chunk in _ain_memory(response) or response.aiter_raw():
+        async for chunk in _aiter((response.content,)) if in_memory else response.aiter_raw():
             if reader.feed(chunk):
                 break
     finally:
         await response.aclose()
-        for_sdk = _recorded(response, exchange, reader)
+        for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
     return for_sdk
 
 
-def _in_memory(response: httpx.Response) -> Iterator[bytes] | None:
-    """The body of a response that was never on a wire, as a mock transport makes them; None for all others."""
-    return iter((response.content,)) if response.is_stream_consumed else None
+async def _aiter(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
-def _ain_memory(response: httpx.Response) -> AsyncIterator[bytes] | None:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield response.content
-
-    return chunks() if response.is_stream_consumed else None
-
-
-def _read_timeout(response: httpx.Response) -> float | None:
-    limits: Mapping[str, float | None] = response.request.extensions.get("timeout", {})
-    return limits.get("read")
+def _reader(response: httpx.Response, exchange: Exchange, limit: int, clock: Callable[[], float]) -> _BodyReader:
+    timeouts: Mapping[str, float | None] = response.request.extensions.get("timeout", {})
+    exchange.read_timeout = read = timeouts.get("read")
+    return _BodyReader(limit=limit, seconds=None if read is None else BODY_TIME * read, clock=clock, start=clock())
 
 
-def _reader(response: httpx.Response, limit: int, clock: Callable[[], float]) -> _BodyReader:
-    read = _read_timeout(response)
-    return _BodyReader(
-        limit=limit,
-        seconds=None if read is None else BODY_TIME * read,
-        clock=clock,
-        # A body that is in memory already has been decompressed by the library.
-        encoding="" if response.is_stream_consumed else response.headers.get("content-encoding", ""),
-    )
+def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> httpx.Response:
+    """Record the answer in the exchange, and make the response that the SDK is given.
 
-
-def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader) -> httpx.Response:
-    """Record the answer in the exchange, and make the response that the SDK is given."""
-    exchange.body, exchange.body_error = reader.body()
+    `encoded` is False for a body that a mock transport made: the HTTP library has decompressed it already.
+    """
+    # Of a body above the limit the beginning is enough: a second copy would only cost memory.
+    whole = reader.error is None or reader.size <= _CHUNK
+    body, exchange.body_error = b"".join(reader.chunks if whole else reader.chunks[:8]), reader.error
+    encoding = response.headers.get("content-encoding")
+    if encoding and encoded and reader.error is None:
+        body, exchange.body_error = decompressed(body, encoding, reader.limit)
+    exchange.body = body
     # The trace leads from the response back to the exchange: such a cycle lives until a garbage collection.
-    response.request.extensions = {key: value for key, value in response.request.extensions.items() if key != "trace"}
+    request, extensions = response.request, {**response.request.extensions}
+    extensions.pop("trace", None)
+    request.extensions = extensions
     # The SDK parses the body of a success, unless the caller asked for the raw response. It would be the second time,
     # and it would raise a bare ValueError for a body that is no JSON.
-    unparsed = response.is_success and "x-stainless-raw-response" not in response.request.headers
+    unparsed = response.is_success and "x-stainless-raw-response" not in request.headers
+    # Redacted here, for some releases of the SDK log every header of what they are given.
+    headers = redact_headers(response.headers, exchange.secrets)
+    exchange.request_id = identifier(response.headers.get("x-request-id"))
     exchange.response = type(response)(
         response.status_code,
-        # Redacted here, for some releases of the SDK log every header of what they are given.
-        headers=redact_headers(response.headers, exchange.secrets),
-        content=_EMPTY_ANSWER if unparsed else exchange.body,
-        request=response.request,
+        headers=headers,
+        content=_EMPTY_ANSWER if unparsed else body,
+        request=request,
         extensions=response.extensions,
     )
     exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)

@@ -21,7 +21,7 @@ from flux_openai.cli.service import Service
 from flux_openai.client.setup import BASE_URL, TIMEOUT
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
-from flux_openai.request.arguments import given
+from flux_openai.request.validation import given
 from flux_openai.retry import Duplicates, RetryPolicy
 
 __all__ = ["run"]

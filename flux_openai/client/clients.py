@@ -47,6 +47,7 @@ class FluxOpenAI(openai.OpenAI):
     """
 
     _settings: Settings
+    _checked: tuple[httpx.URL, str] | None = None
 
     @hide_locals
     @with_signature(ClientOptions)
@@ -74,7 +75,9 @@ class FluxOpenAI(openai.OpenAI):
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = super()._prepare_options(options)
-        check_client(self)
+        if (self.base_url, self.api_key) != self._checked:
+            check_client(self)
+            self._checked = (self.base_url, self.api_key)
         return prepared
 
     def _send_request(
@@ -98,6 +101,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     """
 
     _settings: Settings
+    _checked: tuple[httpx.URL, str] | None = None
 
     @hide_locals
     @with_signature(AsyncClientOptions)
@@ -125,7 +129,9 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = await super()._prepare_options(options)
-        check_client(self)
+        if (self.base_url, self.api_key) != self._checked:
+            check_client(self)
+            self._checked = (self.base_url, self.api_key)
         return prepared
 
     async def _send_request(

@@ -1,8 +1,10 @@
 """`client.images`: `generate` and `edit`. Async mirrors sync, and a test proves it."""
 
 import copy
+import os
 from collections.abc import Mapping
 from functools import cached_property, partial
+from io import IOBase
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import openai
@@ -12,9 +14,10 @@ from openai.types.image_edit_stream_event import ImageEditStreamEvent
 from openai.types.image_gen_stream_event import ImageGenStreamEvent
 
 from flux_openai.client.signature import with_signature
-from flux_openai.request.arguments import EditParams, GenerateParams, is_flux_call
+from flux_openai.request.arguments import EditParams, GenerateParams
+from flux_openai.request.model_choice import is_flux_call
 from flux_openai.response.response import FluxImagesResponse
-from flux_openai.sending.call import Call, abuild_calls, build_calls, sdk_arguments
+from flux_openai.sending.call import Call, Method, abuild_calls, build_calls
 from flux_openai.sending.sender import AsyncSender, Sender
 from flux_openai.sending.settings import Settings
 
@@ -94,11 +97,11 @@ class FluxImages(Images):
             client.images.generate(prompt="a red fox", aspect_ratio="16:9", seed=7).save("out")
 
         """
-        arguments = _arguments(params, stream)
+        arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
             return cast(FluxImagesResponse, super().generate(**arguments))
         calls = build_calls("generate", arguments, self._settings)
-        sdk = sdk_arguments("generate", calls, arguments)
+        sdk = _sdk_arguments("generate", calls, arguments)
         return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).generate(**sdk))
 
     @overload
@@ -132,11 +135,11 @@ class FluxImages(Images):
             client.images.edit(image=open("fox.png", "rb"), prompt="make it snow").save("out")
 
         """
-        arguments = _arguments(params, stream)
+        arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
             return cast(FluxImagesResponse, super().edit(**arguments))
         calls = build_calls("edit", arguments, self._settings)
-        sdk = sdk_arguments("edit", calls, arguments)
+        sdk = _sdk_arguments("edit", calls, arguments)
         return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).edit(**sdk))
 
     def _bound_to(self, calls: tuple[Call, ...]) -> "FluxImages":
@@ -184,11 +187,11 @@ class AsyncFluxImages(AsyncImages):
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse | openai.AsyncStream[ImageGenStreamEvent]:
         """Make images from a prompt; the arguments and errors are those of `FluxImages.generate`."""
-        arguments = _arguments(params, stream)
+        arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
             return cast(FluxImagesResponse, await super().generate(**arguments))
         calls = await abuild_calls("generate", arguments, self._settings)
-        sdk = sdk_arguments("generate", calls, arguments)
+        sdk = _sdk_arguments("generate", calls, arguments)
         return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).generate(**sdk))
 
     @overload
@@ -208,11 +211,11 @@ class AsyncFluxImages(AsyncImages):
         self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
     ) -> FluxImagesResponse | openai.AsyncStream[ImageEditStreamEvent]:
         """Change an image, or combine several; the arguments and errors are those of `FluxImages.edit`."""
-        arguments = _arguments(params, stream)
+        arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
             return cast(FluxImagesResponse, await super().edit(**arguments))
         calls = await abuild_calls("edit", arguments, self._settings)
-        sdk = sdk_arguments("edit", calls, arguments)
+        sdk = _sdk_arguments("edit", calls, arguments)
         return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).edit(**sdk))
 
     def _bound_to(self, calls: tuple[Call, ...]) -> "AsyncFluxImages":
@@ -222,9 +225,36 @@ class AsyncFluxImages(AsyncImages):
         return bound
 
 
-def _arguments(params: Mapping[str, object], stream: object) -> dict[str, Any]:
-    """The arguments of a call, as they came."""
-    return {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
+_SDK_FIELDS = ("model", "prompt", "n", "response_format")
+"""The fields that the SDK's methods have a parameter for; all others go through `extra_body`."""
+
+
+def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments for the SDK's own method, so that whatever patches it sees the call; a split call as a whole.
+
+    `given` are the caller's arguments.
+    """
+    first = calls[0]
+    extra_body = {**first.body}
+    # The SDK insists on a prompt; FLUX does without one where an image is given.
+    arguments: dict[str, Any] = {"prompt": omit}
+    for name in _SDK_FIELDS:
+        if name in extra_body:
+            arguments[name] = extra_body.pop(name)
+    if len(calls) > 1:
+        arguments["n"] = sum(call.images for call in calls)
+    if method == "edit":
+        image = given.get("image")
+        arguments["image"] = [*map(_sdk_file, image)] if isinstance(image, list) else _sdk_file(image)
+    options = {"extra_headers": first.headers or None, "extra_query": first.query or None, "timeout": first.timeout}
+    return {**arguments, **options, "extra_body": extra_body}
+
+
+def _sdk_file(image: object) -> object:
+    """An image as the SDK's `edit` accepts it; what is sent is the link or data URI in the JSON body."""
+    if isinstance(image, bytes | IOBase | os.PathLike | tuple):
+        return image
+    return image.encode("utf-8", "replace") if isinstance(image, str) else b""
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Arguments of `images.generate` and `images.edit`: their types, which were given, and whether the call is for FLUX."""
+"""The keyword arguments of `images.generate` and `images.edit`, as types."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Required
@@ -7,11 +7,10 @@ import openai
 from openai import NotGiven, Omit
 from openai._types import FileTypes, SequenceNotStr
 
-from flux_openai.models import DEFAULT_MODEL, FluxParams
+from flux_openai.models import FluxParams
 from flux_openai.request.image_inputs import ImageInput
-from flux_openai.request.model_choice import is_flux_name
 
-__all__ = ["EditParams", "GenerateParams", "given", "is_flux_call"]
+__all__ = ["EditParams", "GenerateParams"]
 
 
 class _CommonParams(FluxParams, total=False):
@@ -56,20 +55,3 @@ class EditParams(_CommonParams, total=False):
     input_fidelity: Literal["high", "low"] | None | Omit
     markup: FileTypes | Omit
     mask: FileTypes | Omit
-
-
-def given(options: Mapping[str, object]) -> dict[str, object]:
-    """The options that were given: None and the SDK's own marks for "not given" count as left out."""
-    return {
-        name: value
-        for name, value in options.items()
-        if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
-    }
-
-
-def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
-    """Whether a call is for a FLUX model, by `model` or `extra_body["model"]`; if not, the SDK serves it as it came."""
-    extra_body = params.get("extra_body")
-    models = [params.get("model"), extra_body.get("model") if isinstance(extra_body, Mapping) else None]
-    named = [model for model in models if model is not None and not isinstance(model, Omit | NotGiven)]
-    return any(map(is_flux_name, named or [defaults.get("model", DEFAULT_MODEL)]))

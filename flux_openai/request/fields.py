@@ -73,13 +73,14 @@ def _annotation(field: FluxField) -> object:
 
 
 def _encodable(text: str) -> str:
-    """Half a surrogate pair is a str to Python, and to nobody else."""
+    """Refuse lone surrogates: they cannot be encoded as UTF-8."""
     text.encode()
     return text
 
 
 def _not_blank(text: str) -> str:
-    if not _encodable(text).strip():
+    text.encode()
+    if not text.strip():
         raise ValueError
     return text
 
@@ -154,11 +155,13 @@ def _limits(field: FluxField) -> tuple[float, float]:
 
 
 def limit_warnings(values: Mapping[str, object], fields: Mapping[str, FluxField]) -> list[str]:
-    """What is sent although a page other than the model's own speaks against it."""
-    return [
-        f"{name}={value} was sent as it is, but {field.source} states {field.minimum} to {field.maximum}"
-        for name, value in values.items()
-        if (field := fields[name]).enforced == "warn"
-        and isinstance(value, int | float)
-        and sorted((*_limits(field), value))[1] != value
-    ]
+    """A warning for each value that is sent although a page other than the model's own states a limit below it."""
+    warnings = []
+    for name, value in values.items():
+        field = fields[name]
+        if field.enforced == "warn" and isinstance(value, int | float):
+            low, high = _limits(field)
+            if not low <= value <= high:
+                limits = f"{field.minimum} to {field.maximum}"
+                warnings.append(f"{name}={value} was sent as it is, but {field.source} states {limits}")
+    return warnings

@@ -4,16 +4,36 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
 
+from openai import NotGiven, Omit
+
 from flux_openai.errors import InvalidParam, InvalidParamsError, listed
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel
 
-__all__ = ["IMAGE_FIELDS", "is_flux_name", "model_for", "models_with_field"]
+__all__ = ["IMAGE_FIELDS", "is_flux_call", "model_for", "models_with_field"]
 
 IMAGE_FIELDS = frozenset({"image", "images"})
 """The parameters that hold images; the ones given choose among the models of a family."""
 
 
-def is_flux_name(model: object) -> bool:
+_REQUIRED_IMAGES: Mapping[str, AbstractSet[str]] = {
+    model.id: {name for name in IMAGE_FIELDS & model.fields.keys() if model.fields[name].required}
+    for model in FLUX_MODELS.values()
+}
+
+
+def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
+    """Whether a call is for a FLUX model, by `model` or `extra_body["model"]`; if not, the SDK serves it as it came."""
+    extra_body = params.get("extra_body")
+    named = False
+    for model in (params.get("model"), extra_body.get("model") if isinstance(extra_body, Mapping) else None):
+        if model is not None and not isinstance(model, Omit | NotGiven):
+            named = True
+            if _is_flux_name(model):
+                return True
+    return not named and ("model" not in defaults or _is_flux_name(defaults["model"]))
+
+
+def _is_flux_name(model: object) -> bool:
     """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
     if not isinstance(model, str):
         return True
@@ -41,21 +61,20 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
         unknown = InvalidParam(param="model", value=name, rule=f"must be one of {listed(known)}", nearest=near[0])
         raise InvalidParamsError.of([unknown])
     strict = "model" in called and not (editing and IMAGE_FIELDS & named.fields.keys())
-    if strict or _takes(named, given) or (editing and "images" in named.fields and len(given) == 1):
+    if (
+        strict
+        or _REQUIRED_IMAGES[named.id] <= given <= named.fields.keys()
+        or (editing and "images" in named.fields and len(given) == 1)
+    ):
         return named
     return _best_match(FAMILIES[named.family], given)
 
 
 def _best_match(family: tuple[FluxModel, ...], given: AbstractSet[str]) -> FluxModel:
     """The model that takes just these images; if none does, the one whose error message helps most."""
-    matching = (model for model in family if _takes(model, given))
+    matching = (model for model in family if _REQUIRED_IMAGES[model.id] <= given <= model.fields.keys())
     closest = (model for model in family if given & model.fields.keys())
     return next(matching, next(closest, family[0]))
-
-
-def _takes(model: FluxModel, given: AbstractSet[str]) -> bool:
-    required = {name for name in IMAGE_FIELDS & model.fields.keys() if model.fields[name].required}
-    return required <= given <= model.fields.keys()
 
 
 def models_with_field(field: str, *, instead_of: FluxModel) -> list[str]:

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import openai
+
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.models import FLUX_MODELS, FluxModel
-from flux_openai.request.arguments import given
 from flux_openai.request.fields import INT64, faults_of, limit_warnings
 from flux_openai.request.image_inputs import normalize_edit_images, read_images
 from flux_openai.request.model_choice import IMAGE_FIELDS, model_for
 from flux_openai.request.size import fit_of_size
 from flux_openai.request.unsupported import Unsupported, handle_unsupported
 
-__all__ = ["CheckedParams", "check_defaults", "split_params", "validate"]
+__all__ = ["CheckedParams", "check_defaults", "given", "split_params", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,15 @@ class CheckedParams:
     extra: Mapping[str, object]
     notices: tuple[str, ...]
     first: int = 0
+
+
+def given(options: Mapping[str, object]) -> dict[str, object]:
+    """The options that were given: None and the SDK's own marks for "not given" count as left out."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
+    }
 
 
 def validate(
@@ -67,7 +77,7 @@ def validate(
         called, invalid_images = read_images(called)
         faults += invalid_images
     try:
-        model = model_for(called, given(defaults), editing=editing)
+        model = model_for(called, given(defaults) if defaults else defaults, editing=editing)
     except InvalidParamsError as error:
         raise InvalidParamsError.of([*faults, *error.faults]) from None
     values = {**_applicable(defaults, called, model), **called} if defaults else called
@@ -83,16 +93,23 @@ def validate(
     if not values.keys() <= model.fields.keys():
         passed_on, left_out = handle_unsupported(values, model, unsupported, faults)
         notices += left_out
+    # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
+    ordered = dict[str, object]()
+    for name in model.fields:
+        if name in values:
+            ordered[name] = values[name]
     params = CheckedParams(
         model=model,
-        # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
-        values=MappingProxyType({name: values[name] for name in model.fields if name in values}),
+        values=MappingProxyType(ordered),
         extra=MappingProxyType(passed_on),
         notices=tuple(notices),
     )
-    already = {fault.param for fault in faults}
-    already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
-    faults += [fault for fault in faults_of(params.values, model.id, split=split) if fault.param not in already]
+    found = faults_of(params.values, model.id, split=split)
+    if faults and found:
+        already = {fault.param for fault in faults}
+        already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
+        found = [fault for fault in found if fault.param not in already]
+    faults += found
     last = params
     if split and not faults:
         last = split_params(params)[-1]

@@ -47,13 +47,15 @@ def read_answer(
         raise UnusableBody("it is not JSON" if body.strip() else "it is empty") from None
     if not isinstance(answer, dict):
         raise UnusableBody("it is not a JSON object")
-    if any(secret.encode() in body for secret in secrets):
-        answer = _without_secrets(answer, secrets)
+    for secret in secrets:
+        if secret.encode() in body:
+            answer = _without_secrets(answer, secrets)
+            break
     data, error = answer.get("data"), answer.get("error")
     items = data if isinstance(data, list) else []
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
-        image, problem = _image(item if isinstance(item, dict) else {})
+        image, problem = _image(_public(item) if isinstance(item, dict) else {})
         if image.get("b64_json") or image.get("url"):
             usable.append(image)
         if problem is not None:
@@ -74,12 +76,14 @@ def read_answer(
         notices.append(f"{missing} of {asked} images did not come back usable")
     prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
     seed = seed if isinstance(seed, int) else None
-    images = [
-        FluxImage.of(item, downloads=downloads, stem=stem(prompt, seed=seed, index=index))
-        for index, item in enumerate(usable, start=info.first)
-    ]
+    fields = {"created": None, **_public(answer), "usage": _usage(answer.get("usage"))}
+    if isinstance(created := fields["created"], str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
+        fields["created"] = int(created)
+    images = []
+    for index, item in enumerate(usable, start=info.first):
+        images.append(FluxImage.of(item, downloads=downloads, stem=stem(prompt, seed=seed, index=index)))
     return FluxImagesResponse.of(
-        {**_public(answer), "created": _created(answer.get("created")), "usage": _usage(answer.get("usage"))},
+        fields,
         data=images,
         receipt=replace(info, missing=missing, notices=(*info.notices, *notices)),
     )
@@ -99,7 +103,11 @@ def _without_secrets(answer: Mapping[str, object], secrets: tuple[str, ...]) -> 
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:
     """The fields without those that would collide with the private attributes of a pydantic model."""
-    return {name: value for name, value in fields.items() if not name.startswith("_")}
+    public = {**fields}
+    for name in fields:
+        if name.startswith("_"):
+            del public[name]
+    return public
 
 
 def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
@@ -107,7 +115,7 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     packed, url = item.get("b64_json"), item.get("url")
     plain = plain_base64(packed) if isinstance(packed, str) else None
     link = url if isinstance(url, str) and url else None
-    image = {**_public(item), "b64_json": plain, "url": link}
+    image = {**item, "b64_json": plain, "url": link}
     if packed and plain is None:
         return image, "its b64_json is not base64"
     if plain is None and link is None:
@@ -118,11 +126,11 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     return image, None
 
 
-def _created(created: object) -> object:
-    return int(created) if isinstance(created, str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII) else created
-
-
 def _usage(usage: object) -> object:
     """The token counts, if the service counts; a `usage` without counts would crash code that adds them up."""
-    counts = ("input_tokens", "output_tokens", "total_tokens")
-    return usage if isinstance(usage, dict) and all(type(usage.get(name)) is int for name in counts) else None
+    if not isinstance(usage, dict):
+        return None
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        if type(usage.get(name)) is not int:
+            return None
+    return usage

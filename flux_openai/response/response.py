@@ -153,7 +153,7 @@ class CallInfo:
     notices: tuple[str, ...] = ()
     missing: int = 0
     first: int = 0
-    received: datetime = field(default_factory=lambda: datetime.now(UTC))
+    received: datetime = field(default_factory=partial(datetime.now, UTC))
 
 
 class FluxImagesResponse(ImagesResponse):

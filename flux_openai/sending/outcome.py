@@ -34,12 +34,8 @@ __all__ = ["AnswerReader", "Outcome"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attempt came to: a response, or an error with its cause.
+    """What one attempt came to: a response, or an error with its cause; neither, if nothing went over the wire."""
 
-    `result` is what the caller gets: the response, or the SDK's raw response around it.
-    """
-
-    result: object = None
     response: FluxImagesResponse | None = None
     error: FluxAPIError | None = None
     cause: Cause | None = None
@@ -47,70 +43,64 @@ class Outcome:
     status_code: int | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class AnswerReader:
-    """The reader of one attempt's answer: the SDK calls it as `post_parser`, and the sender asks it for the outcome."""
+    """The reader of one attempt's answer: the SDK calls it as `post_parser`, and the sender asks it for the outcome.
 
-    def __init__(self, exchange: Exchange, *, info: CallInfo, downloads: DownloadSettings) -> None:
-        self._exchange = exchange
-        self._info = info
-        self._downloads = downloads
-        self._outcome: Outcome | None = None
+    `outcome` is None until the answer was read.
+    """
+
+    exchange: Exchange
+    info: CallInfo
+    downloads: DownloadSettings
+    outcome: Outcome | None = None
 
     def __call__(self, parsed: object) -> object:
         """What `parse()` of the SDK returns: our reading of the answer, unless the caller asked for another type.
 
         Raises the error of an answer that cannot be used, so that what watches `client.post` sees it.
         """
-        if not isinstance(parsed, FluxImagesResponse) or self._exchange.response is None:
+        if not isinstance(parsed, FluxImagesResponse):
             return parsed
-        outcome = self.read()
+        outcome = self.outcome or self.read()
         if outcome.error is not None:
             raise outcome.error
-        return outcome.response
+        # A subclass of the client may answer from a cache: then nothing went over the wire, and `parsed` holds.
+        return outcome.response or parsed
 
     def read(self) -> Outcome:
-        """The outcome of an attempt whose answer came whole; it is read once."""
-        if self._outcome is None:
-            self._outcome = self._read()
-        return self._outcome
-
-    def _read(self) -> Outcome:
-        exchange, info = self._exchange, self._info
-        response = exchange.response
+        """The outcome of an attempt that the SDK returned a result for."""
+        exchange, response = self.exchange, self.exchange.response
         if response is None:
             return Outcome()
-        request_id = identifier(response.headers.get("x-request-id"))
-        read = exchange.read_timeout
-        downloads = self._downloads
-        if read is not None and read < downloads.timeout:
-            # A download is given no longer for one wait than the call that it comes from.
-            downloads = replace(downloads, timeout=read)
-        if exchange.body_error is not None:
-            return _unusable(UnusableBody(f"it {exchange.body_error}"), exchange, info)
+        info, downloads, timeout = (
+            replace(self.info, request_id=exchange.request_id),
+            self.downloads,
+            exchange.read_timeout,
+        )
+        if timeout is not None and timeout < downloads.timeout:
+            # A download waits no longer than the call that it comes from.
+            downloads = replace(downloads, timeout=timeout)
         try:
-            answer = read_answer(
-                exchange.body, info=replace(info, request_id=request_id), downloads=downloads, secrets=exchange.secrets
-            )
+            if exchange.body_error is not None:
+                raise UnusableBody(f"it {exchange.body_error}")  # noqa: TRY301  # the handler below makes the error
+            answer = read_answer(exchange.body, info=info, downloads=downloads, secrets=exchange.secrets)
         except UnusableBody as problem:
-            return _unusable(problem, exchange, info)
-        return Outcome(response=answer, status_code=response.status_code)
-
-    def finished(self, result: object) -> Outcome:
-        """The outcome of an attempt for which the SDK returned this result."""
-        outcome = self.read()
-        # A subclass of the client that answers from a cache sends nothing: its result is the answer.
-        return replace(outcome, result=result)
+            self.outcome = _unusable(problem, exchange, self.info)
+        else:
+            self.outcome = Outcome(response=answer, status_code=response.status_code)
+        return self.outcome
 
     def failed(self, failure: openai.APIError) -> Outcome:
         """The outcome of an attempt for which the SDK raised this error."""
-        if self._outcome is not None:
-            # Raised through the SDK by `__call__`: the frames it passed hold the request, and with it the key.
+        if self.outcome is not None:
+            # Raised by `__call__`: the frames of the SDK that it passed hold the request, and with it the key.
             failure.__traceback__ = None
-            return self._outcome
-        response = self._exchange.full_response()
+            return self.outcome
+        response = self.exchange.full_response()
         if response is not None and not response.is_success:
-            return _refused(response, self._exchange, self._info)
-        return _broken_off(failure, self._exchange, self._info)
+            return _refused(response, self.exchange, self.info)
+        return _broken_off(failure, self.exchange, self.info)
 
 
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
@@ -171,8 +161,7 @@ def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) ->
     else:
         error = FluxConnectionError(message=message, request=request)
     error.raw = redact_body(exchange.body, exchange.secrets) if exchange.body else b""
-    request_id = None if exchange.response is None else exchange.response.headers.get("x-request-id")
-    return Outcome(error=_annotated(error, cause=cause, info=info, request_id=request_id), cause=cause)
+    return Outcome(error=_annotated(error, cause=cause, info=info, request_id=exchange.request_id), cause=cause)
 
 
 _PHASES: Mapping[Cause, str] = {
@@ -199,7 +188,7 @@ def _unusable(problem: UnusableBody, exchange: Exchange, info: CallInfo) -> Outc
         message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
         error = BadResponseError(response=redacted, body=body, message=message)
         error.raw = redacted.content
-        error = _annotated(error, cause="unusable", info=info, request_id=response.headers.get("x-request-id"))
+        error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
     # Whatever the error in it says, a 200 is not sent again: the service counts it as done.
     return Outcome(error=error, cause="unusable", status_code=status)

@@ -1,24 +1,14 @@
 """The retry loop of one call: the decisions of `retry.py` as arguments of tenacity."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
 
 import tenacity
 
 from flux_openai.retry import BILLING, RetryEvent, RetryPolicy, RetryQuota, log, next_wait
 from flux_openai.sending.outcome import Outcome
 
-__all__ = ["RetryState", "TenacityArguments"]
-
-
-class TenacityArguments(TypedDict):
-    """The arguments of `tenacity.Retrying` and `tenacity.AsyncRetrying`."""
-
-    retry: Callable[[tenacity.RetryCallState], bool]
-    wait: Callable[[tenacity.RetryCallState], float]
-    before_sleep: Callable[[tenacity.RetryCallState], None]
+__all__ = ["RetryState"]
 
 
 @dataclass(kw_only=True)
@@ -27,23 +17,21 @@ class RetryState:
 
     It is made fresh for each call, as is the tenacity object: one that two calls share mixes up their results.
 
-    `attempts` counts the requests so far. `maybe_billed` says whether an attempt before the last one may have been
-    carried out and billed. `stopped` forbids further retries.
+    `attempts` counts the requests so far, and `result` is what the SDK returned for the last. `maybe_billed` says
+    whether an attempt before the last may have been carried out and billed. `stopped` forbids further retries.
     """
 
     policy: RetryPolicy
     quota: RetryQuota
     attempts: int = 0
+    result: object = None
     maybe_billed: bool = False
     stopped: bool = False
     _tokens: int = 0
     _wait: float = 0.0
 
-    def tenacity_arguments(self) -> TenacityArguments:
-        """The arguments for tenacity. An attempt returns its outcome, so no exception is ever retried by its type."""
-        return TenacityArguments(retry=self._should_retry, wait=self._next_wait, before_sleep=self._before_sleep)
-
-    def _should_retry(self, state: tenacity.RetryCallState) -> bool:
+    def should_retry(self, state: tenacity.RetryCallState) -> bool:
+        """Whether tenacity makes another attempt; the wait before it is remembered."""
         outcome = _outcome(state)
         if outcome.cause is None:
             self.quota.give_back(self._tokens)
@@ -66,10 +54,12 @@ class RetryState:
         self.maybe_billed = self.maybe_billed or BILLING[outcome.cause] != "none"
         return True
 
-    def _next_wait(self, _: tenacity.RetryCallState) -> float:
+    def next_wait(self, _: tenacity.RetryCallState) -> float:
+        """Seconds that tenacity waits before the next attempt."""
         return self._wait if self.policy.waiting else 0.0
 
-    def _before_sleep(self, state: tenacity.RetryCallState) -> None:
+    def before_sleep(self, state: tenacity.RetryCallState) -> None:
+        """Log the retry and call `on_retry`, before tenacity waits."""
         outcome, attempt = _outcome(state), state.attempt_number
         if outcome.cause is None:
             return

@@ -1,14 +1,14 @@
-"""Sender: one checked call to its answer. It stands where the SDK's own method posts, so every watcher sees the call.
+"""Sender: checked calls to their answer. It stands where the SDK's own method posts, so every watcher sees the call.
 
-    images.generate(**params)                        client/images.py
-      calls = build_calls("generate", params, …)     sending/call.py -> request/: every fault at once, or checked calls
-      not FLUX?  -> super().generate(**params)       the SDK's own, untouched
-      super().generate(model=, prompt=, n=, …)       the SDK builds its body as ever, and calls
-        self._post(…)                                the seam: `Sender.post`
-          for attempt in Retrying(…):                sending/retry_loop.py asks retry.py
-            with capture(exchange):                  _http/capture.py: phase reached, body under a cap
-              client.post(…, cast_to=FluxImagesResponse)
-            outcome = AnswerReader(…)                sending/outcome.py -> response/parsing.py
+    images.generate(**params)                         client/images.py
+      not FLUX?  -> super().generate(**params)        the SDK's own, untouched
+      calls = build_calls("generate", params, …)      sending/call.py -> request/: every fault at once, or checked calls
+      super().generate(model=, prompt=, n=, …)        the SDK builds its body as ever, and calls
+        self._post(…)                                 the seam: `Sender.post`
+          for attempt in Retrying(…):                 sending/retry_loop.py asks retry.py
+            with capture(exchange):                   _http/capture.py: phase reached, body under a cap
+              client.post(…, cast_to=FluxImagesResponse, post_parser=AnswerReader(exchange))
+            outcome = reader.read()                   sending/outcome.py -> response/parsing.py
       FluxImagesResponse, or raise
 
 Async mirrors sync, and a test proves it.
@@ -63,21 +63,23 @@ class Sender:
         `body` and `options` are what the SDK's method built; it goes out as JSON, also where `edit` would send a form.
         Returns a FluxImagesResponse, or the raw response that was asked for. Raises as `images.generate` does.
         """
-        _warn(calls[0].params.notices)
+        if calls[0].notices:
+            _warn(calls[0].notices)
         if len(calls) > 1:
             return self._post_parts(calls, body, options)
-        state = self._new_state()
+        state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
         request = _Request(call=calls[0], body=body, options=options, state=state)
-        return _result(tenacity.Retrying(**state.tenacity_arguments())(self._attempt, request), request)
+        return _result(tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request), request)
 
     def _post_parts(
         self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
     ) -> FluxImagesResponse:
-        parts = [Part(call=call, state=self._new_state()) for call in calls]
+        settings = self._settings
+        parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
         with partial_on_interruption(parts):
             unexpected = run_all([partial(self._send_part, part, parts, body, options) for part in parts])
         response = combine(parts, unexpected)
-        _warn(response.notices[len(calls[0].params.notices) :], paid=True)
+        _warn(response.notices[len(calls[0].notices) :], paid=True)
         return response
 
     def _send_part(self, part: Part, parts: list[Part], body: Mapping[str, object], options: Mapping[str, Any]) -> None:
@@ -85,32 +87,22 @@ class Sender:
             return
         try:
             request = _part_request(part, body, options)
-            part.outcome = tenacity.Retrying(**part.state.tenacity_arguments())(self._attempt, request)
+            part.outcome = tenacity.Retrying(**_tenacity_arguments(part.state))(self._attempt, request)
         finally:
             part.failed = part.answer is None
 
     def _attempt(self, request: "_Request") -> Outcome:
-        exchange, reader = self._begin(request)
+        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
+        waiting = request.state.policy.waiting
+        downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
+        exchange, reader, options = _begin_attempt(request, downloads)
         with capture(exchange):
             try:
-                result = self._client.post(
-                    PATH,
-                    cast_to=FluxImagesResponse,
-                    body=request.body,
-                    options=_attempt_options(request, reader),
-                )
+                result = self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
             except openai.APIError as failure:
                 return reader.failed(failure)
-        return reader.finished(result)
-
-    def _begin(self, request: "_Request") -> tuple[Exchange, AnswerReader]:
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = self._settings.retry.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
-        return _begin_attempt(request, downloads)
-
-    def _new_state(self) -> RetryState:
-        return RetryState(policy=self._settings.retry, quota=self._settings.quota)
+        request.state.result = result
+        return reader.outcome or reader.read()
 
 
 class AsyncSender:
@@ -135,21 +127,23 @@ class AsyncSender:
         `body` and `options` are what the SDK's method built; it goes out as JSON, also where `edit` would send a form.
         Returns a FluxImagesResponse, or the raw response that was asked for. Raises as `images.generate` does.
         """
-        _warn(calls[0].params.notices)
+        if calls[0].notices:
+            _warn(calls[0].notices)
         if len(calls) > 1:
             return await self._post_parts(calls, body, options)
-        state = self._new_state()
+        state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
         request = _Request(call=calls[0], body=body, options=options, state=state)
-        return _result(await tenacity.AsyncRetrying(**state.tenacity_arguments())(self._attempt, request), request)
+        return _result(await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request), request)
 
     async def _post_parts(
         self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
     ) -> FluxImagesResponse:
-        parts = [Part(call=call, state=self._new_state()) for call in calls]
+        settings = self._settings
+        parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
         with partial_on_interruption(parts):
             unexpected = await arun_all([partial(self._send_part, part, parts, body, options) for part in parts])
         response = combine(parts, unexpected)
-        _warn(response.notices[len(calls[0].params.notices) :], paid=True)
+        _warn(response.notices[len(calls[0].notices) :], paid=True)
         return response
 
     async def _send_part(
@@ -159,32 +153,22 @@ class AsyncSender:
             return
         try:
             request = _part_request(part, body, options)
-            part.outcome = await tenacity.AsyncRetrying(**part.state.tenacity_arguments())(self._attempt, request)
+            part.outcome = await tenacity.AsyncRetrying(**_tenacity_arguments(part.state))(self._attempt, request)
         finally:
             part.failed = part.answer is None
 
     async def _attempt(self, request: "_Request") -> Outcome:
-        exchange, reader = self._begin(request)
+        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
+        waiting = request.state.policy.waiting
+        downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        exchange, reader, options = _begin_attempt(request, downloads)
         with capture(exchange):
             try:
-                result = await self._client.post(
-                    PATH,
-                    cast_to=FluxImagesResponse,
-                    body=request.body,
-                    options=_attempt_options(request, reader),
-                )
+                result = await self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
             except openai.APIError as failure:
                 return reader.failed(failure)
-        return reader.finished(result)
-
-    def _begin(self, request: "_Request") -> tuple[Exchange, AnswerReader]:
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = self._settings.retry.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
-        return _begin_attempt(request, downloads)
-
-    def _new_state(self) -> RetryState:
-        return RetryState(policy=self._settings.retry, quota=self._settings.quota)
+        request.state.result = result
+        return reader.outcome or reader.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,39 +183,36 @@ class _Request:
 
 def _part_request(part: Part, body: Mapping[str, object], options: Mapping[str, Any]) -> _Request:
     """The request of one part of a split call: what the SDK built for the whole, with the part's own `n` and seed."""
-    values = part.call.params.values
-    extra = {**options["extra_json"], **({"seed": values["seed"]} if "seed" in values else {})}
-    own = {**body, "n": part.call.images}
-    return _Request(call=part.call, body=own, options={**options, "extra_json": extra}, state=part.state)
+    own = part.call.body
+    extra = {**options["extra_json"], **({"seed": own["seed"]} if "seed" in own else {})}
+    return _Request(
+        call=part.call, body={**body, "n": own["n"]}, options={**options, "extra_json": extra}, state=part.state
+    )
 
 
-def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exchange, AnswerReader]:
-    """The exchange of the next attempt, and the reader of its answer."""
-    state, params = request.state, request.call.params
+def _tenacity_arguments(state: RetryState) -> dict[str, Any]:
+    """The retry decisions as tenacity calls them. An attempt returns its outcome, so none is retried by its type."""
+    return {"retry": state.should_retry, "wait": state.next_wait, "before_sleep": state.before_sleep}
+
+
+def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exchange, AnswerReader, RequestOptions]:
+    """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects."""
+    state, call, options = request.state, request.call, request.options
     if state.stopped:
         # An interruption came while a retry was waited for: nothing is sent, and nobody sees this error.
         raise RuntimeError("the call was interrupted")
     state.attempts += 1
-    exchange = Exchange(key=request.call.key)
-    sent = {**request.body, **request.options.get("extra_json", {})}
-    info = CallInfo(sent=sent, attempts=state.attempts, notices=params.notices, first=params.first)
-    return exchange, AnswerReader(exchange, info=info, downloads=downloads)
-
-
-def _attempt_options(request: _Request, reader: AnswerReader) -> RequestOptions:
-    """The SDK's request options for one attempt: no retries and no redirects of its own."""
-    headers = {
-        name: value for name, value in request.options.get("headers", {}).items() if name.lower() != "content-type"
-    }
-    options: dict[str, object] = {
-        **request.options,
-        "headers": {"X-Stainless-Retry-Count": str(request.state.attempts - 1), **headers},
-        "max_retries": 0,
-        "follow_redirects": False,
-        # The SDK takes this option on every request but leaves it out of the type.
-        "post_parser": reader,
-    }
-    return cast(RequestOptions, options)
+    exchange = Exchange(key=call.key)
+    sent = {**request.body, **options.get("extra_json", {})}
+    info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
+    reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)
+    headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
+    for name in [*headers]:
+        if name.lower() == "content-type":
+            del headers[name]  # `edit` of the SDK asks for a form
+    attempt: dict[str, object] = {**options, "headers": headers, "max_retries": 0, "follow_redirects": False}
+    # The SDK takes `post_parser` on every request but leaves it out of the type.
+    return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
 
 
 def _result(outcome: Outcome, request: _Request) -> object:
@@ -244,11 +225,12 @@ def _result(outcome: Outcome, request: _Request) -> object:
         finally:
             # The traceback holds this frame: if it held the error too, both would live until a garbage collection.
             del error, outcome
-    if outcome.response is not None:
-        _warn(outcome.response.notices[len(request.call.params.notices) :], paid=True)
-    if request.call.raw_response:
-        vars(outcome.result)["retries_taken"] = state.attempts - 1
-    return outcome.result
+    notices = () if outcome.response is None else outcome.response.notices[len(request.call.notices) :]
+    if notices:
+        _warn(notices, paid=True)
+    if request.call.headers and request.call.raw_response:
+        cast(Any, state.result).retries_taken = state.attempts - 1
+    return state.result
 
 
 _LIBRARIES = (*openai.__path__, *tenacity.__path__, str(Path(__file__).parents[1]))

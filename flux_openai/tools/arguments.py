@@ -8,9 +8,8 @@ from pathlib import Path
 
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam, InvalidParamsError, listed
-from flux_openai.request.arguments import given
 from flux_openai.request.model_choice import IMAGE_FIELDS
-from flux_openai.request.validation import CheckedParams, validate
+from flux_openai.request.validation import CheckedParams, given, validate
 from flux_openai.tools.schema import REQUEST_KEY, Verb, arguments_of
 from flux_openai.tools.session import Album
 
