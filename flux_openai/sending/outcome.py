@@ -34,9 +34,13 @@ __all__ = ["AnswerReader", "Outcome"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attempt came to: a response, or an error with its cause; neither, if nothing went over the wire."""
+    """What one attempt came to: a response, or an error with its cause; neither, if nothing went over the wire.
+
+    `notices` are those of the response that are about what came back.
+    """
 
     response: FluxImagesResponse | None = None
+    notices: tuple[str, ...] = ()
     error: FluxAPIError | None = None
     cause: Cause | None = None
     retry_after: float | None = None
@@ -88,7 +92,9 @@ class AnswerReader:
         except UnusableBody as problem:
             self.outcome = _unusable(problem, exchange, self.info)
         else:
-            self.outcome = Outcome(response=answer, status_code=response.status_code)
+            self.outcome = Outcome(
+                response=answer, notices=answer.notices[len(info.notices) :], status_code=response.status_code
+            )
         return self.outcome
 
     def failed(self, failure: openai.APIError) -> Outcome:

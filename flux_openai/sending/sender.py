@@ -225,9 +225,8 @@ def _result(outcome: Outcome, request: _Request) -> object:
         finally:
             # The traceback holds this frame: if it held the error too, both would live until a garbage collection.
             del error, outcome
-    notices = () if outcome.response is None else outcome.response.notices[len(request.call.notices) :]
-    if notices:
-        _warn(notices, paid=True)
+    if outcome.notices:
+        _warn(outcome.notices, paid=True)
     if request.call.headers and request.call.raw_response:
         cast(Any, state.result).retries_taken = state.attempts - 1
     return state.result
