@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_openai import Emulator
 from flux_openai.errors import FluxError, SaveError
 from flux_openai.formats import ImageType, sniff
 from flux_openai.response.files import read_image, safe_stem, stem, target, write
@@ -449,3 +450,17 @@ def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> N
     for path in (text, link, tmp_path / "d.png"):
         with pytest.raises(OSError, match=r"no image|symbolic|No such"):
             read_image(path)
+
+
+def test_several_images_under_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """Each image of an answer is kept when the path names a file, also with overwrite=True."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox", n=3)
+    paths = response.save(tmp_path / "fox.png", overwrite=True)
+    assert [path.name for path in paths] == ["fox_0.png", "fox_1.png", "fox_2.png"]
+    assert len({path.read_bytes() for path in paths}) == 3
+
+
+def test_one_image_keeps_the_name_it_is_given(tmp_path: Path) -> None:
+    """A path that names a file is used as it is for a single image."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox")
+    assert response.save(tmp_path / "fox.png") == [tmp_path / "fox.png"]
