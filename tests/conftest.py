@@ -10,7 +10,9 @@ except ImportError:
     pass  # LangChain's own tests of a tool run without
 else:
     # A machine that is busy with something else fails no test.
-    settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    untimed = settings(settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("untimed", untimed, max_examples=50)
+    settings.register_profile("full", untimed, max_examples=2000)  # with `--hypothesis-profile=full`
     settings.load_profile("untimed")
 
 

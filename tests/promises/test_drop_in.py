@@ -567,3 +567,21 @@ def test_a_copied_client_object_is_still_usable() -> None:
     """`copy.copy` of a client, as some frameworks do, still speaks FLUX."""
     emulator = Emulator(pixels=64)
     assert copy.copy(emulator.client()).images.generate(prompt="a fox").attempts == 1
+
+
+def test_the_raw_response_counts_the_retries() -> None:
+    """`retries_taken` says what the SDK's own would say."""
+    emulator = Emulator(pixels=64)
+    emulator.fail(2, status=503)
+    raw = emulator.client().images.with_raw_response.generate(prompt="a fox")
+    response = raw.parse()
+    assert isinstance(response, FluxImagesResponse)
+    assert (raw.retries_taken, response.attempts) == (2, 3)
+
+
+def test_adapt_keeps_what_only_other_resources_use() -> None:
+    """Secrets for webhooks and addresses for WebSockets come along."""
+    plain = openai.OpenAI(api_key="any", base_url="https://flux.test/v1", websocket_base_url="wss://ws.test")
+    plain.webhook_secret = "whsec"  # noqa: S105  # opens nothing
+    client = adapt(plain)
+    assert (client.webhook_secret, client.websocket_base_url) == ("whsec", "wss://ws.test")

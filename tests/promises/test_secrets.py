@@ -534,3 +534,24 @@ def test_the_link_of_an_unsaved_image_is_in_no_repr(tmp_path: Path) -> None:
     result = FluxTool(emulator.client(), folder=tmp_path).call({"prompt": "a fox"})
     assert "signature=" in result.unsaved[0]
     assert "signature=" not in f"{result!r} {result.text} {result.artifact}"
+
+
+@pytest.mark.parametrize("header", ["Proxy-Authorization", "X-Auth", "Authorization", "X-Api-Key", "X-Access-Token"])
+def test_a_credential_in_any_usual_header_is_not_repeated(header: str) -> None:
+    """What a service echoes of the credentials that a caller adds stands in no error."""
+    emulator = Emulator()
+    emulator.fail(status=400, body={"error": {"message": "no such key: CANARY-5d1e"}})
+    with pytest.raises(FluxError) as caught:
+        emulator.client().images.generate(prompt="a fox", extra_headers={header: "CANARY-5d1e"})
+    assert "CANARY" not in str(caught.value) + str(caught.value.__dict__)
+
+
+def test_a_key_that_an_answer_repeats_is_in_no_repr_and_no_pickle() -> None:
+    """A 200 that echoes the key is read without it, but for the image and its link, which would be lost."""
+    emulator = Emulator(pixels=64)
+    link = {"url": "https://x.example/sk-echoed-key/a.png", "revised_prompt": "key: sk-echoed-key"}
+    emulator.fail(status=200, body={"created": 1, "data": [link], "note": ["sk-echoed-key"]})
+    response = emulator.client(api_key="sk-echoed-key").images.generate(prompt="a fox")
+    assert response.data[0].url == link["url"]
+    assert response.data[0].revised_prompt == "key: [redacted]"
+    assert repr(response).count("sk-echoed-key") == pickle.dumps(response).count(b"sk-echoed-key") == 1

@@ -1,4 +1,7 @@
-"""The parameters under fire: thousands of generated calls, and the emulator as witness of what went over the wire."""
+"""Generated calls, good and bad, and the emulator as witness of what was sent.
+
+Two hundred of each; `pytest --hypothesis-profile=full` makes thousands.
+"""
 
 import asyncio
 import json
@@ -24,36 +27,41 @@ IMAGES: dict[object, str] = {
 }
 """Images as they are given, and as they have to arrive."""
 
-THOROUGH = settings(max_examples=1000, database=None, phases=(Phase.generate, Phase.shrink))
+NEW_EACH_TIME = settings(
+    # A call has up to twenty parameters, so that it takes more than a few examples to meet them all.
+    max_examples=4 * settings().max_examples,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+)
 
 Generate = Callable[..., FluxImagesResponse]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """One emulator with both kinds of client in front of it."""
+class Service:
+    """One emulator, and the methods of both kinds of client in front of it, by kind and name."""
 
     emulator: Emulator
-    ways: dict[tuple[str, str], Generate]
+    methods: dict[tuple[str, str], Generate]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def service() -> Iterator[Service]:
     emulator = Emulator(pixels=64)
     with emulator.client() as client, asyncio.Runner() as runner:
         aclient = emulator.async_client()
 
-        def waiting(method: Callable[..., Coroutine[Any, Any, FluxImagesResponse]]) -> Generate:
+        def run(method: Callable[..., Coroutine[Any, Any, FluxImagesResponse]]) -> Generate:
             return lambda **call: runner.run(method(**call))
 
         images, aimages = client.images, aclient.images
-        ways: dict[tuple[str, str], Generate] = {
+        methods: dict[tuple[str, str], Generate] = {
             ("sync", "generate"): images.generate,
             ("sync", "edit"): images.edit,
-            ("async", "generate"): waiting(aimages.generate),
-            ("async", "edit"): waiting(aimages.edit),
+            ("async", "generate"): run(aimages.generate),
+            ("async", "edit"): run(aimages.edit),
         }
-        yield Bench(emulator=emulator, ways=ways)
+        yield Service(emulator=emulator, methods=methods)
         runner.run(aclient.close())
 
 
@@ -134,7 +142,7 @@ NAMES = sorted({name for names in PLANTED.values() for name in names})
 SOME_NAMES = {id: st.sets(st.sampled_from(sorted(names)), min_size=1, max_size=4) for id, names in PLANTED.items()}
 PLACES = st.integers(0, 4 ** (len(NAMES) + 1) - 1)
 COIN = st.booleans()
-WAYS = st.sampled_from(["sync", "async"])
+SIDES = st.sampled_from(["sync", "async"])
 SCALE = st.integers(1, 999)
 
 
@@ -198,27 +206,27 @@ def wired(value: object) -> object:
     return list(map(wired, value)) if isinstance(value, list) else IMAGES.get(value, value)
 
 
-@settings(THOROUGH, max_examples=2000)
-@given(case=bad_calls(), way=WAYS)
-def test_no_bad_call_is_sent(bench: Bench, case: Case, way: str) -> None:
-    """2,000 calls with one to four planted faults: each fault is named, no other is, and not one request is made."""
-    verb, call, names = case
-    before = len(bench.emulator.requests)
+@NEW_EACH_TIME
+@given(case=bad_calls(), side=SIDES)
+def test_no_bad_call_is_sent(service: Service, case: Case, side: str) -> None:
+    """Calls with one to four planted faults: each fault is named, no other is, and not one request is made."""
+    method, call, names = case
+    before = len(service.emulator.requests)
     with pytest.raises(InvalidParamsError) as caught:
-        bench.ways[way, verb](**call)
+        service.methods[side, method](**call)
     assert {fault.param for fault in caught.value.faults} == names
     assert len(str(caught.value).splitlines()) == 1 + len(caught.value.faults)
-    assert len(bench.emulator.requests) == before
+    assert len(service.emulator.requests) == before
 
 
-@THOROUGH
-@given(case=good_calls(), way=WAYS)
-def test_a_good_call_is_sent_as_asked(bench: Bench, case: Case, way: str) -> None:
-    """1,000 calls: the body on the wire is what was asked and the model, to the last type, and nothing more."""
-    verb, call, expected = case
-    before = len(bench.emulator.requests)
-    response = bench.ways[way, verb](**call)
-    (seen,) = bench.emulator.requests[before:]
+@NEW_EACH_TIME
+@given(case=good_calls(), side=SIDES)
+def test_a_good_call_is_sent_as_asked(service: Service, case: Case, side: str) -> None:
+    """The body on the wire is what was asked and the model, to the last type, and nothing more."""
+    method, call, expected = case
+    before = len(service.emulator.requests)
+    response = service.methods[side, method](**call)
+    (seen,) = service.emulator.requests[before:]
     assert json.dumps(seen.body, sort_keys=True) == json.dumps(expected, sort_keys=True)
     assert response.sent == expected
     assert len(response.data) == expected.get("n", 1)

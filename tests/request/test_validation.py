@@ -456,3 +456,33 @@ def test_the_error_survives_pickling_whatever_was_given(value: object) -> None:
     assert type(back) is InvalidParamsError
     assert str(back) == str(caught.value)
     assert [fault.param for fault in back.faults] == ["n"]
+
+
+SLIPS = [
+    "Black-Forest-Labs/flux-kontext-max/text-to-image",
+    " black-forest-labs/flux ",
+    "black-forest-labs/kontext",
+    "flux-kontext-max",
+    "FLUX.1-dev",
+    "Kontext-Max",
+]
+
+
+@pytest.mark.parametrize("model", SLIPS)
+def test_a_slip_in_the_name_of_a_model_is_not_passed_on(model: str) -> None:
+    """A FLUX name in another spelling is refused, and not sent unchecked under the SDK's own retries."""
+    emulator = Emulator()
+    with pytest.raises(ValueError, match=r"nearest: '(black-forest-labs/flux|kontext-max|flux-dev)"):
+        emulator.client().images.generate(prompt="a fox", model=model)
+    assert emulator.requests == []
+
+
+@pytest.mark.parametrize("models", [("gpt-image-1", None), (None, "gpt-image-1")])
+def test_a_model_that_is_given_twice_is_refused(models: tuple[str | None, str | None]) -> None:
+    """One FLUX name beside another name is a fault in whichever place it stands, and nothing is sent."""
+    flux = "black-forest-labs/flux-kontext-max/text-to-image"
+    keyword, extra = (name or flux for name in models)
+    emulator = Emulator()
+    with pytest.raises(ValueError, match="given twice"):
+        emulator.client().images.generate(prompt="a fox", model=keyword, extra_body={"model": extra})
+    assert emulator.requests == []

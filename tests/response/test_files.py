@@ -459,3 +459,17 @@ def test_every_image_is_tried_before_an_error_is_raised(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="404"):
         response.save(tmp_path)
     assert files_in(tmp_path) == {"a-fox_1.png", "a-fox_2.png"}
+
+
+def test_several_images_under_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """Each image of an answer is kept when the path names a file, also with overwrite=True."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox", n=3)
+    paths = response.save(tmp_path / "fox.png", overwrite=True)
+    assert [path.name for path in paths] == ["fox_0.png", "fox_1.png", "fox_2.png"]
+    assert len({path.read_bytes() for path in paths}) == 3
+
+
+def test_one_image_keeps_the_name_it_is_given(tmp_path: Path) -> None:
+    """A path that names a file is used as it is for a single image."""
+    response = Emulator(pixels=64).client().images.generate(prompt="a fox")
+    assert response.save(tmp_path / "fox.png") == [tmp_path / "fox.png"]

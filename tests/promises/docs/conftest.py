@@ -10,7 +10,6 @@ import pytest
 from flux_openai import Emulator
 from flux_openai._http.library import httpx
 from flux_openai.emulator import Reply
-from flux_openai.emulator.api.responses import json_reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,8 @@ class EmulatorWithChat(Emulator):
 
     def answer(self, request: httpx.Request) -> Reply:
         if request.url.path.endswith("/completions"):
-            return json_reply(chat(json.loads(request.content)))
+            body = json.dumps(chat(json.loads(request.content))).encode()
+            return Reply(status=200, headers={"content-type": "application/json"}, body=body)
         return super().answer(request)
 
 

@@ -1,24 +1,41 @@
 """Every promise of the README that can be executed is executed."""
 
+from __future__ import annotations
+
 import re
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from flux_openai.cli import main
 from flux_openai.cli.exit_codes import EXIT_CODES
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.promises.docs.conftest import Service
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+@pytest.fixture
+def output_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the program with these arguments, and return what it prints."""
+
+    def run(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(block.strip().splitlines()[-1])[:40])
 def test_every_python_block_runs_as_it_stands(
-    block: str, service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    block: str, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A reader who copies a block gets what the README says, given a key and an address."""
     monkeypatch.chdir(tmp_path)
@@ -33,7 +50,7 @@ def test_the_readme_has_the_blocks_that_this_file_is_about() -> None:
 
 
 def test_the_error_shown_is_the_error_raised(
-    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The message in the README is the one that its own example prints, and nothing is sent."""
     monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
@@ -46,7 +63,7 @@ def test_the_error_shown_is_the_error_raised(
 
 
 def test_the_first_block_sends_what_it_says_and_saves_two_images(
-    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The one-line change sends the parameters as given, once, and leaves two pictures."""
     monkeypatch.chdir(tmp_path)
@@ -68,7 +85,7 @@ def test_the_first_block_sends_what_it_says_and_saves_two_images(
 
 
 def test_the_agent_of_the_readme_draws_once(
-    service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The loop shown for tool calls makes one image, and what the model is told of it is a name."""
     monkeypatch.chdir(tmp_path)
@@ -96,12 +113,10 @@ def test_the_parameter_table_says_what_the_model_table_says() -> None:
             assert default.strip("`") == ("required" if needed else str(field.default or ""))
 
 
-def test_the_models_listed_are_those_of_the_table() -> None:
+def test_the_models_listed_are_those_of_the_table(output_of: Callable[..., str]) -> None:
     """Short names, full names and what each model has of its own are the table's and the program's."""
     rows = re.findall(r"^\| `([\w-]+)` \| `(\S+/\S+)` \| (.*?) \|$", README, re.MULTILINE)
-    program = subprocess.run(
-        [sys.executable, "-m", "flux_openai", "models"], capture_output=True, text=True, check=True
-    ).stdout
+    program = output_of("models")
     assert [[name, id, *own.replace("`", "").split()] for name, id, own in rows] == [
         line.split() for line in program.splitlines()
     ]
@@ -113,12 +128,10 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
     assert {int(code): meaning for code, meaning in rows} == dict(EXIT_CODES)
 
 
-def test_the_options_that_the_readme_names_exist() -> None:
+def test_the_options_that_the_readme_names_exist(output_of: Callable[..., str]) -> None:
     """Whatever option the README's section on the command line names stands in the program's own help."""
     [section] = re.findall(r"^## Command line\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
-    help_text = subprocess.run(
-        [sys.executable, "-m", "flux_openai", "edit", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    help_text = output_of("edit", "--help")
     options = re.findall(r"(?<=[` ])-[-\w]+", section)
     assert {"-i", "-n", "-o", "--json", "--api-key-file"} <= set(options)
     assert [option for option in options if option not in help_text] == []
