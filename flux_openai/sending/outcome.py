@@ -20,6 +20,7 @@ from flux_openai.errors import (
     Billing,
     FluxAPIError,
     FluxConnectionError,
+    FluxError,
     FluxStatusError,
     FluxTimeoutError,
     status_error_class,
@@ -66,17 +67,20 @@ class AnswerReader:
         """
         if not isinstance(parsed, FluxImagesResponse):
             return parsed
+        if self.exchange.response is None:
+            error = FluxError("the SDK answered past this client; the call may have been carried out and billed")
+            error.billing, error.attempts = "unknown", self.info.attempts
+            raise error
         outcome = self.outcome or self.read()
         if outcome.error is not None:
             raise outcome.error
-        # A subclass of the client may answer from a cache: then nothing went over the wire, and `parsed` holds.
-        return outcome.response or parsed
+        return outcome.response
 
     def read(self) -> Outcome:
         """The outcome of an attempt that the SDK returned a result for."""
         exchange, response = self.exchange, self.exchange.response
         if response is None:
-            return Outcome()
+            return Outcome()  # a subclass of the client may answer from a cache
         info, downloads, timeout = (
             replace(self.info, request_id=exchange.request_id),
             self.downloads,

@@ -78,7 +78,13 @@ class Sender:
         parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
         with partial_on_interruption(parts):
             unexpected = run_all([partial(self._send_part, part, parts, body, options) for part in parts])
-        response = combine(parts, unexpected)
+        try:
+            response = combine(parts, unexpected)
+        finally:
+            # The traceback of an error holds this frame: if the parts held the error, their images would live until a
+            # garbage collection.
+            parts.clear()
+            unexpected.clear()
         _warn(response.notices[len(calls[0].notices) :], paid=True)
         return response
 
@@ -142,7 +148,13 @@ class AsyncSender:
         parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
         with partial_on_interruption(parts):
             unexpected = await arun_all([partial(self._send_part, part, parts, body, options) for part in parts])
-        response = combine(parts, unexpected)
+        try:
+            response = combine(parts, unexpected)
+        finally:
+            # The traceback of an error holds this frame: if the parts held the error, their images would live until a
+            # garbage collection.
+            parts.clear()
+            unexpected.clear()
         _warn(response.notices[len(calls[0].notices) :], paid=True)
         return response
 

@@ -157,7 +157,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The one inner name that is patched: from outside, eight parts begin at once and in no order.
     """
-    monkeypatch.setattr("flux_openai.sending.concurrency.SIDE_BY_SIDE", 1)
+    monkeypatch.setattr("flux_openai.sending.concurrency.MAX_CONCURRENCY", 1)
 
 
 def own(key: str) -> dict[str, Any]:

@@ -294,7 +294,7 @@ def test_an_answer_may_be_as_large_as_the_limit(
     else:
         error = caller.fails()
         assert isinstance(error, BadResponseError)
-        assert str(error).endswith(f"it is larger than 64 MiB{' when unpacked' if packed else ''}")
+        assert str(error).endswith(f"it is larger than 64 MiB{' when decompressed' if packed else ''}")
         assert error.attempts == 1
 
 
@@ -373,7 +373,7 @@ def test_the_memory_for_an_answer_is_bounded(serve: MakeServer, side: Side) -> N
     assert attempts == ("1",) * 5
     assert reasons == (
         "it is empty",
-        *["it is larger than 64 MiB when unpacked"] * 2,
+        *["it is larger than 64 MiB when decompressed"] * 2,
         *["it is larger than 64 MiB"] * 2,
     )
     assert max(map(int, growths)) < 110
