@@ -26,7 +26,7 @@ from flux_openai.emulator.api.responses import NEVER_SENT, Reply
 from flux_openai.emulator.api.routes import find_route
 from flux_openai.emulator.emulator import Emulator
 from flux_openai.emulator.faults.catalog import fault_table
-from flux_openai.emulator.faults.rules import find_acts
+from flux_openai.emulator.faults.rules import find_faults
 from flux_openai.emulator.faults.script import as_script
 from flux_openai.emulator.journal import request_key
 from flux_openai.errors import DownloadError, FluxError
@@ -80,7 +80,7 @@ class Service(Emulator):
         route = str(find_route(request.method, path=request.url.path))
         seen = self._journal.requests[-1]
         self._seen[key := request_key(seen)] += 1
-        self.faults[route] += bool(find_acts(SCRIPT, seen.body, on=route, key=key, nth=self._seen[key], seed=SEED))
+        self.faults[route] += bool(find_faults(SCRIPT, seen.body, on=route, key=key, nth=self._seen[key], seed=SEED))
         if request.method == "POST":
             billed, came = self.bill.images - before, reply.error or reply.status
             self.orders.append(Sent(came=came, billed=billed, usable=usable(reply)))
