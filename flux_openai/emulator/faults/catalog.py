@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from textwrap import fill
 from types import MappingProxyType
 
-from flux_openai.emulator.api.responses import Refusal, Reply
+from flux_openai.emulator.api.responses import Reply
 from flux_openai.emulator.faults import effects
 from flux_openai.emulator.faults.fault import Expected, FaultType, Param, Target, Value
 
@@ -98,13 +98,13 @@ _EXCHANGES = (
     _row(
         "quota",
         "429 insufficient_quota: the balance is used up",
-        effects.refused(Refusal(status=429, code="insufficient_quota", message="The balance is used up.")),
+        effects.error(429, "insufficient_quota", "The balance is used up."),
         _refused(429),
     ),
     _row(
         "moderation",
         "400 content_policy_violation: the prompt is refused",
-        effects.refused(Refusal(status=400, code="content_policy_violation", message="The prompt was refused.")),
+        effects.error(400, "content_policy_violation", "The prompt was refused."),
         _refused(400),
     ),
     _row(
@@ -170,14 +170,7 @@ _EXCHANGES = (
         downloads=_DEAD_LINK,
     ),
     _row("slow", "the response arrives this much later", effects.slow, _SERVED, _SECONDS, downloads=_SERVED),
-    _row(
-        "drip",
-        "the body takes this long to arrive, in small pieces",
-        effects.drip,
-        _SERVED,
-        _SECONDS,
-        downloads=_SERVED,
-    ),
+    _row("drip", "the body arrives in pieces over this time", effects.drip, _SERVED, _SECONDS, downloads=_SERVED),
     _row(
         "hints",
         "this many 103 responses before the response, if it comes over a port",
@@ -197,15 +190,8 @@ _EXCHANGES = (
 )
 """Error statuses, connections that fail, responses that arrive late or not at all, dead links."""
 
-
 _NO_IMAGE = base64.b64encode(b"these bytes are no image").decode()
 _JPEG = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9").decode()
-
-
-def _doubled(answer: Mapping[str, object]) -> Mapping[str, object]:
-    data = answer.get("data")
-    return {**answer, "data": [item for item in data for _ in range(2)] if isinstance(data, list) else []}
-
 
 _RESPONSES = (
     _row(
@@ -235,8 +221,8 @@ _RESPONSES = (
     ),
     _row("json_list", "the JSON object inside a list", effects.rewritten(lambda body: b"[" + body + b"]"), _UNUSABLE),
     _row("null", "null as the body", effects.body(b"null"), _UNUSABLE),
-    _row("no_data", "no data field", effects.edited(lambda answer: {"created": answer.get("created")}), _UNUSABLE),
-    _row("empty_data", "an empty data list", effects.edited(lambda answer: {**answer, "data": []}), _UNUSABLE),
+    _row("no_data", "no data field", effects.edited(lambda answer, _: {"created": answer.get("created")}), _UNUSABLE),
+    _row("empty_data", "an empty data list", effects.with_fields(data=[]), _UNUSABLE),
     _row("deep_json", "lists nested ten thousand deep", effects.body(b"[" * 10_000 + b"]" * 10_000), _UNUSABLE),
     _row(
         "utf16",
@@ -244,7 +230,7 @@ _RESPONSES = (
         effects.rewritten(lambda body: body.decode("utf-8", "replace").encode("utf-16")),
         _UNUSABLE,
     ),
-    _row("nan", "NaN as created", effects.edited(lambda answer: {**answer, "created": float("nan")}), _UNUSABLE),
+    _row("nan", "NaN as created", effects.with_fields(created=float("nan")), _UNUSABLE),
     _row(
         "error_in_200",
         "an error object under 200; its code decides what is raised",
@@ -255,7 +241,7 @@ _RESPONSES = (
     _row(
         "error_beside_images",
         "an error object beside good images",
-        effects.edited(lambda answer: {**answer, "error": {"message": "One worker failed.", "code": "internal"}}),
+        effects.with_fields(error={"message": "One worker failed.", "code": "internal"}),
         _SERVED,
     ),
     _row(
@@ -265,12 +251,7 @@ _RESPONSES = (
         {"url": _SERVED, "b64_json": _SERVED, "both": _UNUSABLE},
         _choice("field", "url", "b64_json", "both", default="both"),
     ),
-    _row(
-        "null_items",
-        "null in place of the images",
-        effects.edited(lambda answer: {**answer, "data": [None]}),
-        _UNUSABLE,
-    ),
+    _row("null_items", "null in place of the images", effects.with_fields(data=[None]), _UNUSABLE),
     _row(
         "bad_base64",
         "b64_json that is not base64, and no url",
@@ -297,18 +278,18 @@ _RESPONSES = (
         _choice("style", "plain", "url_safe", "unpadded", "wrapped", default="plain"),
     ),
     _row("partial", "only the first n images", effects.partial, _SERVED, _whole("n", 1)),
-    _row("extra_pictures", "each image twice", effects.edited(_doubled), _SERVED),
     _row(
-        "extra_field",
-        "fields that are not documented",
-        effects.edited(lambda answer: {**answer, "_new": 1, "model_x": {}}),
+        "extra_pictures",
+        "each image twice",
+        effects.edited(lambda answer, data: {**answer, "data": [item for item in data for _ in range(2)]}),
         _SERVED,
     ),
-    _row("usage_null", "null as usage", effects.edited(lambda answer: {**answer, "usage": None}), _SERVED),
+    _row("extra_field", "fields that are not documented", effects.with_fields(_new=1, model_x={}), _SERVED),
+    _row("usage_null", "null as usage", effects.with_fields(usage=None), _SERVED),
     _row(
         "string_created",
         "created as a string",
-        effects.edited(lambda answer: {**answer, "created": str(answer.get("created"))}),
+        effects.edited(lambda answer, _: {**answer, "created": str(answer.get("created"))}),
         _SERVED,
     ),
     _row("long_header", "a header of this many characters", effects.long_header, _SERVED, _whole("characters", 16_000)),
@@ -324,12 +305,7 @@ _RESPONSES = (
     _row("bom", "a byte order mark before the JSON", effects.rewritten(lambda body: b"\xef\xbb\xbf" + body), _SERVED),
     _row("gzip", "the body, compressed with gzip", effects.gzipped, _SERVED, downloads=_DEAD_LINK),
     _row("bad_gzip", "content-encoding: gzip on a plain body", effects.header("content-encoding", "gzip"), _UNUSABLE),
-    _row(
-        "content_encoding",
-        "a content-encoding that does not exist",
-        effects.header("content-encoding", "x-new"),
-        _UNUSABLE,
-    ),
+    _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _UNUSABLE),
     _row("content_type", "content-type: text/html on JSON", effects.header("content-type", "text/html"), _SERVED),
 )
 """Bodies that nobody can use, and unusual ones that hold images all the same."""

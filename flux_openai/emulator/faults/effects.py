@@ -42,29 +42,30 @@ def rewritten(change: Callable[[bytes], bytes]) -> Effect:
     return lambda context: replace(context.reply, body=change(context.reply.body))
 
 
-def edited(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Effect:
-    """The JSON object of the body, changed; a body without images, such as that of an error, stays as it is."""
+def edited(change: Callable[[dict[str, object], list[object]], Mapping[str, object]]) -> Effect:
+    """The JSON object of the body, changed, given its `data`; a body without `data`, as of an error, stays as it is."""
 
     def effect(context: FaultContext) -> Reply:
         try:
             answer = json.loads(context.reply.body)
         except (ValueError, RecursionError):
             return context.reply
-        if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, list):
             return context.reply
-        return replace(context.reply, body=json.dumps(change(answer)).encode())
+        return replace(context.reply, body=json.dumps(change(answer, data)).encode())
 
     return effect
 
 
+def with_fields(**fields: object) -> Effect:
+    """The JSON object of the body with other values for these fields."""
+    return edited(lambda answer, _: {**answer, **fields})
+
+
 def items(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Effect:
     """Each image in the JSON of the body, changed."""
-    return edited(lambda answer: {**answer, "data": [change(item) for item in _images(answer)]})
-
-
-def _images(answer: Mapping[str, object]) -> list[dict[str, object]]:
-    data = answer.get("data")
-    return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+    return edited(lambda answer, data: {**answer, "data": [change(item) for item in data if isinstance(item, dict)]})
 
 
 def header(name: str, value: str) -> Effect:
@@ -72,8 +73,9 @@ def header(name: str, value: str) -> Effect:
     return lambda context: replace(context.reply, headers={**context.reply.headers, name: value})
 
 
-def refused(refusal: Refusal) -> Effect:
-    """One documented error."""
+def error(status: int, code: str, message: str) -> Effect:
+    """The documented error with this status, code and message."""
+    refusal = Refusal(status=status, code=code, message=message)
     return lambda context: envelope(refusal, request_id=context.request_id)
 
 
@@ -99,8 +101,7 @@ def success(context: FaultContext, *, status: int) -> Reply:
 
 def long_message(context: FaultContext, *, characters: int) -> Reply:
     """An error with a long message."""
-    refusal = Refusal(status=500, code="internal_server_error", message="x" * characters)
-    return envelope(refusal, request_id=context.request_id)
+    return error(500, "internal_server_error", "x" * characters)(context)
 
 
 def redirect(context: FaultContext, *, status: int = 302, to: str = "") -> Reply:
@@ -200,8 +201,7 @@ def html(_: FaultContext, *, status: int) -> Reply:
 
 def error_in_200(context: FaultContext, *, code: str) -> Reply:
     """The documented error under a 200."""
-    refusal = Refusal(status=200, code=code, message="The order could not be carried out.")
-    return envelope(refusal, request_id=context.request_id)
+    return error(200, code, "The order could not be carried out.")(context)
 
 
 def missing(context: FaultContext, *, field: str) -> Reply:
@@ -212,7 +212,9 @@ def missing(context: FaultContext, *, field: str) -> Reply:
 
 def partial(context: FaultContext, *, n: int) -> Reply:
     """Only the first images."""
-    return edited(lambda answer: {**answer, "data": _images(answer)[:n]})(context)
+    return edited(lambda answer, data: {**answer, "data": [item for item in data if isinstance(item, dict)][:n]})(
+        context
+    )
 
 
 def base64_style(context: FaultContext, *, style: str) -> Reply:
