@@ -6,8 +6,7 @@ from flux_openai._http.library import httpx
 from flux_openai.emulator.api.requests import Order
 from flux_openai.emulator.api.responses import Refusal
 from flux_openai.emulator.api.routes import Route
-from flux_openai.emulator.faults.fault import Act
-from flux_openai.emulator.faults.queue import Plan
+from flux_openai.emulator.faults.fault import Fault
 from flux_openai.emulator.journal import Charge, SeenRequest
 from flux_openai.emulator.logbook import Entry
 
@@ -31,14 +30,12 @@ class Call:
     seconds: float
     route: Route | Refusal
     verdict: Order | Refusal | None
-    plan: Plan | None
-    acts: tuple[Act, ...]
+    faults: tuple[Fault, ...]
     charge: Charge
 
 
 def entry_of(call: Call, *, status: int) -> Entry:
     """What the log says of a call that was answered with this status."""
-    planned = None if call.plan is None else call.plan.error or f"status {call.plan.status}"
     return Entry(
         time=call.now,
         number=call.number,
@@ -50,5 +47,5 @@ def entry_of(call: Call, *, status: int) -> Entry:
         request_id=call.id,
         images_billed=call.charge.images,
         duplicate=call.charge.duplicate,
-        fault=planned or ", ".join(map(str, call.acts)) or None,
+        fault=", ".join(map(str, call.faults)) or None,
     )

@@ -13,11 +13,12 @@ from flux_openai.emulator.api.hosting import LIFETIME, Hosted, file_name, link_t
 from flux_openai.emulator.api.pictures import Sketch, area_to_size, draw
 from flux_openai.emulator.api.requests import Order, read_json, read_order, refuse_key
 from flux_openai.emulator.api.responses import Breakage, Refusal, Reply, envelope, json_reply, xml_error
-from flux_openai.emulator.api.routes import ROUTES, Route, find_route
+from flux_openai.emulator.api.routes import Route, find_route
 from flux_openai.emulator.call import Call, entry_of
-from flux_openai.emulator.faults.catalog import is_billed, spoiled
-from flux_openai.emulator.faults.queue import FaultQueue, Plan, Target, make_plan, planned_reply
-from flux_openai.emulator.faults.rules import Rule, Script, find_acts
+from flux_openai.emulator.faults.effects import apply_faults
+from flux_openai.emulator.faults.fault import Fault, Target
+from flux_openai.emulator.faults.queue import FaultQueue, make_fault
+from flux_openai.emulator.faults.rules import Rule, Script, find_faults
 from flux_openai.emulator.faults.script import as_script
 from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, request_key
 from flux_openai.emulator.load.clock import Clock, RealClock
@@ -86,7 +87,7 @@ class Emulator:
         self._lock = Lock()
         self._journal = Journal()
         self._logbook = as_logbook(journal)
-        self._faults: Mapping[Route, FaultQueue] = {route: FaultQueue() for _, _, route in ROUTES}
+        self._queue = FaultQueue()
         self._hosted: dict[str, Hosted] = {}
         self._script = as_script(script)
         self._seed = seed
@@ -137,9 +138,9 @@ class Emulator:
         order counts on the bill all the same; left out, it does for a 2xx and for what breaks after sending. Raises
         ConfigurationError for anything else.
         """
-        plan = make_plan(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
+        fault = make_fault(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
         with self._lock:
-            self._faults[on].add(plan, times=times)
+            self._queue.add(fault, times=times, on=on)
 
     def script(self, script: str | Script | Rule | None) -> None:
         """Let this script say from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
@@ -167,10 +168,9 @@ class Emulator:
     def answer(self, request: httpx.Request) -> Reply:
         """Answer one request in plain values, for any way of delivery."""
         call = self._admit(request)
-        reply = self._serve(call) if call.plan is None else self._spoil(call, plan=call.plan)
         on: Target = "download" if call.route == "download" else "generate"
-        target = request.url.raw_path.decode("ascii")
-        reply = spoiled(reply, acts=call.acts, request_id=call.id, on=on, target=target)
+        path = request.url.raw_path.decode("ascii")
+        reply = apply_faults(self._serve(call), call.faults, request_id=call.id, on=on, path=path)
         if self._logbook is not None:
             self._logbook.add(entry_of(call, status=reply.status))
         # An exchange that was to time out is as late as it says itself.
@@ -196,12 +196,14 @@ class Emulator:
             refusal = None if work is None else self._gate.refuse(work, now=now)
             if refusal is None:
                 self._journal.admit(key)
-            plan = None if refusal is not None or isinstance(route, Refusal) else self._faults[route].take()
-            hosted = self._hosted.get(name_in(request.url))
-            order = seen.body if hosted is None else hosted.order
-            chosen = find_acts(self._script, order, on=route, key=key, nth=nth, seed=self._seed)
-            acts = chosen if plan is None and refusal is None else ()
-            if work is not None and refusal is None and (plan is None or plan.billed) and is_billed(acts):
+            faults: tuple[Fault, ...] = ()
+            if refusal is None and not isinstance(route, Refusal):
+                hosted = self._hosted.get(name_in(request.url))
+                order = seen.body if hosted is None else hosted.order
+                faults = self._queue.take(route) or find_faults(
+                    self._script, order, on=route, key=key, nth=nth, seed=self._seed
+                )
+            if work is not None and refusal is None and all(fault.bills for fault in faults):
                 charge = self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
                 seconds = self._gate.charge(work, now=now)
         return Call(
@@ -214,8 +216,7 @@ class Emulator:
             seconds=seconds,
             route=route,
             verdict=refusal or verdict,
-            plan=plan,
-            acts=acts,
+            faults=faults,
             charge=charge,
         )
 
@@ -230,11 +231,6 @@ class Emulator:
         if refusal is not None or route == "models":
             return refusal
         return content if isinstance(content, Refusal) else read_order(content, models=FLUX_MODELS)
-
-    def _spoil(self, call: Call, *, plan: Plan) -> Reply:
-        if plan.error == "truncate":
-            return replace(self._serve(call), error=plan.error)
-        return planned_reply(plan, hosted=call.route == "download", request_id=call.id)
 
     def _serve(self, call: Call) -> Reply:
         match call.verdict:

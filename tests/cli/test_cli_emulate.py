@@ -143,7 +143,7 @@ def test_a_wrong_script_is_shown_where_it_is_wrong(cli: Callable[..., "Done"]) -
     done = cli("emulate", "--port", "0", "--script", "* status(429)")
     assert (done.code, done.out) == (2, "")
     message, line, caret = done.err.splitlines()
-    assert message.startswith("error: line 1, column 3: -> should stand here")
+    assert message.startswith("error: line 1, column 3: expected -> after the selector")
     assert line.index("status") == caret.index("^")
 
 

@@ -365,7 +365,7 @@ def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.P
     """)
     done = run(pytester)
     done.assert_outcomes(errors=1)
-    done.stdout.fnmatch_lines(["line 1, column 6: there is no act statsu*", "  * -> statsu(429)", "       ^"])
+    done.stdout.fnmatch_lines(["line 1, column 6: there is no fault statsu*", "  * -> statsu(429)", "       ^"])
     assert "script.py" not in done.stdout.str()
 
 

@@ -1,161 +1,117 @@
-"""What each act makes of an answer: pure functions on plain values, from the good reply to the spoiled one."""
+"""What each fault does to a response: functions of the call's context and the fault's arguments.
+
+The catalog refers to them as `effects.slow`; the first ones are factories, of which several rows are made.
+"""
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from flux_openai.emulator.api.responses import Breakage, Refusal, Reply, broken, envelope, plain_refusal, xml_error
-from flux_openai.emulator.faults.fault import Job
-from flux_openai.emulator.faults.queue import Target
+from flux_openai.emulator.faults.fault import Fault, FaultContext, Target
 
-__all__ = [
-    "Spoil",
-    "body",
-    "breaks",
-    "coded",
-    "connected",
-    "drip",
-    "edited",
-    "error_in_200",
-    "garbled",
-    "gzipped",
-    "header",
-    "hints",
-    "items",
-    "long_header",
-    "long_message",
-    "markup",
-    "named_header",
-    "other_body",
-    "oversize",
-    "partial",
-    "redirected",
-    "refused",
-    "rewritten",
-    "slow",
-    "status",
-    "success",
-    "truncated",
-    "uploaded",
-    "url",
-]
-
-Spoil = Callable[[Job], Reply]
-
-_PAGE = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+Effect = Callable[[FaultContext], Reply]
+"""The effect of a fault without parameters, or of one whose first parameter changes nothing."""
 
 
-def body(content: bytes) -> Spoil:
-    """Something else in place of the body, under the same headers."""
-    return lambda job: replace(job.reply, body=content)
+def apply_faults(reply: Reply, faults: Iterable[Fault], *, request_id: str, on: Target, path: str) -> Reply:
+    """The response after these faults, one after the other; `path` is the path and query of the request's URL."""
+    for fault in faults:
+        # What does not arrive cannot be changed; of a truncated response, the head arrives.
+        if reply.error in (None, "truncate"):
+            context = FaultContext(reply=reply, request_id=request_id, on=on, path=path)
+            made = fault.type.effect(context, **fault.arguments)
+            # A response that replaces another one is as late as that one would have been.
+            reply = replace(
+                made,
+                delay=max(made.delay, reply.delay),
+                drip=max(made.drip, reply.drip),
+                hints=max(made.hints, reply.hints),
+            )
+    return reply
 
 
-def rewritten(change: Callable[[bytes], bytes]) -> Spoil:
+def body(content: bytes) -> Effect:
+    """Another body under the same headers."""
+    return lambda context: replace(context.reply, body=content)
+
+
+def rewritten(change: Callable[[bytes], bytes]) -> Effect:
     """The bytes of the body, changed."""
-    return lambda job: replace(job.reply, body=change(job.reply.body))
+    return lambda context: replace(context.reply, body=change(context.reply.body))
 
 
-def edited(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Spoil:
-    """The JSON object of the body, changed; an answer without `data` stays what it is."""
+def edited(change: Callable[[dict[str, object], list[object]], Mapping[str, object]]) -> Effect:
+    """The JSON object of the body, changed, given its `data`; a body without `data`, as of an error, stays as it is."""
 
-    def spoil(job: Job) -> Reply:
-        answer = _order_in(job.reply)
-        return job.reply if answer is None else replace(job.reply, body=json.dumps(change(answer)).encode())
+    def effect(context: FaultContext) -> Reply:
+        try:
+            answer = json.loads(context.reply.body)
+        except (ValueError, RecursionError):
+            return context.reply
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, list):
+            return context.reply
+        return replace(context.reply, body=json.dumps(change(answer, data)).encode())
 
-    return spoil
-
-
-def items(change: Callable[[Mapping[str, object], Job], Mapping[str, object]]) -> Spoil:
-    """Each picture of the answer, changed."""
-
-    def spoil(job: Job) -> Reply:
-        answer = _order_in(job.reply)
-        if answer is None:
-            return job.reply
-        data = [change(item, job) for item in _data_of(answer)]
-        return replace(job.reply, body=json.dumps({**answer, "data": data}).encode())
-
-    return spoil
+    return effect
 
 
-def _order_in(reply: Reply) -> dict[str, object] | None:
-    try:
-        answer = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) and isinstance(answer.get("data"), list) else None
+def with_fields(**fields: object) -> Effect:
+    """The JSON object of the body with other values for these fields."""
+    return edited(lambda answer, _: {**answer, **fields})
 
 
-def _data_of(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
-    data = answer.get("data")
-    return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+def items(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Effect:
+    """Each image in the JSON of the body, changed."""
+    return edited(lambda answer, data: {**answer, "data": [change(item) for item in data if isinstance(item, dict)]})
 
 
-def header(name: str, value: str) -> Spoil:
+def header(name: str, value: str) -> Effect:
     """One header, set."""
-    return lambda job: replace(job.reply, headers={**job.reply.headers, name: value})
+    return lambda context: replace(context.reply, headers={**context.reply.headers, name: value})
 
 
-def named_header(job: Job) -> Reply:
-    """Any header, set to any text."""
-    return header(job.text("name"), job.text("value"))(job)
+def error(status: int, code: str, message: str) -> Effect:
+    """The documented error with this status, code and message."""
+    refusal = Refusal(status=status, code=code, message=message)
+    return lambda context: envelope(refusal, request_id=context.request_id)
 
 
-def other_body(job: Job) -> Reply:
-    """Any text in place of the body; what cannot be written in UTF-8 is written all the same."""
-    return body(job.text("text").encode("utf-8", "surrogatepass"))(job)
+def breaks(how: Breakage) -> Callable[..., Reply]:
+    """An exchange that breaks before a response has begun, whatever the arguments say about the bill."""
+    return lambda _context, **_arguments: broken(how)
 
 
-def oversize(job: Job) -> Reply:
-    """So many MiB: the body, and blanks."""
-    return replace(job.reply, body=job.reply.body.ljust(int(job.number("mebibytes")) * 2**20))
+def status(
+    context: FaultContext, *, status: int, retry_after: float | None = None, code: str = "", message: str = ""
+) -> Reply:
+    """The documented error of a status, with the code, message and Retry-After that are given."""
+    plain = plain_refusal(status)
+    headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
+    refusal = replace(plain, code=code or plain.code, message=message or plain.message, headers=headers)
+    return (xml_error if context.on == "download" else envelope)(refusal, request_id=context.request_id)
 
 
-def success(job: Job) -> Reply:
-    """The same answer under another status, unless it is a refusal."""
-    return replace(job.reply, status=int(job.number("status"))) if 200 <= job.reply.status < 300 else job.reply
+def success(context: FaultContext, *, status: int) -> Reply:
+    """The same response under another status, unless it is an error."""
+    return replace(context.reply, status=status) if 200 <= context.reply.status < 300 else context.reply
 
 
-def status(job: Job) -> Reply:
-    """The documented error with a status, and with the code, message and Retry-After that are given."""
-    plain = plain_refusal(int(job.number("status")))
-    seconds = job.arguments.get("retry_after")
-    headers = {} if seconds is None else {"retry-after": f"{seconds:g}" if isinstance(seconds, float) else str(seconds)}
-    refusal = replace(
-        plain, code=job.text("code") or plain.code, message=job.text("message") or plain.message, headers=headers
-    )
-    return (xml_error if job.on == "download" else envelope)(refusal, request_id=job.request_id)
+def long_message(context: FaultContext, *, characters: int) -> Reply:
+    """An error with a long message."""
+    return error(500, "internal_server_error", "x" * characters)(context)
 
 
-def refused(refusal: Refusal) -> Spoil:
-    """The documented error, always the same."""
-    return lambda job: envelope(refusal, request_id=job.request_id)
+def redirect(context: FaultContext, *, status: int = 302, to: str = "") -> Reply:
+    """A redirect, to where no client should follow unless the script says where."""
+    orders = context.on == "generate"
+    elsewhere = "https://elsewhere.example/images" if orders else "http://127.0.0.1/files/other.png"
+    return Reply(status=status, headers={"location": to or elsewhere})
 
 
-def error_in_200(job: Job) -> Reply:
-    """The documented error under a 200."""
-    refusal = Refusal(status=200, code=job.text("code"), message="The order could not be carried out.")
-    return envelope(refusal, request_id=job.request_id)
-
-
-def long_message(job: Job) -> Reply:
-    """An error whose message is as long as asked."""
-    refusal = Refusal(status=500, code="internal_server_error", message="x" * int(job.number("characters")))
-    return envelope(refusal, request_id=job.request_id)
-
-
-def long_header(job: Job) -> Reply:
-    """A header as long as asked."""
-    return header("x-trace", "x" * int(job.number("characters")))(job)
-
-
-def breaks(how: Breakage) -> Spoil:
-    """An exchange that breaks: nothing arrives."""
-    return lambda _: broken(how)
-
-
-_UNCONNECTED: Mapping[str, Breakage] = {
+_NO_CONNECTION: Mapping[str, Breakage] = {
     "refused": "connect",
     "dns": "dns",
     "timeout": "connect_timeout",
@@ -166,17 +122,17 @@ _UNCONNECTED: Mapping[str, Breakage] = {
 }
 
 
-def connected(job: Job) -> Reply:
-    """No connection, for one reason or another."""
-    return broken(_UNCONNECTED[job.text("how")])
+def connect(_: FaultContext, *, how: str) -> Reply:
+    """A connection that cannot be made."""
+    return broken(_NO_CONNECTION[how])
 
 
-def uploaded(job: Job) -> Reply:
-    """A connection that breaks while the order is being sent."""
-    return broken("upload_timeout" if job.text("how") == "timeout" else "upload_reset")
+def upload(_: FaultContext, *, how: str) -> Reply:
+    """A connection that breaks while the request is being sent."""
+    return broken("upload_timeout" if how == "timeout" else "upload_reset")
 
 
-_GARBLED: Mapping[str, bytes] = {
+_GARBAGE: Mapping[str, bytes] = {
     "all": broken("garbage").body,
     "status": b"HTTP/1.1 two hundred\r\n\r\n",
     "header": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
@@ -184,106 +140,113 @@ _GARBLED: Mapping[str, bytes] = {
 }
 
 
-def garbled(job: Job) -> Reply:
-    """What is no HTTP, from its first line or further on."""
-    where = job.text("where")
-    return replace(job.reply, status=200 if where == "chunk" else 0, error="garbage", body=_GARBLED[where])
+def garbage(context: FaultContext, *, where: str) -> Reply:
+    """Bytes that are not HTTP, from the first line of the response or further on."""
+    return replace(context.reply, status=200 if where == "chunk" else 0, error="garbage", body=_GARBAGE[where])
 
 
-def truncated(job: Job) -> Reply:
-    """A good answer that breaks off."""
-    return replace(job.reply, error="truncate", kept=job.number("kept"))
+def truncate(context: FaultContext, *, kept: float) -> Reply:
+    """A response that breaks off after a share of its body."""
+    return replace(context.reply, error="truncate", kept=kept)
 
 
-def drip(job: Job) -> Reply:
-    """A body that comes little by little."""
-    return replace(job.reply, drip=job.reply.drip + job.number("seconds"))
+def slow(context: FaultContext, *, seconds: float) -> Reply:
+    """The same response, later."""
+    return replace(context.reply, delay=context.reply.delay + seconds)
 
 
-def hints(job: Job) -> Reply:
-    """Interim answers before the answer."""
-    return replace(job.reply, hints=job.reply.hints + int(job.number("count")))
+def drip(context: FaultContext, *, seconds: float) -> Reply:
+    """The same body, in small pieces over this time."""
+    return replace(context.reply, drip=context.reply.drip + seconds)
 
 
-def markup(job: Job) -> Reply:
-    """A gateway's page."""
-    return _page(int(job.number("status")))
+def hints(context: FaultContext, *, count: int) -> Reply:
+    """Interim responses before the response."""
+    return replace(context.reply, hints=context.reply.hints + count)
 
 
-def _page(status: int) -> Reply:
-    return Reply(status=status, headers={"content-type": "text/html"}, body=_PAGE)
-
-
-def redirected(job: Job) -> Reply:
-    """A way to somewhere else."""
-    return _led(job.text("to") or _ELSEWHERE[job.on], status=int(job.number("status")))
-
-
-_ELSEWHERE: Mapping[Target, str] = {
-    "generate": "https://elsewhere.example/images",
-    "download": "http://127.0.0.1/files/other.png",
-}
-
-
-def _led(to: str, *, status: int = 302) -> Reply:
-    return Reply(status=status, headers={"location": to})
-
-
-def gzipped(job: Job) -> Reply:
-    """The same answer, compressed, once more if it is already."""
-    before = job.reply.headers.get("content-encoding")
-    headers = {**job.reply.headers, "content-encoding": f"{before}, gzip" if before else "gzip"}
-    return replace(job.reply, headers=headers, body=gzip.compress(job.reply.body, mtime=0))
-
-
-def partial(job: Job) -> Reply:
-    """Only the first pictures."""
-    count = int(job.number("n"))
-    return edited(lambda answer: {**answer, "data": _data_of(answer)[:count]})(job)
-
-
-def coded(job: Job) -> Reply:
-    """The pictures' base64 in another dress than the documented data URI."""
-    return items(lambda item, _: {**item, **_dressed(item.get("b64_json"), style=job.text("style"))})(job)
-
-
-def _dressed(packed: object, *, style: str) -> Mapping[str, object]:
-    if not isinstance(packed, str):
-        return {}
-    plain = packed.rpartition(",")[2]
-    match style:
-        case "url_safe":
-            plain = plain.translate(str.maketrans("+/", "-_"))
-        case "unpadded":
-            plain = plain.rstrip("=")
-        case "wrapped":
-            plain = "\n".join(plain[at : at + 76] for at in range(0, len(plain), 76))
-        case _:
-            pass
-    return {"b64_json": plain}
-
-
-def slow(job: Job) -> Reply:
-    """The same answer, later."""
-    return replace(job.reply, delay=job.reply.delay + job.number("seconds"))
-
-
-def url(job: Job) -> Reply:
-    """What goes wrong with a link."""
-    how = job.text("how")
-    if how.isdigit():
-        return xml_error(plain_refusal(int(how)), request_id=job.request_id)
-    return _LINKS[how](job)
-
-
-_LINKS: Mapping[str, Spoil] = {
-    "redirect": lambda job: _led(_ELSEWHERE[job.on]),
-    "loop": lambda job: _led(job.target),
-    "html": lambda _: _page(200),
+_LINKS: Mapping[str, Effect] = {
+    "redirect": redirect,
+    "loop": lambda context: redirect(context, to=context.path),
+    "html": lambda context: html(context, status=200),
     "empty": body(b""),
-    "truncate": lambda job: replace(job.reply, error="truncate"),
+    "truncate": lambda context: replace(context.reply, error="truncate"),
     "wrong_type": body(b"these bytes are no image"),
     "timeout": breaks("timeout"),
     "reset": breaks("reset"),
     "connect": breaks("connect"),
 }
+
+
+def url(context: FaultContext, *, how: str | int) -> Reply:
+    """A link that does not lead to its image."""
+    return status(context, status=how) if isinstance(how, int) else _LINKS[how](context)
+
+
+def other_body(context: FaultContext, *, text: str) -> Reply:
+    """Any text as the body, lone surrogates included."""
+    return replace(context.reply, body=text.encode("utf-8", "surrogatepass"))
+
+
+def oversize(context: FaultContext, *, mebibytes: int) -> Reply:
+    """The body, padded with blanks."""
+    return replace(context.reply, body=context.reply.body.ljust(mebibytes * 2**20))
+
+
+def html(_: FaultContext, *, status: int) -> Reply:
+    """The error page of a gateway."""
+    page = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+    return Reply(status=status, headers={"content-type": "text/html"}, body=page)
+
+
+def error_in_200(context: FaultContext, *, code: str) -> Reply:
+    """The documented error under a 200."""
+    return error(200, code, "The order could not be carried out.")(context)
+
+
+def missing(context: FaultContext, *, field: str) -> Reply:
+    """Images without one of their fields, or without both."""
+    gone = ("url", "b64_json") if field == "both" else (field,)
+    return items(lambda item: {name: value for name, value in item.items() if name not in gone})(context)
+
+
+def partial(context: FaultContext, *, n: int) -> Reply:
+    """Only the first images."""
+    return edited(lambda answer, data: {**answer, "data": [item for item in data if isinstance(item, dict)][:n]})(
+        context
+    )
+
+
+def base64_style(context: FaultContext, *, style: str) -> Reply:
+    """Base64 that is not a data URI."""
+
+    def restyled(item: Mapping[str, object]) -> Mapping[str, object]:
+        if not isinstance(data_uri := item.get("b64_json"), str):
+            return item
+        plain = data_uri.rpartition(",")[2]
+        styles = {
+            "plain": plain,
+            "url_safe": plain.translate(str.maketrans("+/", "-_")),
+            "unpadded": plain.rstrip("="),
+            "wrapped": "\n".join(plain[at : at + 76] for at in range(0, len(plain), 76)),
+        }
+        return {**item, "b64_json": styles[style]}
+
+    return items(restyled)(context)
+
+
+def long_header(context: FaultContext, *, characters: int) -> Reply:
+    """A long header."""
+    return header("x-trace", "x" * characters)(context)
+
+
+def set_header(context: FaultContext, *, name: str, value: str = "") -> Reply:
+    """Any header, set to any text."""
+    return header(name, value)(context)
+
+
+def gzipped(context: FaultContext) -> Reply:
+    """The body, compressed once more than it already is."""
+    before = context.reply.headers.get("content-encoding")
+    headers = {**context.reply.headers, "content-encoding": f"{before}, gzip" if before else "gzip"}
+    return replace(context.reply, headers=headers, body=gzip.compress(context.reply.body, mtime=0))

@@ -1,20 +1,117 @@
-"""The words for what can go wrong: each act's name, its arguments, and what it means for the bill and the client."""
+"""A fault: what goes wrong with one call. Its type is a row of the catalog, and its arguments say the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeGuard
 
+from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.api.responses import Reply
-from flux_openai.emulator.faults.arguments import Param, Problem, Value, example, rule, value_of, value_text
-from flux_openai.emulator.faults.queue import Target, closest
 
-__all__ = ["Act", "Job", "Kind", "Outcome", "make_act"]
+__all__ = [
+    "Expected",
+    "Fault",
+    "FaultContext",
+    "FaultType",
+    "Param",
+    "Percent",
+    "Seconds",
+    "Target",
+    "Value",
+    "closest",
+    "is_header_name",
+]
+
+Target = Literal["generate", "download"]
+"""The two kinds of call that can be made to fail: an order of images, and the download of one image."""
+
+Value = str | int | float | bool
+"""An argument of a fault. Times are in seconds and shares are fractions: `250ms` is 0.25, and so is `25%`."""
+
+
+class Seconds(float):
+    """A number that was written with a unit of time."""
+
+
+class Percent(float):
+    """A number that was written with a percent sign: `50%` is 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What an act comes to: whether the order is billed, and what FluxOpenAI raises; None for nothing at all.
+class Param:
+    """A parameter of a fault type.
 
-    What is not `billable` cannot be billed, whatever a script says.
+    Only the first parameter of a type can have a default, and without one it is required. A "whole" number lies between
+    `least` and `most`.
+    """
+
+    name: str
+    kind: Literal["choice", "seconds", "share", "text", "code", "whole", "header"]
+    default: Value | None = None
+    choices: tuple[str, ...] = ()
+    least: int = 0
+    most: int = 1_000_000
+
+    @property
+    def rule(self) -> str:
+        """What an argument must be."""
+        if self.kind == "whole":
+            return f"a whole number from {self.least} to {self.most}"
+        return f"one of {', '.join(self.choices)}" if self.choices else _RULES[self.kind][0]
+
+    @property
+    def example(self) -> str:
+        """A valid argument, as it is written in a script."""
+        if self.kind == "whole":
+            return str(max(self.least, 1))
+        return self.choices[0] if self.choices else _RULES[self.kind][1]
+
+    def convert(self, value: Value) -> Value | None:
+        """The argument in the type that effects expect, or None if it breaks the rule."""
+        text = value if isinstance(value, str) else ""
+        number = value if is_whole(value) or (isinstance(value, float) and math.isfinite(value)) else math.nan
+        converted: Value | None = None
+        match self.kind:
+            case "choice" if not isinstance(value, bool | float) and str(value) in self.choices:
+                converted = int(value) if str(value).isdigit() else value
+            case "seconds" if 0 <= number <= 86_400 and not isinstance(value, Percent):
+                converted = float(value)
+            case "share" if 0 < number < 1 and not isinstance(value, Seconds):
+                converted = float(value)
+            case "text":
+                converted = text or None
+            case "code":
+                # A code of digits is written without quotes, so the script reads a number.
+                code = str(value) if is_whole(value) else text
+                converted = code if re.fullmatch(r"[\w.-]{1,200}", code, re.ASCII) else None
+            case "whole" if is_whole(value) and self.least <= value <= self.most:
+                converted = value
+            # Those two say where the body ends, so the transport computes them from what it sends.
+            case "header" if is_header_name(text) and text.lower() not in ("content-length", "transfer-encoding"):
+                converted = text.lower()
+            case _:
+                pass
+        return converted
+
+
+_RULES: Mapping[str, tuple[str, str]] = {
+    "seconds": ("a time from 0s to a day", "1.5s"),
+    "share": ("a share between 0% and 100%", "50%"),
+    "text": ("a text in double quotes that is not empty", '"some text"'),
+    "code": ("a word", "quota_exceeded"),
+    "header": ("the name of a header other than content-length and transfer-encoding", '"retry-after"'),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a fault leads to: whether the order is billed, and the name of the error class that FluxOpenAI raises.
+
+    `raises` is None if no error is raised. An order that is not `billable` never reached the service, so no script can
+    have it billed.
     """
 
     billed: bool
@@ -23,144 +120,94 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Act:
-    """One act: its `first` argument, if it takes any, and those of the others that were given.
-
-    `billed` overrides what the act declares.
-    """
-
-    name: str
-    first: Value | None = None
-    arguments: tuple[tuple[str, Value], ...] = ()
-    billed: bool | None = None
-
-    def __str__(self) -> str:
-        parts = [] if self.first is None else [value_text(self.first)]
-        parts += [f"{name}={value_text(value)}" for name, value in self.arguments]
-        parts += [] if self.billed is None else [f"billed={value_text(self.billed)}"]
-        return f"{self.name}({', '.join(parts)})" if parts else self.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """An answer on its way to being spoiled, with the arguments of the act that does it; `target` is what was asked."""
+class FaultContext:
+    """The call that a fault strikes: its response so far, its request id, and the path and query of its URL."""
 
     reply: Reply
     request_id: str
     on: Target
-    target: str
-    arguments: Mapping[str, Value] = field(default_factory=dict)
-
-    def text(self, name: str) -> str:
-        """An argument as text, blank if it was left out."""
-        return str(self.arguments.get(name, ""))
-
-    def number(self, name: str) -> float:
-        """An argument as a number, 0 if it was left out."""
-        value = self.arguments.get(name, 0)
-        return 0 if isinstance(value, str) else value
+    path: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """One row of the table of acts.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FaultType:
+    """A row of the catalog: the name of a fault, its parameters, its effect, and what a client is expected to see.
 
-    `outcomes` is what becomes of orders, and `links` of downloads; empty where the act does not apply. Either is keyed
-    by the value of the first parameter, or has the one key "" if that changes nothing. What is not in a table that has
-    no such key is not billed.
+    `effect` is called with the context and the arguments. `orders` and `downloads` are what to expect of either kind of
+    call; empty where the fault does not apply. They are keyed by the value of the first parameter, and "" stands for
+    every other value; an order whose value has no entry is not billed.
     """
 
     name: str
     doc: str
-    spoil: Callable[[Job], Reply]
-    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
-    links: Mapping[str, Outcome] = field(default_factory=dict)
+    effect: Callable[..., Reply]
     params: tuple[Param, ...] = ()
+    orders: Mapping[str, Expected] = field(default_factory=dict)
+    downloads: Mapping[str, Expected] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        texts = [param.name if param.default is None else self._with_default(param) for param in self.params]
+        """The signature: parameters with their defaults, and those choices that `orders` does not list."""
+        texts = []
+        for param in self.params:
+            default = "" if param.default is None else _value_text(param.default)
+            others = [choice for choice in param.choices if choice != default and choice not in self.orders]
+            texts.append(f"{param.name}={'|'.join([default, *others])}" if default else param.name)
         return f"{self.name}({', '.join(texts)})".removesuffix("()")
 
-    def _with_default(self, param: Param) -> str:
-        default = value_text(param.default or "")
-        others = [choice for choice in param.choices if choice != default and choice not in self.outcomes]
-        return f"{param.name}={'|'.join([default, *others])}"
+    def expected(self, on: Target) -> Mapping[str, Expected]:
+        """What to expect of this kind of call; empty if the fault does not apply to it."""
+        return self.orders if on == "generate" else self.downloads
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Fault:
+    """A requested fault: its arguments in the order of the parameters; `billed` overrides what its type expects."""
+
+    type: FaultType
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+    billed: bool | None = None
+
+    def __str__(self) -> str:
+        """The fault as it is written in a script."""
+        texts = [f"{name}={_value_text(value)}" for name, value in self.arguments.items()]
+        texts[:1] = [text.partition("=")[2] for text in texts[:1]]
+        texts += [] if self.billed is None else [f"billed={_value_text(self.billed)}"]
+        return f"{self.type.name}({', '.join(texts)})".removesuffix("()")
+
+    def __repr__(self) -> str:
+        return f"<Fault {self}>"
 
     @property
-    def on(self) -> tuple[Target, ...]:
-        """The kinds of call that it applies to."""
-        both: tuple[tuple[Target, object], ...] = (("generate", self.outcomes), ("download", self.links))
-        return tuple(target for target, outcomes in both if outcomes)
+    def expected(self) -> Expected | None:
+        """What to expect of an order with this fault, if the type says it for the first argument."""
+        first = next(iter(self.arguments.values()), None)
+        return self.type.orders.get(str(first)) or self.type.orders.get("")
 
-    def bills(self, act: Act) -> bool:
-        """Whether an order that this act befalls is billed."""
-        if act.billed is not None:
-            return act.billed
-        outcome = self.outcome(act.first)
-        return outcome is not None and outcome.billed
-
-    def outcome(self, first: Value | None) -> Outcome | None:
-        """What becomes of orders with this first argument, if the table says it."""
-        return self.outcomes.get(str(first)) or self.outcomes.get("")
-
-    def values(self, act: Act) -> Mapping[str, Value]:
-        """The arguments of an act of this kind, its defaults filled in."""
-        first = {} if act.first is None else {self.params[0].name: act.first}
-        return {**first, **dict(act.arguments)}
+    @property
+    def bills(self) -> bool:
+        """Whether an order with this fault is billed."""
+        return bool(self.expected and self.expected.billed) if self.billed is None else self.billed
 
 
-def make_act(
-    kinds: Mapping[str, Kind], name: str, given: Sequence[Value], named: Sequence[tuple[str, Value]] = ()
-) -> Act | Problem:
-    """The checked act; arguments go by place and then by name, as in a call."""
-    kind = kinds.get(name)
-    if kind is None:
-        return Problem(text=f"there is no act {name:.40}; the nearest is {closest(name, kinds)}")
-    if len(given) > len(kind.params):
-        return Problem(at=len(kind.params), text=f"{name} takes {_takes(kind)}")
-    pairs = [*zip((param.name for param in kind.params), given, strict=False), *named]
-    found: dict[str, Value] = {}
-    for at, (key, value) in enumerate(pairs):
-        checked = _argument(kind, key, value) if key not in found else Problem(text=f"{key} is given twice")
-        if isinstance(checked, Problem):
-            return Problem(at=at, text=checked.text)
-        found[key] = checked
-    return _complete(kind, found)
+def _value_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    # Without quotes, a text such as "5" or "true" would be read as a number or a boolean.
+    plain = isinstance(value, int) or (_WORD.fullmatch(value) and value not in ("true", "false"))
+    return str(value) if plain else json.dumps(value)
 
 
-def _complete(kind: Kind, found: Mapping[str, Value]) -> Act | Problem:
-    first = None
-    for param in kind.params[:1]:
-        first = found.get(param.name, param.default)
-        if first is None:
-            return Problem(text=f"{kind.name} needs {rule(param)}, as in {kind.name}({example(param)})")
-    kept = tuple((param.name, found[param.name]) for param in kind.params[1:] if param.name in found)
-    billed, outcome = found.get("billed"), kind.outcome(first)
-    if billed and outcome is not None and not outcome.billable:
-        return Problem(text=f"{kind.name}({first}) cannot be billed: the order was not carried out")
-    return Act(name=kind.name, first=first, arguments=kept, billed=billed if isinstance(billed, bool) else None)
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
-def _argument(kind: Kind, name: str, value: Value) -> Value | Problem:
-    if name == "billed":
-        return _billed(kind, value)
-    for param in kind.params:
-        if param.name == name:
-            checked = value_of(param, value)
-            if checked is None:
-                return Problem(text=f"{name} of {kind.name} must be {rule(param)}, as in {example(param)}")
-            return checked
-    return Problem(text=f"{kind.name} has no {name:.40}; it takes {_takes(kind)}")
+def is_header_name(name: object) -> TypeGuard[str]:
+    """Whether HTTP allows this name for a header."""
+    return isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]{1,200}", name, re.ASCII) is not None
 
 
-def _billed(kind: Kind, value: Value) -> bool | Problem:
-    if not isinstance(value, bool):
-        return Problem(text="billed must be true or false")
-    if "generate" not in kind.on:
-        return Problem(text="downloads are never billed")
-    return value
-
-
-def _takes(kind: Kind) -> str:
-    names = [param.name for param in kind.params] + (["billed"] if "generate" in kind.on else [])
-    return ", ".join(names) or "nothing"
+def closest(value: object, choices: Iterable[str]) -> str:
+    """The choice that is most like the value, for the hint in an error message."""
+    return difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0)[0]

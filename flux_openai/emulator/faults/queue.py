@@ -1,12 +1,11 @@
-"""Planned trouble: what shall go wrong with the next calls, in the order in which it was asked for."""
+"""What `Emulator.fail` lines up: faults that are used up one by one, before the script has its turn."""
 
-import difflib
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, TypeGuard, get_args
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import get_args
 
 from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.api.responses import (
@@ -19,31 +18,34 @@ from flux_openai.emulator.api.responses import (
     plain_refusal,
     xml_error,
 )
+from flux_openai.emulator.faults.fault import Expected, Fault, FaultContext, FaultType, Target, closest, is_header_name
 from flux_openai.errors import ConfigurationError, InvalidParam
 
-__all__ = ["FaultQueue", "Plan", "Target", "closest", "is_header_name", "make_plan", "planned_reply"]
-
-Target = Literal["generate", "download"]
-"""The two kinds of call that can be made to fail."""
+__all__ = ["FaultQueue", "make_fault"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What goes wrong with one call: a `status` with its headers and body, or an `error`, and a status of 0."""
+class FaultQueue:
+    """Faults for the next calls of each kind, first in, first out. The emulator holds its lock around it."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes | None
-    error: Breakage | None
-    billed: bool
+    def __init__(self) -> None:
+        self._waiting: Mapping[str, deque[tuple[int, Fault]]] = {target: deque() for target in get_args(Target)}
+
+    def add(self, fault: Fault, *, times: int, on: Target) -> None:
+        """Line up a fault for this many calls."""
+        self._waiting[on].append((times, fault))
+
+    def take(self, on: str) -> tuple[Fault, ...]:
+        """The fault for the call that is being made; none if none is left, or for another kind of call."""
+        waiting = self._waiting.get(on)
+        if not waiting:
+            return ()
+        times, fault = waiting.popleft()
+        if times > 1:
+            waiting.appendleft((times - 1, fault))
+        return (fault,)
 
 
-def is_header_name(name: object) -> TypeGuard[str]:
-    """Whether HTTP allows it for the name of a header."""
-    return isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]{1,200}", name, re.ASCII) is not None
-
-
-def make_plan(
+def make_fault(
     *,
     times: int,
     status: int | None,
@@ -52,84 +54,81 @@ def make_plan(
     error: Breakage | None,
     billed: bool | None,
     on: Target,
-) -> Plan:
-    """The checked plan; raises ConfigurationError with everything that is wrong with it."""
-    wrong = [
-        *_wrong_choice(times=times, status=status, error=error, on=on),
-        *_wrong_answer(status=status, headers=headers, body=body),
-        *_wrong_billing(billed, error=error, on=on),
-    ]
-    if wrong:
-        raise ConfigurationError("\n".join(map(str, wrong)))
-    # Where an error status comes back, no work was done; an exchange that breaks after sending hides work that was.
+) -> Fault:
+    """The fault that these arguments of `Emulator.fail` ask for.
+
+    Its type is not in the catalog: a response that Python code supplies has no text in a script.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with the arguments.
+    """
+    invalid = _invalid_params(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
+    if invalid:
+        raise ConfigurationError.of(*invalid)
+    # Encoded now, so that a body which is changed later does not change the response.
+    content = None if body is None else _encoded(body)
+    own_headers = {name.lower(): value for name, value in (headers or {}).items()}
+
+    def effect(context: FaultContext) -> Reply:
+        if error is not None:
+            return replace(context.reply, error=error) if error == "truncate" else broken(error)
+        hosted = context.on == "download"
+        if content is None:
+            refusal = plain_refusal(status or 0)
+            reply = (xml_error if hosted else envelope)(refusal, request_id=context.request_id)
+        else:
+            headers = {"content-type": _content_type(content, hosted=hosted)}
+            reply = Reply(status=status or 0, headers=headers, body=content)
+        return replace(reply, headers={**reply.headers, **own_headers})
+
+    # With an error status no work was done; an exchange that breaks after sending hides work that was done.
     usual = status is not None and 200 <= status < 300 if error is None else error not in NEVER_SENT
-    return Plan(
-        status=status or 0,
-        headers={name.lower(): value for name, value in (headers or {}).items()},
-        body=None if body is None else _encoded(body),
-        error=error,
-        billed=usual if billed is None else billed,
-    )
+    expected = Expected(billed=usual if billed is None else billed, raises=None)
+    return Fault(type=FaultType(name=error or f"status {status}", doc="", effect=effect, orders={"": expected}))
 
 
-def closest(value: object, choices: Iterable[str]) -> str:
-    """The choice most like the value."""
-    return difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0)[0]
+def _invalid_params(
+    *, times: object, status: object, headers: object, body: object, error: object, billed: object, on: object
+) -> list[InvalidParam]:
+    """Everything that is wrong with the arguments."""
+    invalid: list[InvalidParam] = []
 
+    def check(valid: object, param: str, value: object, rule: str, nearest: object) -> None:
+        if not valid:
+            invalid.append(InvalidParam(param=param, value=value, rule=rule, nearest=nearest))
 
-def _wrong_choice(*, times: object, status: object, error: object, on: object) -> Iterator[InvalidParam]:
-    if not is_whole(times) or times < 1:
-        yield InvalidParam(param="times", value=times, rule="must be a whole number from 1", nearest=1)
-    if status is None and error is None:
-        yield InvalidParam(param="status", value=None, rule="give a status or an error", nearest=500)
-    if status is not None and error is not None:
-        yield InvalidParam(param="error", value=error, rule="give a status or an error, not both", nearest=f"{status=}")
-    if status is not None and not (is_whole(status) and 200 <= status <= 599):
-        yield InvalidParam(
-            param="status", value=status, rule="must be from 200 to 599", nearest=_nearest_status(status)
-        )
-    for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
-        if value not in choices and not (param == "error" and value is None):
-            nearest = closest(value, choices)
-            yield InvalidParam(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
+    targets, no_status = get_args(Target), status is None
+    check(is_whole(times) and times >= 1, "times", times, "must be a whole number from 1", 1)
+    check(status is not None or error is not None, "status", None, "give a status or an error", 500)
+    check(status is None or error is None, "error", error, "give a status or an error, not both", f"{status=}")
+    in_range = is_whole(status) and 200 <= status <= 599
+    check(status is None or in_range, "status", status, "must be from 200 to 599", _nearest_status(status))
+    one_of = f"must be one of {', '.join(BREAKAGES)}"
+    check(error is None or error in BREAKAGES, "error", error, one_of, closest(error, BREAKAGES))
+    check(on in targets, "on", on, f"must be one of {', '.join(targets)}", closest(on, targets))
+
+    check(body is None or not no_status, "body", body, "needs a status to go with", "status=200")
+    check(headers is None or not no_status, "headers", headers, "need a status to go with", "status=200")
+    named = headers is None or isinstance(headers, Mapping)
+    check(named, "headers", headers, "must be names and values", {"retry-after": "1"})
+    for name, value in headers.items() if isinstance(headers, Mapping) else ():
+        check(isinstance(value, str), f"headers[{name!r}]", value, "must be a string", str(value))
+        check(is_header_name(name), "headers", name, "must have names of letters, digits and -", "x-name")
+    try:
+        _encoded(body)
+    except (TypeError, ValueError) as problem:
+        check(None, "body", body, f"cannot be written as JSON: {problem}", "a string or bytes")
+
+    check(isinstance(billed, bool | None), "billed", billed, "must be True, False or None", bool(billed))
+    if billed is True:
+        rule = "what was never sent is never billed" if error in NEVER_SENT else "downloads are never billed"
+        check(error not in NEVER_SENT and on != "download", "billed", billed, rule, nearest=False)
+    return invalid
 
 
 def _nearest_status(status: object) -> int:
     number = re.fullmatch(r"\s*(-?[0-9]{1,9})\s*", str(status), re.ASCII)
     return min(max(int(number[1]), 200), 599) if number else 599
-
-
-def _wrong_answer(*, status: int | None, headers: object, body: object) -> Iterator[InvalidParam]:
-    if status is None and body is not None:
-        yield InvalidParam(param="body", value=body, rule="needs a status to go with", nearest="status=200")
-    if status is None and headers is not None:
-        yield InvalidParam(param="headers", value=headers, rule="need a status to go with", nearest="status=200")
-    if not isinstance(headers, Mapping | None):
-        yield InvalidParam(
-            param="headers", value=headers, rule="must be names and values", nearest={"retry-after": "1"}
-        )
-    for name, value in headers.items() if isinstance(headers, Mapping) else ():
-        if not isinstance(value, str):
-            yield InvalidParam(param=f"headers[{name!r}]", value=value, rule="must be a string", nearest=str(value))
-        if not is_header_name(name):
-            yield InvalidParam(
-                param="headers", value=name, rule="must have names of letters, digits and -", nearest="x-name"
-            )
-    try:
-        _encoded(body)
-    except (TypeError, ValueError) as error:
-        yield InvalidParam(
-            param="body", value=body, rule=f"cannot be written as JSON: {error}", nearest="a string or bytes"
-        )
-
-
-def _wrong_billing(billed: object, *, error: object, on: object) -> Iterator[InvalidParam]:
-    if billed is not None and not isinstance(billed, bool):
-        yield InvalidParam(param="billed", value=billed, rule="must be True, False or None", nearest=bool(billed))
-    elif billed and error in NEVER_SENT:
-        yield InvalidParam(param="billed", value=billed, rule="what was never sent is never billed", nearest=False)
-    elif billed and on == "download":
-        yield InvalidParam(param="billed", value=billed, rule="downloads are never billed", nearest=False)
 
 
 def _encoded(body: object) -> bytes:
@@ -145,36 +144,3 @@ def _content_type(body: bytes, *, hosted: bool) -> str:
     if start in (b"{", b"["):
         return "application/json"
     return "image/png" if hosted else "text/plain"
-
-
-def planned_reply(plan: Plan, *, hosted: bool, request_id: str) -> Reply:
-    """The reply in place of the ordinary one; `hosted` says whether the call was for a hosted picture."""
-    if plan.error is not None:
-        return broken(plan.error)
-    if plan.body is None:
-        blank = xml_error if hosted else envelope
-        reply = blank(plain_refusal(plan.status), request_id=request_id)
-    else:
-        content_type = _content_type(plan.body, hosted=hosted)
-        reply = Reply(status=plan.status, headers={"content-type": content_type}, body=plan.body)
-    return replace(reply, headers={**reply.headers, **plan.headers})
-
-
-class FaultQueue:
-    """Plans for one kind of call. Not thread safe by itself: the emulator holds its lock around it."""
-
-    def __init__(self) -> None:
-        self._plans: deque[tuple[int, Plan]] = deque()
-
-    def add(self, plan: Plan, *, times: int) -> None:
-        """Line up a plan for that many calls."""
-        self._plans.append((times, plan))
-
-    def take(self) -> Plan | None:
-        """The plan for the call that is being made, or None if it shall go well."""
-        if not self._plans:
-            return None
-        left, plan = self._plans.popleft()
-        if left > 1:
-            self._plans.appendleft((left - 1, plan))
-        return plan

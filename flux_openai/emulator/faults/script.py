@@ -1,32 +1,36 @@
-"""The language of fault scripts: from text to rules, or to an error that points at what is wrong.
+"""The language of fault scripts, from text to rules.
 
     // the first two times that any one order with "cat" is sent
     prompt~/cat/ #1..2 -> status(429, retry_after=1s)
     n>=3 & model=flux-dev #every 5 -> slow(2s), truncate(50%)
     * p=0.01 -> reset(after_bill) ; img #1 -> url(410)
 
-A rule is a selector, perhaps an occurrence, perhaps a chance, an arrow, and acts. Rules end with the line or with `;`.
+A rule is a selector, then perhaps an occurrence and a probability, then an arrow and one or more faults. It ends with
+the line or with `;`. `flux-openai emulate --help-faults` lists the faults.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import NoReturn, TypeVar
+from dataclasses import replace
+from typing import NoReturn
 
-from flux_openai.emulator.faults.arguments import Percent, Problem, Seconds, Value
-from flux_openai.emulator.faults.catalog import KINDS
-from flux_openai.emulator.faults.fault import Act, make_act
-from flux_openai.emulator.faults.queue import Target
-from flux_openai.emulator.faults.rules import Condition, Occurrence, Rule, Script, make_condition, make_rule
+from flux_openai.emulator.faults.catalog import CATALOG
+from flux_openai.emulator.faults.fault import Fault, FaultType, Percent, Seconds, Target, Value, closest
+from flux_openai.emulator.faults.rules import COMPARISONS, Condition, Occurrence, Rule, Script, compiled, models_named
 from flux_openai.errors import ConfigurationError, InvalidParam, ScriptError
+from flux_openai.models import FAMILIES, FLUX_MODELS
 
 __all__ = ["as_script", "parse"]
 
-_T = TypeVar("_T")
-
 
 def as_script(script: object) -> Script:
-    """The script in any of its forms; raises ScriptError for a text that is none, ConfigurationError for the rest."""
+    """The script from a text, a Rule or a Script; None is the empty one.
+
+    Raises:
+        ScriptError: for a text that is not a script.
+        ConfigurationError: for anything else.
+    """
     match script:
         case None:
             return Script()
@@ -43,77 +47,72 @@ def as_script(script: object) -> Script:
 
 
 def parse(text: str) -> Script:
-    """The script in a text; raises ScriptError, which shows the place and what would do there."""
+    """The script in a text. Raises ScriptError, which shows the place and what was expected there."""
     reader = _Reader(text)
     rules = []
     while reader.find_rule():
         rules.append(_rule(reader))
-        reader.end_rule()
+        reader.take("(?://[^\n]*)?")
+        reader.need(
+            r"[\n;]|\Z", "expected the end of the rule: a new line, ; or a // comment (a , goes between faults)"
+        )
     return Script(rules=tuple(rules))
 
 
 class _Reader:
-    """A text and a place in it."""
+    """A text and a position in it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.at = 0
 
+    def find_rule(self) -> bool:
+        """Go to the start of the next rule, if there is one."""
+        self.take(r"(?:[\s;]|//[^\n]*)*")
+        return self.at < len(self._text)
+
     def take(self, pattern: str) -> re.Match[str] | None:
-        """What stands here, if it is of that form; blanks before it are passed over."""
+        """What matches here, after blanks, as the group `it`; the position is behind it then."""
         found = re.compile(rf"[ \t\r]*(?P<it>{pattern})").match(self._text, self.at)
         if found:
             self.at = found.end()
         return found
 
-    def need(self, pattern: str, *, otherwise: str) -> re.Match[str]:
+    def need(self, pattern: str, otherwise: str) -> re.Match[str]:
+        """What matches here; raises ScriptError with this message if nothing does."""
         return self.take(pattern) or self.fail(otherwise)
 
     def skip(self) -> int:
-        """Pass over blanks; returns the place."""
+        """Pass over blanks; returns the position."""
         self.take("")
         return self.at
 
-    def find_rule(self) -> bool:
-        """Go to the next rule, if there is one."""
-        self.take(r"(?:[\s;]|//[^\n]*)*")
-        return self.at < len(self._text)
-
-    def end_rule(self) -> None:
-        self.take("(?://[^\n]*)?")
-        if not self.take(r"[\n;]|\Z"):
-            self.fail(
-                "the rule should end here: with the line, with ; or with a comment after //; acts need a , between"
-            )
-
-    def fail(self, says: str, *, at: int | None = None) -> NoReturn:
-        """Raise the error, with the line and a caret under the place."""
+    def fail(self, message: str, *, at: int | None = None) -> NoReturn:
+        """Raise ScriptError with the line, and a caret under the position."""
         place = self.skip() if at is None else at
         start = self._text.rfind("\n", 0, place) + 1
         line, column = self._text.count("\n", 0, place) + 1, place - start + 1
         shown = self._text[start:].partition("\n")[0].replace("\t", " ").replace("\r", " ")
-        error = ScriptError(f"line {line}, column {column}: {says}\n  {shown}\n  {' ' * (column - 1)}^")
+        error = ScriptError(f"line {line}, column {column}: {message}\n  {shown}\n  {' ' * (column - 1)}^")
         error.line, error.column = line, column
         raise error
 
-    def checked(self, made: _T | Problem, *, places: Mapping[int | None, int]) -> _T:
-        """What was made, or an error at the place of its problem."""
-        if isinstance(made, Problem):
-            self.fail(made.text, at=places.get(made.at, places[None]))
-        return made
-
 
 def _rule(reader: _Reader) -> Rule:
-    start = reader.skip()
     on, conditions = _selector(reader)
-    nth, p = _occurrence(reader), _chance(reader)
-    reader.need("->", otherwise="-> should stand here, after the selector, its occurrence (#1..2) and chance (p=0.1)")
-    places: dict[int | None, int] = {None: start}
-    acts: list[Act] = []
-    while not acts or reader.take(","):
-        places[len(acts)] = reader.skip()
-        acts.append(_act(reader))
-    return reader.checked(make_rule(on, conditions, nth=nth, p=p, acts=tuple(acts)), places=places)
+    nth, p = _occurrence(reader), _probability(reader)
+    reader.need("->", "expected -> after the selector, its occurrence (#1..2) and its probability (p=0.1)")
+    faults: list[Fault] = []
+    while not faults or reader.take(","):
+        at = reader.skip()
+        fault = _fault(reader)
+        if not fault.type.expected(on):
+            here, there = ("img", "orders") if on == "download" else ("orders", "img")
+            reader.fail(f"{fault.type.name} does not apply to {here}; it is for {there}", at=at)
+        if on == "download" and fault.billed is not None:
+            reader.fail("downloads are never billed", at=at)
+        faults.append(fault)
+    return Rule(on=on, conditions=conditions, nth=nth, p=p, faults=tuple(faults))
 
 
 def _selector(reader: _Reader) -> tuple[Target, tuple[Condition, ...]]:
@@ -121,7 +120,7 @@ def _selector(reader: _Reader) -> tuple[Target, tuple[Condition, ...]]:
     if found := reader.take(r"\*|img\b"):
         joined = reader.take("&")
         if found["it"] == "*" and joined:
-            reader.fail("* stands alone: only img and fields of an order can be joined by &")
+            reader.fail("* stands alone; & joins img and fields of an order")
         on = "download" if found["it"] == "img" else "generate"
         if not joined:
             return on, ()
@@ -131,22 +130,61 @@ def _selector(reader: _Reader) -> tuple[Target, tuple[Condition, ...]]:
     return on, tuple(conditions)
 
 
+_NUMBERS = ("n", "seed", "steps")
+_EXAMPLES: Mapping[str, str] = {
+    "prompt": "prompt~/cat/",
+    "model": "model=kontext-max",
+    **{field: f"{field}>=3" for field in _NUMBERS},
+    "size": "size=512x512",
+    "aspect_ratio": "aspect_ratio=16:9",
+    "response_format": "response_format=b64_json",
+}
+"""The fields of an order that a selector can look at."""
+
+
 def _condition(reader: _Reader) -> Condition:
     start = reader.skip()
-    hint = " (a comment starts with //)" if reader.take("#") else ""
-    says = f"a selector should stand here: *, img, prompt~/cat/, model=kontext-max, n>=3{hint}"
-    if hint:
-        reader.fail(says, at=start)
-    field = reader.need(r"[A-Za-z_]+", otherwise=says)["it"]
-    places: dict[int | None, int] = {None: start, 0: reader.skip()}
-    operator = reader.need(r"[<>]=?|=|~", otherwise=f"{field} should be compared: with =, <, >, <=, >= or ~")["it"]
-    places[1] = reader.skip()
-    if operator == "~":
-        found = reader.need(r"/((?:[^/\\\n]|\\.)*)/", otherwise="a pattern should stand here, between slashes: /cat/")
-        return reader.checked(make_condition(field, operator, found[2]), places=places)
-    raw = reader.need(r"(?:(?!->)[^\s&;#])+", otherwise=f"{field} should be compared with something")["it"]
-    value = int(raw) if re.fullmatch(r"-?[0-9]{1,20}", raw) else raw
-    return reader.checked(make_condition(field, operator, value), places=places)
+    found = reader.take(r"[A-Za-z_]+")
+    if found is None:
+        hint = " (a comment starts with //)" if reader.take("#") else ""
+        reader.fail(f"expected a selector: *, img, prompt~/cat/, model=kontext-max, n>=3{hint}", at=start)
+    field = found["it"]
+    if field == "p":
+        reader.fail("a probability comes after a selector, as in * p=0.01", at=start)
+    if field not in _EXAMPLES:
+        reader.fail(f"orders have no field {field:.40}; the nearest is {closest(field, _EXAMPLES)}", at=start)
+    example, at = _EXAMPLES[field], reader.skip()
+    operators = ["~"] if field == "prompt" else list(COMPARISONS) if field in _NUMBERS else ["="]
+    operator = reader.need(r"[<>]=?|=|~", f"expected {' '.join(operators)} after {field}, as in {example}")["it"]
+    if operator not in operators:
+        reader.fail(f"{field} can only be compared with {' '.join(operators)}, as in {example}", at=at)
+    at = reader.skip()
+    if field == "prompt":
+        return Condition(field=field, operator=operator, value=_pattern(reader))
+    raw = reader.need(r"(?:(?!->)[^\s&;#])+", f"expected a value to compare {field} with, as in {example}")["it"]
+    if field in _NUMBERS:
+        if not re.fullmatch(r"-?[0-9]{1,20}", raw):
+            reader.fail(f"{field} must be compared with a whole number, as in {example}", at=at)
+        return Condition(field=field, operator=operator, value=int(raw))
+    if field == "model" and not models_named(raw):
+        nearest = closest(raw, [*FAMILIES, *FLUX_MODELS])
+        reader.fail(f"there is no model {raw:.80}; the nearest is {nearest}", at=at)
+    if not re.fullmatch(r"[\w./:-]+", raw, re.ASCII):
+        reader.fail(f"{field} cannot have this value; expected one as in {example}", at=at)
+    return Condition(field=field, operator=operator, value=raw)
+
+
+def _pattern(reader: _Reader) -> str:
+    at = reader.skip()
+    quoted = reader.need(r"/((?:[^/\\\n]|\\.)*)/", "expected a regular expression between slashes, as in prompt~/cat/")
+    pattern = re.sub(r"\\(.)", lambda found: "/" if found[1] == "/" else found[0], quoted[2])
+    try:
+        compiled(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        reader.fail(f"this is not a regular expression: {error}", at=at)
+    if not pattern:
+        reader.fail("an empty pattern would match every order; write * for that", at=at)
+    return pattern
 
 
 def _occurrence(reader: _Reader) -> Occurrence | None:
@@ -159,48 +197,85 @@ def _occurrence(reader: _Reader) -> Occurrence | None:
     first = _count(reader)
     last = _count(reader) if reader.take(r"\.\.") else first
     if last < first:
-        reader.fail(f"the last time comes before the first: #{last}..{first} would do", at=start)
+        reader.fail(f"the range ends before it starts; write #{last}..{first}", at=start)
     return Occurrence(first=first, last=last)
 
 
 def _count(reader: _Reader) -> int:
-    says = "a whole number from 1 should stand here: #1, #1..2, #every 5, #after 10"
-    return int(reader.need(r"[1-9][0-9]{0,14}(?![0-9])", otherwise=says)["it"])
+    expected = "expected a whole number from 1, as in #1, #1..2, #every 5, #after 10"
+    return int(reader.need(r"[1-9][0-9]{0,14}(?![0-9])", expected)["it"])
 
 
-def _chance(reader: _Reader) -> float | None:
+def _probability(reader: _Reader) -> float | None:
     if not reader.take(r"p[ \t]*="):
         return None
     start = reader.skip()
-    found = reader.need(r"[^\s;]*?(?=\s|;|->|\Z)", otherwise="a chance should stand here, as in p=0.01")["it"]
+    found = reader.need(r"[^\s;]*?(?=\s|;|->|\Z)", "expected a number from 0 to 1, as in p=0.01")["it"]
     if re.fullmatch(r"(?:[0-9]{1,20}(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?", found) and 0 <= float(found) <= 1:
         return float(found)
-    return reader.fail("p should be a number from 0 to 1, as in p=0.01", at=start)
+    return reader.fail("p must be a number from 0 to 1, as in p=0.01", at=start)
 
 
-def _act(reader: _Reader) -> Act:
-    places: dict[int | None, int] = {None: reader.skip()}
-    name = reader.need(r"[A-Za-z_][A-Za-z0-9_]*", otherwise="an act should stand here, as in status(429)")["it"]
-    given: list[Value] = []
-    named: list[tuple[str, Value]] = []
-    if reader.take(r"\(") and not reader.take(r"\)"):
-        while True:
-            places[len(given) + len(named)] = reader.skip()
-            _argument(reader, given, named)
-            if reader.take(r"\)"):
-                break
-            reader.need(",", otherwise=f"the arguments of {name} should go on with , or end with )")
-    return reader.checked(make_act(KINDS, name, given, named), places=places)
-
-
-def _argument(reader: _Reader, given: list[Value], named: list[tuple[str, Value]]) -> None:
+def _fault(reader: _Reader) -> Fault:
     start = reader.skip()
-    if key := reader.take(r"([A-Za-z_]+)[ \t]*=(?!=)"):
-        named.append((key[2], _value(reader)))
-    elif named:
-        reader.fail("an argument without a name comes before those with one", at=start)
-    else:
-        given.append(_value(reader))
+    name = reader.need(r"[A-Za-z_][A-Za-z0-9_]*", "expected a fault, as in status(429)")["it"]
+    if name not in CATALOG:
+        reader.fail(f"there is no fault {name:.40}; the nearest is {closest(name, CATALOG)}", at=start)
+    kind = CATALOG[name]
+    given = _arguments(reader, kind)
+    billed = given.pop("billed", None)
+    first = kind.params[0] if kind.params else None
+    if first and first.name not in given:
+        if first.default is None:
+            reader.fail(f"{name} needs {first.rule}, as in {name}({first.example})", at=start)
+        given[first.name] = first.default
+    fault = Fault(type=kind, arguments={param.name: given[param.name] for param in kind.params if param.name in given})
+    if billed and fault.expected and not fault.expected.billable:
+        reader.fail(f"{fault} cannot be billed: the order was not carried out", at=start)
+    return replace(fault, billed=billed if isinstance(billed, bool) else None)
+
+
+def _arguments(reader: _Reader, kind: FaultType) -> dict[str, Value]:
+    """The arguments in parentheses: first those by position, then those by name, as in a call in Python."""
+    found: dict[str, Value] = {}
+    named = False
+    if not reader.take(r"\(") or reader.take(r"\)"):
+        return found
+    while True:
+        at = reader.skip()
+        if key := reader.take(r"([A-Za-z_]+)[ \t]*=(?!=)"):
+            name, named = key[2], True
+        elif named:
+            reader.fail("an argument without a name must come before those with a name", at=at)
+        elif len(found) == len(kind.params):
+            reader.fail(f"{kind.name} takes {_takes(kind)}", at=at)
+        else:
+            name = kind.params[len(found)].name
+        if name in found:
+            reader.fail(f"{name} is given twice", at=at)
+        found[name] = _argument(reader, kind, name, at=at)
+        if reader.take(r"\)"):
+            return found
+        reader.need(",", f"expected , or ) after an argument of {kind.name}")
+
+
+def _argument(reader: _Reader, kind: FaultType, name: str, *, at: int) -> Value:
+    value = _value(reader)
+    if name == "billed":
+        if not isinstance(value, bool):
+            reader.fail("billed must be true or false", at=at)
+        return value if kind.orders else reader.fail("downloads are never billed", at=at)
+    for param in kind.params:
+        if param.name == name:
+            converted = param.convert(value)
+            if converted is None:
+                reader.fail(f"{name} of {kind.name} must be {param.rule}, as in {param.example}", at=at)
+            return converted
+    return reader.fail(f"{kind.name} has no {name:.40}; it takes {_takes(kind)}", at=at)
+
+
+def _takes(kind: FaultType) -> str:
+    return ", ".join([*(param.name for param in kind.params), *(["billed"] if kind.orders else [])])
 
 
 _UNITS: Mapping[str, Callable[[float], float]] = {
@@ -218,11 +293,11 @@ def _value(reader: _Reader) -> Value:
         try:
             return str(json.loads(found["it"], strict=False))
         except ValueError:
-            reader.fail(r"this text is not written as in JSON; a backslash in it is \\", at=start)
+            reader.fail(r"this text is not a JSON string; a backslash in it is \\", at=start)
     if found := reader.take(r"[A-Za-z_][A-Za-z0-9_.-]*"):
         return {"true": True, "false": False}.get(found["it"], found["it"])
     number = r"(-?[0-9]{1,15})(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?(ms|s|min|m|%)?(?![\w.%])"
-    found = reader.need(number, otherwise='an argument should stand here: 429, 1.5s, 2min, 50%, word, "some text"')
+    found = reader.need(number, 'expected an argument: 429, 1.5s, 2min, 50%, word, "some text"')
     whole, point, power, unit = found[2], found[3], found[4], found[5]
     if point is None and power is None and unit is None:
         return int(whole)

@@ -1,3 +1,5 @@
+"""`Emulator.fail`: what goes wrong with the next calls, and what it refuses."""
+
 from collections.abc import Callable
 
 import pytest
@@ -22,11 +24,10 @@ RAISED: dict[Breakage, type[httpx.TransportError]] = {
     "garbage": httpx.RemoteProtocolError,
     "truncate": httpx.RemoteProtocolError,
 }
-each_breakage = pytest.mark.parametrize("error", BREAKAGES)
 
 
 def test_faults_come_first_and_in_order(post: Post, emulator: Emulator) -> None:
-    """Planned faults line up; when they are used up, the service works again; each call is kept."""
+    """Faults line up; when they are used up, the service works again; each call is kept."""
     emulator.fail(2, status=503)
     emulator.fail(status=429)
     assert [post().status_code for _ in range(5)] == [503, 503, 429, 200, 200]
@@ -88,7 +89,7 @@ def test_headers_of_a_fault_win(post: Post, emulator: Emulator) -> None:
     assert len(headers.get_list("content-type")) == 1
 
 
-def test_a_body_is_taken_when_the_fault_is_planned(post: Post, emulator: Emulator) -> None:
+def test_a_body_is_encoded_when_the_fault_is_lined_up(post: Post, emulator: Emulator) -> None:
     """Later changes to the object do not reach the answer."""
     body = {"data": [1]}
     emulator.fail(status=200, body=body)
@@ -96,7 +97,7 @@ def test_a_body_is_taken_when_the_fault_is_planned(post: Post, emulator: Emulato
     assert post().json() == {"data": [1]}
 
 
-@each_breakage
+@pytest.mark.parametrize("error", BREAKAGES)
 def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> None:
     """Each kind of breakage raises what httpx raises for it, with the request, once."""
     emulator.fail(error=error)
@@ -108,10 +109,10 @@ def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> Non
     assert len(emulator.requests) == 2
 
 
-@each_breakage
+@pytest.mark.parametrize("error", ["connect", "upload_reset", "truncate"])
 @pytest.mark.anyio
 async def test_exchanges_break_async(emulator: Emulator, error: Breakage) -> None:
-    """An async client sees the same."""
+    """An async client sees the same: before the order is sent, while it is, and while the body is read."""
     emulator.fail(error=error)
     async with emulator.async_http_client(headers={"authorization": "Bearer k"}) as client:
         body = {"model": DEFAULT_MODEL, "prompt": "a fox"}
@@ -179,7 +180,7 @@ def test_a_download_may_bring_other_bytes(post: Post, http: httpx.Client, emulat
     assert (response.content, response.headers["content-type"]) == (b"GIF89a", "image/png")
 
 
-@each_breakage
+@pytest.mark.parametrize("error", ["connect", "upload_timeout", "reset", "truncate"])
 def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, error: Breakage) -> None:
     """Downloads break in the same ways, and none of them is billed."""
     url = post().json()["data"][0]["url"]
@@ -217,15 +218,22 @@ def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, err
         ({"status": 500, "billed": True, "on": "download"}, r"billed=True: downloads are never billed"),
     ],
 )
-def test_faults_cannot_be_planned_wrongly(post: Post, emulator: Emulator, wrong: dict[str, object], says: str) -> None:
-    """A wrong plan is refused with parameter, value, rule and nearest value, and leaves nothing behind."""
+def test_wrong_arguments_are_refused(post: Post, emulator: Emulator, wrong: dict[str, object], says: str) -> None:
+    """Wrong arguments are refused with parameter, value, rule and nearest value, and leaves nothing behind."""
     with pytest.raises(ConfigurationError, match=says):
         emulator.fail(**wrong)  # type: ignore[arg-type]
     assert post().status_code == 200
 
 
-def test_all_that_is_wrong_with_a_plan_is_said_at_once(emulator: Emulator) -> None:
+def test_all_that_is_wrong_is_reported_at_once(emulator: Emulator) -> None:
     """One error names every wrong argument, and is a ValueError."""
     with pytest.raises(ValueError, match=r"(?s)times=0.*status=1000.*billed=2") as caught:
         emulator.fail(0, status=1000, billed=2)  # type: ignore[arg-type]
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_what_was_lined_up_goes_before_the_script(post: Post, emulator: Emulator) -> None:
+    """`fail` wins over the script, and the request counts as an occurrence all the same."""
+    emulator.script("* #1..2 -> status(429)")
+    emulator.fail(status=503)
+    assert [post().status_code for _ in range(3)] == [503, 429, 200]
