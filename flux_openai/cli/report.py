@@ -1,4 +1,4 @@
-"""What a run has come to, as one JSON document."""
+"""The result of a run as one JSON document."""
 
 import json
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from flux_openai.errors import BadResponseError, Billing, DownloadError, FluxErr
 from flux_openai.formats import sniff
 from flux_openai.request.image_inputs import WireImage
 
-__all__ = ["Failure", "Report", "SavedImage", "shown"]
+__all__ = ["ErrorReport", "Report", "SavedImage", "as_printable"]
 
-_LONGEST_TEXT = 4000
+
 _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
 
 
-def shown(text: str) -> str:
-    """Text that may hold words of the service's, as it may go to a terminal or into a document."""
-    return printable(text, limit=_LONGEST_TEXT)
+def as_printable(text: str) -> str:
+    """Text that may come from the service, without secrets, control characters and more than 4000 characters."""
+    return printable(text, limit=4000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedImage:
-    """One image on the disk; `mime_type` is None when its bytes are of no known type."""
+    """One file; `mime_type` is None when its bytes are of no known type, and `bytes` counts them."""
 
     path: str
     mime_type: str | None
@@ -41,8 +41,8 @@ class SavedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What ended a run before everything was done."""
+class ErrorReport:
+    """The facts of the error that ended a run."""
 
     type: str
     message: str
@@ -54,33 +54,26 @@ class Failure:
 
     @classmethod
     def of(cls, error: FluxError) -> Self:
-        """The facts of an error, and none of its words that a terminal would obey."""
+        """The facts of an error, without control characters that a terminal would obey."""
         return cls(
             type=type(error).__name__,
-            message=shown(str(error)),
+            message=as_printable(str(error)),
             billing=error.billing,
             attempts=error.attempts,
             retry_after=error.retry_after,
-            request_id=None if error.request_id is None else shown(error.request_id),
+            request_id=None if error.request_id is None else as_printable(error.request_id),
             status_code=error.status_code if isinstance(error, _WITH_STATUS) else None,
         )
 
 
-def _brief(value: object) -> object:
-    """A value as it stands in the document: an image is named, and not repeated."""
-    if isinstance(value, list):
-        return [_brief(item) for item in value]
-    return repr(value) if isinstance(value, WireImage) else value
-
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run has come to.
+    """The result of a run.
 
-    `images`: the files. `request_ids` and `sent`: the service's names and the bodies of the calls that were answered.
-    `attempts`: requests in all. `notices`: what was sent, or came back, in another way than asked. `missing`: images
-    that did not come back usable. `unsaved`: the links of images that came and are in no file. `expires_at`: when the
-    first link of the service stops working.
+    `images`: the files. `request_ids` and `sent`: the request ids and the bodies of the calls that were answered.
+    `attempts`: requests in all. `notices`: parameters that were sent, or images that came back, in another way than
+    asked. `missing`: number of images that did not come back usable. `unsaved`: the links of images that came and are
+    in no file. `expires_at`: when the first link of the service stops working.
     """
 
     images: tuple[SavedImage, ...] = ()
@@ -99,17 +92,19 @@ class Report:
         return ExitCode.DONE if self.error is None else exit_code_of(self.error)
 
     def as_json(self) -> str:
-        """The report on one line; plain ASCII, so that every terminal and every locale can take it."""
-        document = {
+        """The report on one line; in ASCII, which every terminal and every locale can show."""
+        document = vars(self) | {
             "images": [asdict(image) for image in self.images],
-            "request_ids": self.request_ids,
-            "sent": [{name: _brief(value) for name, value in body.items()} for body in self.sent],
-            "attempts": self.attempts,
-            "notices": self.notices,
-            "missing": self.missing,
-            "unsaved": self.unsaved,
+            "sent": [{name: _without_bytes(value) for name, value in body.items()} for body in self.sent],
             "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
-            "error": None if self.error is None else asdict(Failure.of(self.error)),
+            "error": None if self.error is None else asdict(ErrorReport.of(self.error)),
             "exit_code": self.exit_code,
         }
         return json.dumps(document, allow_nan=False)
+
+
+def _without_bytes(value: object) -> object:
+    """The value of a parameter; of an image its type and length, because the document would repeat whole files."""
+    if isinstance(value, list):
+        return [_without_bytes(item) for item in value]
+    return repr(value) if isinstance(value, WireImage) else value
