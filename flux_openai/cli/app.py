@@ -18,7 +18,7 @@ import typer
 from flux_openai.cli.console import Console
 from flux_openai.cli.emulate import EmulateOptions, serve_emulator, serve_mcp
 from flux_openai.cli.exit_codes import ExitCode, exit_code_of, exit_code_table
-from flux_openai.cli.help_text import field_help, model_document, model_lines, param_options, short_names
+from flux_openai.cli.help_text import field_help, model_document, model_lines, param_options
 from flux_openai.cli.report import Report
 from flux_openai.cli.run import make_images
 from flux_openai.cli.service import ServiceOptions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_FAMILIES = ", ".join(FAMILIES)
 _DEFAULT_FAMILY = next(iter(FAMILIES))
 _PROMPT = field_help(FLUX_MODELS[DEFAULT_MODEL].fields["prompt"])
 _EDIT_PROMPT = field_help(FLUX_MODELS["black-forest-labs/flux-kontext-max"].fields["prompt"])
@@ -105,7 +106,7 @@ _Model = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"One of {short_names()}, or a full name: see flux-openai models. Left out, it is {_DEFAULT_FAMILY}.",
+        help=f"One of {_FAMILIES}, or a full name: see flux-openai models. Left out, it is {_DEFAULT_FAMILY}.",
     ),
 ]
 _Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the images.")]
@@ -165,7 +166,7 @@ def edit(
 def mcp(
     *,
     out: _Out = Path("out"),
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help=f"One of {short_names()}.")] = _DEFAULT_FAMILY,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help=f"One of {_FAMILIES}.")] = _DEFAULT_FAMILY,
     max_images: Annotated[
         int, typer.Option(metavar="INTEGER", help="Most images that all calls together may ask for.")
     ] = 16,

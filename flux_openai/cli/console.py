@@ -15,7 +15,7 @@ from rich import console as rich_console
 from rich.markup import escape
 
 from flux_openai.cli.exit_codes import EXIT_CODES, ExitCode
-from flux_openai.cli.report import ErrorReport, Report, SavedImage, as_printable
+from flux_openai.cli.report import Report, SavedImage, as_printable
 from flux_openai.errors import FluxError
 from flux_openai.retry import RetryEvent
 
@@ -68,8 +68,8 @@ class Console:
 
     def finished(self, report: Report) -> None:
         """Print how the run ended."""
-        if report.exit_code not in (ExitCode.DONE, ExitCode.BAD_INPUT) and report.error is not None:
-            error = ErrorReport.of(report.error)
+        error = report.error
+        if error is not None and report.exit_code != ExitCode.BAD_INPUT:
             facts = [
                 f"exit code {report.exit_code}: {EXIT_CODES[report.exit_code]}",
                 f"images saved: {len(report.images)}" if report.sent else "",

@@ -5,10 +5,10 @@ from dataclasses import make_dataclass
 
 import typer
 
-from flux_openai.models import FAMILIES, FLUX_MODELS, FluxField
+from flux_openai.models import FLUX_MODELS, FluxField
 from flux_openai.request.model_choice import IMAGE_FIELDS
 
-__all__ = ["field_help", "model_document", "model_lines", "param_options", "short_names"]
+__all__ = ["field_help", "model_document", "model_lines", "param_options"]
 
 _DOCUMENTED = ["name", "type", "format", "required", "minimum", "maximum", "choices", "default", "enforced", "source"]
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
@@ -59,11 +59,6 @@ def field_help(field: FluxField) -> str:
         facts.append(f"the service's default is {field.default}")
     text = "; ".join(facts)
     return f"{field.doc} {text[0].upper()}{text[1:]}." if text else field.doc
-
-
-def short_names() -> str:
-    """The short names of the models, as they stand in a sentence."""
-    return ", ".join(FAMILIES)
 
 
 def model_lines() -> list[str]:

@@ -9,11 +9,11 @@ from typing import Self
 
 from flux_openai._http.redaction import printable
 from flux_openai.cli.exit_codes import ExitCode, exit_code_of
-from flux_openai.errors import BadResponseError, Billing, DownloadError, FluxError, FluxStatusError
+from flux_openai.errors import BadResponseError, DownloadError, FluxError, FluxStatusError
 from flux_openai.formats import sniff
 from flux_openai.request.image_inputs import WireImage
 
-__all__ = ["ErrorReport", "Report", "SavedImage", "as_printable"]
+__all__ = ["Report", "SavedImage", "as_printable", "error_document"]
 
 
 _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
@@ -40,30 +40,17 @@ class SavedImage:
         return cls(path=str(path), mime_type=None if kind is None else kind.mime, bytes=path.stat().st_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ErrorReport:
-    """The facts of the error that ended a run."""
-
-    type: str
-    message: str
-    billing: Billing
-    attempts: int
-    retry_after: float | None
-    request_id: str | None
-    status_code: int | None
-
-    @classmethod
-    def of(cls, error: FluxError) -> Self:
-        """The facts of an error, without control characters that a terminal would obey."""
-        return cls(
-            type=type(error).__name__,
-            message=as_printable(str(error)),
-            billing=error.billing,
-            attempts=error.attempts,
-            retry_after=error.retry_after,
-            request_id=None if error.request_id is None else as_printable(error.request_id),
-            status_code=error.status_code if isinstance(error, _WITH_STATUS) else None,
-        )
+def error_document(error: FluxError) -> dict[str, object]:
+    """The facts of an error, without control characters that a terminal would obey."""
+    return {
+        "type": type(error).__name__,
+        "message": as_printable(str(error)),
+        "billing": error.billing,
+        "attempts": error.attempts,
+        "retry_after": error.retry_after,
+        "request_id": None if error.request_id is None else as_printable(error.request_id),
+        "status_code": error.status_code if isinstance(error, _WITH_STATUS) else None,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +84,7 @@ class Report:
             "images": [asdict(image) for image in self.images],
             "sent": [{name: _without_bytes(value) for name, value in body.items()} for body in self.sent],
             "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
-            "error": None if self.error is None else asdict(ErrorReport.of(self.error)),
+            "error": None if self.error is None else error_document(self.error),
             "exit_code": self.exit_code,
         }
         return json.dumps(document, allow_nan=False)

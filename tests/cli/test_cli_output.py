@@ -117,10 +117,10 @@ def test_an_error_of_any_kind_cannot_act(capsys: pytest.CaptureFixture[str]) -> 
     """Whatever an error is made of, its text is cleaned on both ways out."""
     error = DownloadError("\x1b[2Jgone\x9b https://example.com/x.png?signature=abc")
     pytest.importorskip("flux_openai.cli.console").Console(as_json=False).failed(error)
-    told = pytest.importorskip("flux_openai.cli.report").ErrorReport.of(error)
+    document = pytest.importorskip("flux_openai.cli.report").error_document(error)
     expected = "[2Jgone  https://example.com/x.png?[redacted]"
     assert capsys.readouterr().err == f"error:  {expected}\n"
-    assert told.message == expected
+    assert document["message"] == expected
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

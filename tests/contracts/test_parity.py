@@ -23,8 +23,8 @@ APART: Mapping[str, str] = {
     "response/response.py:FluxImage._abytes": "decodes and opens sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage._astored": "writes the file in a thread, so as not to block",
     "sending/call.py:acalls_of": "reads files in a thread, so as not to block",
-    "tools/session.py:Album.aenter": "reads the file in a thread, so as not to block",
-    "tools/session.py:Claim.aoutcome": "waits in a thread, so as not to block",
+    "tools/session.py:Session.aadd_image": "reads the file in a thread, so as not to block",
+    "tools/session.py:EarlierCall.aresult": "waits in a thread, so as not to block",
     "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
@@ -49,7 +49,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "bytes|client|close|closing|iter_|check_|fetch|read|receive|s?ave|stored|attempt|visit|ask|in_memory|calls_"
-        "|together|call|enter|outcome|draw|run_|handle|sleep|tell"
+        "|together|call|add_image|result|draw|run_|handle|sleep|tell"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 
