@@ -173,9 +173,10 @@ def mcp(
     max_calls: Annotated[int, typer.Option(metavar="INTEGER", help="Most calls that are sent to the service.")] = 16,
     service: ServiceOptions,
 ) -> int:
-    """Serve an agent over stdin and stdout (Model Context Protocol): a tool that makes images and one that edits them.
+    """Serve image tools to an agent (Model Context Protocol).
 
-    The agent decides what is drawn; the options decide what it may spend and where images go. Ends when stdin does.
+    One tool makes images and one edits them, over stdin and stdout. The agent decides what is drawn; the options decide
+    what it may spend and where images go. Ends when stdin does.
     """
     limits = {"max_images": max_images, "max_calls": max_calls}
     return _serve(lambda console: serve_mcp(service, console, folder=out, model=model, **limits))

@@ -62,11 +62,14 @@ class EmulateOptions:
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="Such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times.",
+            help="A limit, such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times.",
         ),
     ] = None
     latency: Annotated[
-        str, typer.Option(metavar="TEXT", help="Such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="Time that a request takes, such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps."
+        ),
     ] = "0s"
     help_faults: Annotated[
         bool, typer.Option("--help-faults", help="List the faults that a script can cause, and exit.")
