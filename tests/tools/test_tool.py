@@ -96,6 +96,17 @@ def test_an_edit_sends_the_images_that_are_named(
         assert posts()[-1]["images"] == [made.data_uri(), one.data_uri()]
 
 
+def test_an_edit_of_a_deleted_file_is_told(make: Make, call: Call, posts: Posts, tmp_path: Path) -> None:
+    """An image whose file is gone cannot be edited: the model is told why, without the path, and nothing is sent."""
+    tool = make()
+    [image] = call(tool, FOX).images
+    Path(image.path).unlink()
+    result = call(tool.editing(), {"prompt": "snow", "images": [image.name]})
+    assert (len(posts()), result.is_error, result.correctable) == (1, True, True)
+    assert "- images: " in result.text
+    assert_presentable(result, tmp_path)
+
+
 def test_a_developer_gives_the_first_images(make: Make, call: Call, posts: Posts, tmp_path: Path) -> None:
     """What the developer named can be edited without having been drawn, and its path is not told."""
     [path] = [Path(image.path) for image in call(make(), FOX).images]
@@ -272,6 +283,7 @@ def test_a_quotation_leads_nowhere(text: str, shown: str) -> None:
     assert quoted(text) == shown
 
 
+@every_way
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_say_what_they_cost(
     make: Make, call: Call, posts: Posts, emulator: Emulator, tmp_path: Path, *, name: str
