@@ -32,4 +32,4 @@ else:
 set_tracing_disabled(disabled=True)  # traces would go to OpenAI
 painter = Agent(name="painter", model=model, tools=[function_tool(draw), function_tool(edit)])
 print(Runner.run_sync(painter, "Draw a red fox, then make it snow.").final_output)
-print(*draw.album.names, sep="\n")
+print(*draw.session.images, sep="\n")

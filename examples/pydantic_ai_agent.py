@@ -41,4 +41,4 @@ else:
 
 painter = Agent(model, tools=[pydantic_ai_tool(draw), pydantic_ai_tool(edit)])
 print(painter.run_sync("Draw a red fox, then make it snow.").output)
-print(*draw.album.names, sep="\n")
+print(*draw.session.images, sep="\n")

@@ -2,10 +2,11 @@
 
 import binascii
 import re
+import struct
 from base64 import b64encode
 from dataclasses import dataclass
 
-__all__ = ["ImageType", "data_uri", "plain_base64", "sniff"]
+__all__ = ["ImageType", "data_uri", "image_size", "plain_base64", "sniff"]
 
 _HEAD = re.compile(r"\s*data:[^,]{0,200},", re.ASCII | re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
@@ -54,4 +55,63 @@ def sniff(data: bytes) -> ImageType | None:
     for magic, kind in _MAGIC:
         if magic.match(data):
             return kind
+    return None
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels of a PNG, GIF, WebP or JPEG from its header; None when that does not say.
+
+    Nothing is decoded, so a file of a few bytes that claims to be huge does no harm.
+    """
+    try:
+        size = _size_in_header(data)
+    except struct.error:
+        return None
+    return size if size is not None and all(size) else None
+
+
+def _size_in_header(data: bytes) -> tuple[int, int] | None:
+    if data.startswith(b"\x89PNG"):
+        return _unpack_pair(">II", data, 16)
+    if data.startswith(b"GIF8"):
+        return _unpack_pair("<HH", data, 6)
+    if data[8:12] == b"WEBP":
+        return _size_of_webp(data)
+    return _size_of_jpeg(data) if data.startswith(b"\xff\xd8") else None
+
+
+def _unpack_pair(layout: str, data: bytes, offset: int) -> tuple[int, int]:
+    one, other = struct.unpack_from(layout, data, offset)
+    return int(one), int(other)
+
+
+def _size_of_webp(data: bytes) -> tuple[int, int] | None:
+    match data[12:16]:
+        case b"VP8 ":
+            width, height = _unpack_pair("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+        case b"VP8L":
+            [bits] = struct.unpack_from("<I", data, 21)
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8X":
+            low, high, height_low, height_high = struct.unpack_from("<HBHB", data, 24)
+            return (high << 16 | low) + 1, (height_high << 16 | height_low) + 1
+        case _:
+            return None
+
+
+_JPEG_FILL = re.compile(rb"\xff+")
+_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")
+
+
+def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
+    offset = 2
+    # Any number of fill bytes may precede a marker. They are skipped in one go: a hostile file has millions of them.
+    while fill := _JPEG_FILL.match(data, offset):
+        offset = fill.end() - 1
+        if _JPEG_FRAME.match(data, offset):
+            height, width = _unpack_pair(">HH", data, offset + 5)
+            return width, height
+        [length] = struct.unpack_from(">H", data, offset + 2)
+        offset += 2 + length
     return None

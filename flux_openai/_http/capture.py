@@ -6,7 +6,7 @@ without a cap can be a decompression bomb.
 
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -169,9 +169,12 @@ def read_capped(
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
     try:
-        for chunk in (response.content,) if in_memory else response.iter_raw():
-            if reader.feed(chunk):
-                break
+        if in_memory:
+            reader.feed(response.content)
+        else:
+            for chunk in response.iter_raw():
+                if reader.feed(chunk):
+                    break
     finally:
         response.close()
         for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
@@ -189,18 +192,16 @@ async def aread_capped(
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
     try:
-        async for chunk in _aiter((response.content,)) if in_memory else response.aiter_raw():
-            if reader.feed(chunk):
-                break
+        if in_memory:
+            reader.feed(response.content)
+        else:
+            async for chunk in response.aiter_raw():
+                if reader.feed(chunk):
+                    break
     finally:
         await response.aclose()
         for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
     return for_sdk
-
-
-async def _aiter(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
 
 
 def _reader(response: httpx.Response, exchange: Exchange, limit: int, clock: Callable[[], float]) -> _BodyReader:

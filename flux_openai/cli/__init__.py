@@ -6,7 +6,7 @@ from collections.abc import Sequence
 __all__ = ["main"]
 
 MISSING: str | None = None
-"""The package of the extra that is not installed, if one is not."""
+"""The package of the extra `cli` that is not installed; None when all are."""
 
 try:
     from flux_openai.cli import app
@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the program with these arguments, or the command line's, and return its exit code."""
+    """Run the program with these arguments, by default those of the command line, and return its exit code."""
     if MISSING is not None:
         print(f"the command line needs {MISSING}: pip install 'flux-openai[cli]'", file=sys.stderr)
         return 2

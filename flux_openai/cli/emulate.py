@@ -1,37 +1,79 @@
-"""The emulator as a program of its own: it serves until it is told to stop, and then says what it would have cost."""
+"""The commands that serve until they are ended: the emulator over HTTP, and the tools over stdin and stdout.
+
+Both check their options before they serve anything.
+"""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
+from typing import Annotated
 
+import anyio
+import typer
+
+from flux_openai.cli.console import Console
 from flux_openai.cli.exit_codes import ExitCode
-from flux_openai.cli.service import read_key
-from flux_openai.emulator import Bill, Emulator, fault_help
+from flux_openai.cli.service import ServiceOptions, prove_writable, read_key
+from flux_openai.emulator import Emulator, fault_help
 from flux_openai.errors import ConfigurationError
 
-__all__ = ["Emulation", "emulate"]
+__all__ = ["EmulateOptions", "serve_emulator", "serve_mcp"]
 
-_ENDS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DONE}
+_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DONE}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Emulation:
-    """What the options say about the emulator, unchecked; with `help_faults` nothing is served, only told."""
+class EmulateOptions:
+    """Where the emulator listens and how it behaves: the values of the options, unchecked."""
 
-    host: str
-    port: int
-    api_key_file: str | None
-    pixels: int | None
-    journal: Path | None
-    script: str | None
-    seed: int
-    limit: Sequence[str] | None
-    latency: str
-    help_faults: bool
+    host: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Address to listen on; it must be one that only this machine can reach."),
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(metavar="INTEGER", help="Port to listen on; 0 picks a free one.")] = 8399
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File that holds the only key to accept, - for stdin. Left out, every key is accepted.",
+        ),
+    ] = None
+    pixels: Annotated[
+        int | None,
+        typer.Option(metavar="INTEGER", help="Approximate area of a picture. Left out, it is a megapixel."),
+    ] = None
+    journal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that gets a line of JSON for each request.")
+    ] = None
+    script: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Faults to cause, or a file of them, such as 'prompt~/cat/ #1 -> status(429)'; see --help-faults.",
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="INTEGER", help="Seed of the random choices of the script.")] = 0
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A limit, such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times.",
+        ),
+    ] = None
+    latency: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="Time that a request takes, such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps."
+        ),
+    ] = "0s"
+    help_faults: Annotated[
+        bool, typer.Option("--help-faults", help="List the faults that a script can cause, and exit.")
+    ] = False
 
     def emulator(self) -> Emulator:
         """The emulator. Raises ConfigurationError."""
@@ -42,15 +84,15 @@ class Emulation:
             api_key=key,
             pixels=self.pixels,
             journal=self.journal,
-            script=self.script if self.script is None else _text_of(self.script),
+            script=None if self.script is None else _script_text(self.script),
             seed=self.seed,
             limits=self.limit or (),
             latency=self.latency,
         )
 
 
-def _text_of(script: str) -> str:
-    """The script itself, or what stands in the file that is named in its place."""
+def _script_text(script: str) -> str:
+    """The script itself, or the text of the file that the option names."""
     if "->" in script or script.startswith("*"):
         return script
     try:
@@ -62,34 +104,60 @@ def _text_of(script: str) -> str:
         ) from error
 
 
-def emulate(emulation: Emulation, *, listed: Callable[[Iterable[str]], object]) -> ExitCode:
-    """Serve until a signal ends it. Raises ConfigurationError, before anything is served."""
-    if emulation.help_faults:
-        listed(fault_help())
+def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
+    """Serve the emulator over HTTP until a signal ends it. Raises ConfigurationError."""
+    if options.help_faults:
+        console.output(fault_help())
         return ExitCode.DONE
-    emulator = emulation.emulator()
-    with _signals() as ends, emulator.serve(emulation.host, emulation.port) as server:
-        listed([f"listening on {server.base_url}"])
-        code = ends.get()
-    listed([_cost(len(emulator.requests), emulator.bill)])
+    emulator = options.emulator()
+    with _signals() as exit_codes, emulator.serve(options.host, options.port) as server:
+        console.output([f"listening on {server.base_url}"])
+        code = exit_codes.get()
+    bill = emulator.bill
+    console.output(
+        [f"requests: {len(emulator.requests)}, images billed: {bill.images}, of them duplicates: {bill.duplicates}"]
+    )
     return code
 
 
 @contextmanager
 def _signals() -> Iterator[SimpleQueue[ExitCode]]:
-    """The ends that are asked for; a signal handler may put into this kind of queue at any moment."""
-    ends: SimpleQueue[ExitCode] = SimpleQueue()
+    """Catch SIGINT and SIGTERM: a queue that gets the exit code of each."""
+    exit_codes: SimpleQueue[ExitCode] = SimpleQueue()  # the one kind of queue that a signal handler may put into
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        ends.put(_ENDS[signal.Signals(number)])
+    def handle(number: int, _frame: FrameType | None) -> None:
+        exit_codes.put(_EXIT_CODES[signal.Signals(number)])
 
-    before = {number: signal.signal(number, end) for number in _ENDS}
+    before = {number: signal.signal(number, handle) for number in _EXIT_CODES}
     try:
-        yield ends
+        yield exit_codes
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _cost(requests: int, bill: Bill) -> str:
-    return f"requests: {requests}, images billed: {bill.images}, of them duplicates: {bill.duplicates}"
+def serve_mcp(
+    service: ServiceOptions, console: Console, *, folder: Path, model: str, max_images: int, max_calls: int
+) -> ExitCode:
+    """Serve the tools over stdin and stdout until stdin ends. Raises ConfigurationError."""
+    try:
+        # It takes half a second to import, and an extra of its own: no other command waits for it or needs it.
+        adapter = import_module("flux_openai.tools.mcp")
+    except ImportError as error:
+        console.message(
+            f"error: the server needs more than the command line: pip install 'flux-openai[cli,mcp]' ({error})"
+        )
+        return ExitCode.BAD_INPUT
+    if service.api_key_file == "-":
+        raise ConfigurationError("stdin belongs to the protocol: put the key into a file, or set MODELVERSE_API_KEY")
+
+    async def serve() -> None:
+        async with service.async_client(on_retry=console.retrying) as client:
+            tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
+            prove_writable(folder)
+            # Nothing can interrupt the thread that reads stdin, so Ctrl-C has to end the process itself.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            await adapter.serve_stdio(tool)
+
+    anyio.run(serve)
+    return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""How a run ends: the exit codes, and which error has which. The same table is shown in `--help`."""
+"""The exit codes, and which error ends the program with which. `--help` shows the same table."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -7,7 +7,7 @@ from types import MappingProxyType
 from flux_openai.errors import Billing, ConfigurationError, FluxError, FluxStatusError, InvalidParamsError
 from flux_openai.retry import cause_of_status
 
-__all__ = ["EXIT_CODES", "EndedEarlyError", "ExitCode", "MissingImagesError", "exit_code_of", "exit_code_table"]
+__all__ = ["EXIT_CODES", "ExitCode", "InterruptedRunError", "MissingImagesError", "exit_code_of", "exit_code_table"]
 
 
 class ExitCode(IntEnum):
@@ -37,26 +37,26 @@ EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
 
 
 class MissingImagesError(FluxError):
-    """Fewer images came back usable than were asked for; those that did are saved."""
+    """Fewer usable images came back than the run asked for; the usable ones are saved."""
 
     billing: Billing = "paid"
 
 
-class EndedEarlyError(FluxError):
-    """The run was interrupted; `billing` says what the request that was under way may have cost."""
+class InterruptedRunError(FluxError):
+    """Ctrl-C ended the run; `billing` says what the request in flight may have cost."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code for what ended a run. Raises TypeError for what is a mistake in this program."""
+    """The exit code for the error that ended a run. Raises TypeError for an error that is a bug in this program."""
     match error:
-        case KeyboardInterrupt() | EndedEarlyError():
+        case KeyboardInterrupt() | InterruptedRunError():
             return ExitCode.INTERRUPTED
         case InvalidParamsError() | ConfigurationError():
             return ExitCode.BAD_INPUT
         case FluxError(billing="unknown"):
             return ExitCode.UNKNOWN
-        case FluxStatusError() if _refused(error):
-            return ExitCode.REFUSED  # also after calls that were paid for: to ask once more is of no use
+        case FluxStatusError() if _is_refusal(error):
+            return ExitCode.REFUSED  # also after calls that were paid for: the same command would be refused again
         case FluxError(billing="paid"):
             return ExitCode.UNUSABLE
         case FluxError():
@@ -65,8 +65,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             raise TypeError(f"no exit code for {type(error).__name__}") from error
 
 
-def _refused(error: FluxStatusError) -> bool:
-    # openai 2 passes on what the service wrote, which may be a number.
+def _is_refusal(error: FluxStatusError) -> bool:
+    # openai 2 passes on the code as the service wrote it, which may be a number.
     code = None if error.code is None else str(error.code)
     return cause_of_status(error.status_code, code) == "refused"
 

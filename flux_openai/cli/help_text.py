@@ -1,39 +1,69 @@
-"""The words and numbers of the help and of the list of models, from the table."""
+"""The table of models as options with their help, as a list for people, and as a JSON document."""
 
 from collections.abc import Mapping
+from dataclasses import make_dataclass
 
-from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxField, FluxModel
+import typer
 
-__all__ = ["IMAGE_MODEL", "field_help", "model_document", "model_lines", "short_names"]
+from flux_openai.models import FLUX_MODELS, FluxField
+from flux_openai.request.model_choice import IMAGE_FIELDS
 
-IMAGE_MODEL = "black-forest-labs/flux-kontext-max"
+__all__ = ["field_help", "model_document", "model_lines", "param_options"]
 
-
-def field_help(name: str, *, model: str = DEFAULT_MODEL) -> str:
-    """The help text of a parameter as a model has it, or the first model that has it."""
-    field = next(one.fields[name] for one in (FLUX_MODELS[model], *FLUX_MODELS.values()) if name in one.fields)
-    default = "" if field.default is None else f"the service's default is {field.default}"
-    facts = "; ".join(filter(None, (_values_of(field), default)))
-    return f"{field.doc} {facts[0].upper()}{facts[1:]}." if facts else field.doc
+_DOCUMENTED = ["name", "type", "format", "required", "minimum", "maximum", "choices", "default", "enforced", "source"]
+_METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
-def _values_of(field: FluxField) -> str:
+def param_options(*, editing: bool) -> type:
+    """A dataclass with an option for each parameter of `generate`, or of `edit`, without the prompt and the images.
+
+    An option that is not given is None: the default in its help is the service's own, and is not sent.
+    """
+    # `strength` is how far a picture may depart from a given image.
+    apart = {"prompt", *IMAGE_FIELDS, *(() if editing else ["strength"])}
+    found: dict[str, FluxField] = {}
+    for model in FLUX_MODELS.values():
+        images = [model.fields[name] for name in IMAGE_FIELDS & model.fields.keys()]
+        if images if editing else not any(image.required for image in images):
+            found |= {name: field for name, field in model.fields.items() if name not in {*found, *apart}}
+    common = _common_fields()
+    # Help shows the fields first in which the models differ, and the number of images last.
+    ordered = sorted(found.values(), key=lambda field: (field.name == "n", field.name in common))
+    options = [(field.name, field.type | None, _option(field)) for field in ordered]
+    return make_dataclass("ParamOptions", options, frozen=True, kw_only=True)
+
+
+def _option(field: FluxField) -> object:
+    text, names = field_help(field), []
+    if field.name == "n":
+        text, names = f"{text} More than {field.maximum} are made in several calls.", ["-n", "--n"]
+    elif field.name == "size":
+        text = f"In place of an aspect ratio. For flux-dev: {text}"
+    if field.format is not None:
+        metavar = {"ratio": "W:H", "size": "WxH", "image": "FILE"}[field.format]
+    else:
+        metavar = "NAME" if field.choices else _METAVARS[field.type]
+    option: object = typer.Option(None, *names, metavar=metavar, help=text)
+    return option
+
+
+def field_help(field: FluxField) -> str:
+    """The help text of a parameter: what it is for, the values that it may have, and the service's default."""
+    facts = []
     if field.choices:
-        return f"one of {', '.join(field.choices)}"
-    # How many images one call makes is no limit here: more are made in several.
-    if field.maximum is None or field.name == "n":
-        return ""
-    return f"{'each side ' if field.format == 'size' else ''}from {field.minimum} to {field.maximum}"
-
-
-def short_names() -> str:
-    """The short names of the models, as they stand in a sentence."""
-    return ", ".join(FAMILIES)
+        facts.append(f"one of {', '.join(field.choices)}")
+    # The limit of `n` is that of a single call, and a run makes as many calls as it takes.
+    elif field.maximum is not None and field.name != "n":
+        facts.append(f"{'each side ' if field.format == 'size' else ''}from {field.minimum} to {field.maximum}")
+    if field.default is not None:
+        facts.append(f"the service's default is {field.default}")
+    text = "; ".join(facts)
+    return f"{field.doc} {text[0].upper()}{text[1:]}." if text else field.doc
 
 
 def model_lines() -> list[str]:
-    """The models, one per line: short name, full name, and what is their own beside the fields of all."""
-    common = set.intersection(*(set(model.fields) for model in FLUX_MODELS.values()))
+    """The models, one per line: short name, full name, and the parameters that not all models have."""
+    common = _common_fields()
     rows = [
         (model.family, model.id, " ".join(name for name in model.fields if name not in common))
         for model in FLUX_MODELS.values()
@@ -42,25 +72,21 @@ def model_lines() -> list[str]:
     return [f"{family:{widths[0]}}  {id:{widths[1]}}  {own}" for family, id, own in rows]
 
 
+def _common_fields() -> set[str]:
+    return set.intersection(*(set(model.fields) for model in FLUX_MODELS.values()))
+
+
 def model_document() -> list[Mapping[str, object]]:
     """The table of models as plain values."""
-    return [_plain(model) for model in FLUX_MODELS.values()]
-
-
-def _plain(model: FluxModel) -> Mapping[str, object]:
-    fields = [
+    return [
         {
-            "name": field.name,
-            "type": field.type.__name__,
-            "format": field.format,
-            "required": field.required,
-            "minimum": field.minimum,
-            "maximum": field.maximum,
-            "choices": field.choices,
-            "default": field.default,
-            "enforced": field.enforced,
-            "source": field.source,
+            "id": model.id,
+            "short_name": model.family,
+            "source": model.source,
+            "fields": [
+                {name: getattr(field, name) for name in _DOCUMENTED} | {"type": field.type.__name__}
+                for field in model.fields.values()
+            ],
         }
-        for field in model.fields.values()
+        for model in FLUX_MODELS.values()
     ]
-    return {"id": model.id, "short_name": model.family, "source": model.source, "fields": fields}

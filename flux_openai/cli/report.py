@@ -1,4 +1,4 @@
-"""What a run has come to, as one JSON document."""
+"""The result of a run as one JSON document."""
 
 import json
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ from typing import Self
 
 from flux_openai._http.redaction import printable
 from flux_openai.cli.exit_codes import ExitCode, exit_code_of
-from flux_openai.errors import BadResponseError, Billing, DownloadError, FluxError, FluxStatusError
+from flux_openai.errors import BadResponseError, DownloadError, FluxError, FluxStatusError
 from flux_openai.formats import sniff
 from flux_openai.request.image_inputs import WireImage
 
-__all__ = ["Failure", "Report", "SavedImage", "shown"]
+__all__ = ["Report", "SavedImage", "as_printable", "error_document"]
 
-_LONGEST_TEXT = 4000
+
 _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
 
 
-def shown(text: str) -> str:
-    """Text that may hold words of the service's, as it may go to a terminal or into a document."""
-    return printable(text, limit=_LONGEST_TEXT)
+def as_printable(text: str) -> str:
+    """Text that may come from the service, without secrets, control characters and more than 4000 characters."""
+    return printable(text, limit=4000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedImage:
-    """One image on the disk; `mime_type` is None when its bytes are of no known type."""
+    """One file; `mime_type` is None when its bytes are of no known type, and `bytes` counts them."""
 
     path: str
     mime_type: str | None
@@ -40,47 +40,27 @@ class SavedImage:
         return cls(path=str(path), mime_type=None if kind is None else kind.mime, bytes=path.stat().st_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What ended a run before everything was done."""
-
-    type: str
-    message: str
-    billing: Billing
-    attempts: int
-    retry_after: float | None
-    request_id: str | None
-    status_code: int | None
-
-    @classmethod
-    def of(cls, error: FluxError) -> Self:
-        """The facts of an error, and none of its words that a terminal would obey."""
-        return cls(
-            type=type(error).__name__,
-            message=shown(str(error)),
-            billing=error.billing,
-            attempts=error.attempts,
-            retry_after=error.retry_after,
-            request_id=None if error.request_id is None else shown(error.request_id),
-            status_code=error.status_code if isinstance(error, _WITH_STATUS) else None,
-        )
-
-
-def _brief(value: object) -> object:
-    """A value as it stands in the document: an image is named, and not repeated."""
-    if isinstance(value, list):
-        return [_brief(item) for item in value]
-    return repr(value) if isinstance(value, WireImage) else value
+def error_document(error: FluxError) -> dict[str, object]:
+    """The facts of an error, without control characters that a terminal would obey."""
+    return {
+        "type": type(error).__name__,
+        "message": as_printable(str(error)),
+        "billing": error.billing,
+        "attempts": error.attempts,
+        "retry_after": error.retry_after,
+        "request_id": None if error.request_id is None else as_printable(error.request_id),
+        "status_code": error.status_code if isinstance(error, _WITH_STATUS) else None,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run has come to.
+    """The result of a run.
 
-    `images`: the files. `request_ids` and `sent`: the service's names and the bodies of the calls that were answered.
-    `attempts`: requests in all. `notices`: what was sent, or came back, in another way than asked. `missing`: images
-    that did not come back usable. `unsaved`: the links of images that came and are in no file. `expires_at`: when the
-    first link of the service stops working.
+    `images`: the files. `request_ids` and `sent`: the request ids and the bodies of the calls that were answered.
+    `attempts`: requests in all. `notices`: parameters that were sent, or images that came back, in another way than
+    asked. `missing`: number of images that did not come back usable. `unsaved`: the links of images that came and are
+    in no file. `expires_at`: when the first link of the service stops working.
     """
 
     images: tuple[SavedImage, ...] = ()
@@ -99,17 +79,19 @@ class Report:
         return ExitCode.DONE if self.error is None else exit_code_of(self.error)
 
     def as_json(self) -> str:
-        """The report on one line; plain ASCII, so that every terminal and every locale can take it."""
-        document = {
+        """The report on one line; in ASCII, which every terminal and every locale can show."""
+        document = vars(self) | {
             "images": [asdict(image) for image in self.images],
-            "request_ids": self.request_ids,
-            "sent": [{name: _brief(value) for name, value in body.items()} for body in self.sent],
-            "attempts": self.attempts,
-            "notices": self.notices,
-            "missing": self.missing,
-            "unsaved": self.unsaved,
+            "sent": [{name: _without_bytes(value) for name, value in body.items()} for body in self.sent],
             "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
-            "error": None if self.error is None else asdict(Failure.of(self.error)),
+            "error": None if self.error is None else error_document(self.error),
             "exit_code": self.exit_code,
         }
         return json.dumps(document, allow_nan=False)
+
+
+def _without_bytes(value: object) -> object:
+    """The value of a parameter; of an image its type and length, because the document would repeat whole files."""
+    if isinstance(value, list):
+        return [_without_bytes(item) for item in value]
+    return repr(value) if isinstance(value, WireImage) else value

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property, partial
 from io import IOBase
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import openai
 from openai import Omit, omit
@@ -40,12 +40,12 @@ class FluxImages(Images):
     if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
 
         @cached_property
-        def with_raw_response(self) -> "_FluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
+        def with_raw_response(self) -> _FluxImagesWithRawResponse:  # type: ignore[override]  # other parameters
             """The methods of this resource; each returns the raw response."""
             return _FluxImagesWithRawResponse(self)
 
         @cached_property
-        def with_streaming_response(self) -> "_FluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
+        def with_streaming_response(self) -> _FluxImagesWithStreamingResponse:  # type: ignore[override]  # likewise
             """The methods of this resource; each returns a response that is read by its user."""
             return _FluxImagesWithStreamingResponse(self)
 
@@ -142,7 +142,7 @@ class FluxImages(Images):
         sdk = _sdk_arguments("edit", calls, arguments)
         return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).edit(**sdk))
 
-    def _bound_to(self, calls: tuple[Call, ...]) -> "FluxImages":
+    def _bound_to(self, calls: tuple[Call, ...]) -> Self:
         """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
         bound = copy.copy(self)
         bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class
@@ -161,12 +161,12 @@ class AsyncFluxImages(AsyncImages):
     if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
 
         @cached_property
-        def with_raw_response(self) -> "_AsyncFluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
+        def with_raw_response(self) -> _AsyncFluxImagesWithRawResponse:  # type: ignore[override]  # other parameters
             """The methods of this resource; each returns the raw response."""
             return _AsyncFluxImagesWithRawResponse(self)
 
         @cached_property
-        def with_streaming_response(self) -> "_AsyncFluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
+        def with_streaming_response(self) -> _AsyncFluxImagesWithStreamingResponse:  # type: ignore[override]  # likewise
             """The methods of this resource; each returns a response that is read by its user."""
             return _AsyncFluxImagesWithStreamingResponse(self)
 
@@ -218,7 +218,7 @@ class AsyncFluxImages(AsyncImages):
         sdk = _sdk_arguments("edit", calls, arguments)
         return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).edit(**sdk))
 
-    def _bound_to(self, calls: tuple[Call, ...]) -> "AsyncFluxImages":
+    def _bound_to(self, calls: tuple[Call, ...]) -> Self:
         """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
         bound = copy.copy(self)
         bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class

@@ -1,4 +1,4 @@
-"""Tools for agents: one that knows FLUX and no framework, and a thin adapter for each framework."""
+"""Tools for agents: a neutral one for every language model, and a thin adapter for each framework."""
 
 from flux_openai.tools.openai_calls import arun_tool_calls, run_tool_calls
 from flux_openai.tools.results import ToolImage, ToolResult

@@ -1,9 +1,9 @@
-"""What the adapters for frameworks share: the words for a framework that is not installed."""
+"""The error for a framework that is not installed, which the adapters share."""
 
-__all__ = ["missing"]
+__all__ = ["missing_extra"]
 
 
-def missing(extra: str, error: ImportError) -> ImportError:
+def missing_extra(extra: str, error: ImportError) -> ImportError:
     """The error to raise from `error` where an adapter cannot import its framework: it names the extra to install."""
     text = f"this tool needs the extra {extra!r}: pip install 'flux-openai[{extra}]' ({error})"
     return ImportError(text, name=error.name, path=error.path)

@@ -1,116 +1,181 @@
-"""The arguments of a tool call, as a model wrote them -> an order to send, or what is wrong with them, in its words."""
+"""The arguments of a tool: their JSON schema, for a language model, and the check of what the model then wrote.
+
+The schema keeps OpenAI's strict rules: every property is required, an optional one may be null, and only the keywords
+that those rules name are used. What the developer decides (address, key, paths, formats) is no argument.
+"""
 
 import json
 import random
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam, InvalidParamsError, listed
+from flux_openai.models import FAMILIES, FluxField
 from flux_openai.request.model_choice import IMAGE_FIELDS
-from flux_openai.request.validation import CheckedParams, given, validate
-from flux_openai.tools.schema import REQUEST_KEY, Verb, arguments_of
-from flux_openai.tools.session import Album
+from flux_openai.request.validation import given, validate
+from flux_openai.tools.session import Session
 
-__all__ = ["Order", "read_order"]
+__all__ = ["CheckedArguments", "InvalidArgumentsError", "Verb", "check_arguments", "json_schema"]
+
+Verb = Literal["generate", "edit"]
+"""What a tool does: make images from a prompt, or from images that exist already."""
+
+_REQUEST_KEY: Mapping[str, object] = {
+    "type": ["string", "null"],
+    "description": "A name for this call. Another call with the same name returns the first result and costs nothing.",
+}
+_IMAGES: Mapping[str, object] = {
+    "type": "array",
+    "items": {"type": "string"},
+    "minItems": 1,
+    "description": "Names of the images to change or to combine, as earlier results gave them.",
+}
+_JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number"})
+
+
+def _fields(family: str, verb: Verb) -> dict[str, FluxField]:
+    """The fields that are arguments: those of the models of a family that a call of this tool can go to."""
+    models = [model for model in FAMILIES[family] if bool(IMAGE_FIELDS & model.fields.keys()) == (verb == "edit")]
+    fields = {name: field for model in models or FAMILIES[family] for name, field in model.fields.items()}
+    # The tool decides the response format, and takes images by name; `strength` is only of use with an image.
+    apart = {"response_format", *IMAGE_FIELDS, *(["strength"] if verb == "generate" else [])}
+    return {name: field for name, field in fields.items() if name not in apart}
+
+
+def json_schema(family: str, verb: Verb, *, max_images: int) -> dict[str, object]:
+    """The schema of a tool's arguments, a fresh copy; `max_images` is the most that one call may ask for."""
+    images = {"images": deepcopy(_IMAGES)} if verb == "edit" else {}
+    fields = {name: _property(field, max_images=max_images) for name, field in _fields(family, verb).items()}
+    properties = {**images, **fields, "request_key": deepcopy(_REQUEST_KEY)}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
+    # The page of a model calls the prompt of an edit "conditionally required"; this tool always asks for it.
+    optional = field.name != "prompt"
+    kind = _JSON_TYPES[field.type]
+    limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
+    default = "" if field.default is None else f" Usually {field.default}."
+    schema: dict[str, object] = {
+        "type": [kind, "null"] if optional else kind,
+        "description": f"{field.doc}{limits}{default}",
+    }
+    if field.choices:
+        schema["enum"] = [*field.choices, *([None] if optional else [])]
+    if field.type in (int, float):
+        schema["minimum"] = field.minimum
+        schema["maximum"] = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
+    return schema
+
+
+class InvalidArgumentsError(ValueError):
+    """The arguments of a tool call are wrong; `problems` names every fault in words for the model."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """A checked call: the body to send, how many images it asks for, the seed, and the name that the model gave it."""
+class CheckedArguments:
+    """The checked arguments of one call: the body to send, how many images it asks for, and the seed that it uses.
+
+    `request_key` is the name that the model gave the call.
+    """
 
     body: Mapping[str, object]
     images: int
     seed: int | None
-    key: str | None
+    request_key: str | None
 
 
-def read_order(arguments: Mapping[str, object] | str, *, family: str, verb: Verb, album: Album) -> Order | list[str]:
-    """The order that the arguments stand for, or every problem with them. Images are read here."""
-    values = _parsed(arguments)
-    if values is None:
-        return ["the arguments must be a JSON object"]
-    known = {REQUEST_KEY, *arguments_of(family, verb), *(["images"] if verb == "edit" else [])}
-    problems = [_unknown(name, known) for name in values if name not in known]
-    key = values.get(REQUEST_KEY)
-    if key is not None and not (isinstance(key, str) and key.strip()):
-        problems.append(f"{REQUEST_KEY}: must be text that is not blank, or null")
-    fields = {name: value for name, value in values.items() if name in known - {REQUEST_KEY, "images"}}
+def check_arguments(
+    arguments: Mapping[str, object] | str, *, family: str, verb: Verb, session: Session
+) -> CheckedArguments:
+    """Check what a model wrote, a mapping or JSON text; images are read here. Raises InvalidArgumentsError."""
+    values = _parse(arguments)
+    known = {"request_key", *_fields(family, verb), *(["images"] if verb == "edit" else [])}
+    problems = [
+        f"{name}: is no argument of this tool; the arguments are {', '.join(sorted(known))}"
+        for name in values
+        if name not in known
+    ]
+    request_key = values.get("request_key")
+    if request_key is not None and not (isinstance(request_key, str) and request_key.strip()):
+        problems.append("request_key: must be text that is not blank, or null")
+    params = {name: value for name, value in values.items() if name in known - {"request_key", "images"}}
     if verb == "edit":
-        paths, strangers = _found(values.get("images"), album)
-        fields["image"], problems = paths, problems + strangers
-    # The service does not tell which seed it drew from; chosen here, it can be told and used again.
-    if fields.get("seed", -1) == -1:
-        fields["seed"] = random.randrange(2**31)  # noqa: S311  # a picture, and no secret, hangs on it
+        params["image"], unknown = _image_files(values.get("images"), session)
+        problems += unknown
+    # The service does not return the seed that it drew from; one that is chosen here can be told and used again.
+    if params.get("seed", -1) == -1:
+        params["seed"] = random.randrange(2**31)  # noqa: S311  # it decides a picture, and protects no secret
     try:
-        params = validate({**fields, "model": family}, editing=verb == "edit")
+        checked = validate({**params, "model": family}, editing=verb == "edit")
     except InvalidParamsError as error:
         named = {problem.partition(":")[0] for problem in problems}
-        return problems + [_told(fault) for fault in error.faults if _argument(fault) not in named]
-    problems += [_told(fault) for fault in _beyond(params)]
-    return problems or _order(params, key)
-
-
-def _beyond(params: CheckedParams) -> list[InvalidParam]:
-    """The numbers that a call only remarks on; a model was told their limits, and nobody reads remarks to it."""
-    return [
-        InvalidParam(
-            param=name, value=value, rule=f"must be from {low} to {high}", nearest=low if value < low else high
-        )
-        for name, value in params.values.items()
-        for low, high in [(params.model.fields[name].minimum, params.model.fields[name].maximum)]
-        if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high
-    ]
-
-
-def _order(params: CheckedParams, key: object) -> Order:
-    values = params.values
-    n, seed = values.get("n", 1), values.get("seed")
+        found = [fault for fault in error.faults if _argument(fault.param) not in named]
+        raise InvalidArgumentsError([*problems, *map(_problem, found)]) from error
+    for name, value in checked.values.items():
+        low, high = checked.model.fields[name].minimum, checked.model.fields[name].maximum
+        # `validate` only warns about some limits. The model was told them in the schema, and sees no warnings.
+        if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
+            rule = f"must be from {low} to {high}"
+            problems.append(
+                _problem(InvalidParam(param=name, value=value, rule=rule, nearest=low if value < low else high))
+            )
+    if problems:
+        raise InvalidArgumentsError(problems)
+    n, seed = checked.values.get("n", 1), checked.values.get("seed")
     images = n if isinstance(n, int) else 1
-    return Order(
-        # The number is always said: a default of the client's would not be counted.
-        body={"model": params.model.id, **values, "n": images},
+    return CheckedArguments(
+        # `n` is always sent: the client may have another default, which the limits would not count.
+        body={"model": checked.model.id, **checked.values, "n": images},
         images=images,
         seed=seed if isinstance(seed, int) else None,
-        key=key if isinstance(key, str) else None,
+        request_key=request_key if isinstance(request_key, str) else None,
     )
 
 
-def _parsed(arguments: Mapping[str, object] | str) -> dict[str, object] | None:
-    """The arguments by name, without those that are null; None when they are no object."""
+def _parse(arguments: Mapping[str, object] | str) -> dict[str, object]:
+    """The arguments by name, without those that are null."""
     try:
         values = json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
-        return None
-    return given(values) if isinstance(values, Mapping) and all(isinstance(name, str) for name in values) else None
+        values = None
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise InvalidArgumentsError(["the arguments must be a JSON object"])
+    return given(values)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    return f"{name}: is no argument of this tool; the arguments are {', '.join(sorted(known))}"
-
-
-def _found(names: object, album: Album) -> tuple[list[Path], list[str]]:
-    """The files of the images that were named, and what is wrong with the names."""
+def _image_files(names: object, session: Session) -> tuple[list[Path], list[str]]:
+    """The files of the images that were named, and the problems with the names."""
     if not isinstance(names, list | tuple) or not names:
         return [], ["images: must be a list of one name or more"]
-    paths = [album.path_of(name) if isinstance(name, str) else None for name in names]
-    # The newest first: a long list is cut off.
-    there = f"; there are {listed(album.names[:-21:-1])}" if album.names else "; there is none yet"
-    strangers = [
-        f"images: {redacted_repr(name)} is no image here{there}"
-        for name, path in zip(names, paths, strict=True)
-        if path is None
-    ]
-    return [path for path in paths if path is not None], strangers
+    images = session.images
+    # The newest first, because a long message is cut off.
+    known = f"; there are {listed([*images][:-21:-1])}" if images else "; there is none yet"
+    paths, problems = [], []
+    for name in names:
+        path = images.get(name) if isinstance(name, str) else None
+        if path is None:
+            problems.append(f"images: {redacted_repr(name)} is no image here{known}")
+        else:
+            paths.append(path)
+    return paths, problems
 
 
-def _argument(fault: InvalidParam) -> str:
-    return "images" if fault.param in IMAGE_FIELDS else fault.param
+def _argument(param: str) -> str:
+    return "images" if param in IMAGE_FIELDS else param
 
 
-def _told(fault: InvalidParam) -> str:
-    """A fault in the words of the arguments: files have names, and what only a developer can do is left out."""
+def _problem(fault: InvalidParam) -> str:
+    """A fault in the terms of the tool: images have names here, and advice for a developer is left out."""
     rule = fault.rule.partition("; ")[0]
     if fault.param in IMAGE_FIELDS:
         return f"images: {rule}"

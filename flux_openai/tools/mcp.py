@@ -1,25 +1,26 @@
 """The neutral tool as a server of the Model Context Protocol. Needs the extra `mcp`.
 
-Checks, limits and words are the tool's; here they are put into the protocol's shapes. No path of this machine leaves
-the server: a client knows an image by its name, and reads it by an address that holds the name alone.
+The tool checks, limits and answers; this module only puts that into the protocol's types. No path of this machine
+leaves the server: a client knows an image by its name, and reads it by a URI that holds nothing but the name.
 """
 
+import struct
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from itertools import count
-from pathlib import Path
 from urllib.parse import quote
 
 import anyio
 from anyio import to_thread
 
-from flux_openai.formats import sniff
+from flux_openai.formats import image_size, sniff
 from flux_openai.response.files import read_image
-from flux_openai.tools._extras import missing
-from flux_openai.tools.results import ToolImage, ToolResult
+from flux_openai.tools._extras import missing_extra
+from flux_openai.tools.results import ToolResult
 from flux_openai.tools.tool import FluxTool
 
 try:
@@ -28,67 +29,86 @@ try:
     from mcp.server.session import ServerSession
     from mcp.server.stdio import stdio_server
     from mcp.types.version import is_version_at_least
-
-    from flux_openai.tools.thumbnails import thumbnail
+    from PIL import Image
 except ImportError as error:
-    raise missing("mcp", error) from error
+    raise missing_extra("mcp", error) from error
 
 __all__ = ["mcp_server", "serve_stdio"]
 
-_TICK = 5.0
-"""Seconds from one sign of life to the next."""
+_PROGRESS_INTERVAL = 5.0
+"""Seconds from one progress notification to the next."""
 
 _FIRST_WITH_LINKS = "2025-06-18"
 """The first version of the protocol whose results may hold links to resources."""
 
-_ANNOTATIONS = types.ToolAnnotations(
-    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+_THUMBNAIL_SIDE = 512
+"""Pixels on the longer side of a thumbnail, at most."""
+
+_MAX_PIXELS = 2**25
+"""The largest image that is decoded: many times what the models draw, and a hundred megabytes in memory."""
+
+_UNREADABLE = (
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where the program turns warnings into errors
+    EOFError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
 )
+"""What Pillow raises for a broken file."""
 
 
 def mcp_server(tool: FluxTool) -> Server:
-    """A server with this tool and, unless it is one that edits, the tool that edits what it has made.
+    """A server with this tool and, unless it is itself one that edits, the tool that edits the images it has made.
 
-    The images that they know are its resources. What a client has asked for is carried out to its end, also when the
-    client calls it off or leaves: it is paid for, and the images are in the folder.
+    The images of the tools are the server's resources. A call is carried out to its end also when the client cancels
+    it or disconnects: it is paid for, and its images are saved in the folder.
     """
-    desk = _Desk((tool,) if tool.verb == "edit" else (tool, tool.editing()))
+    handlers = _Handlers((tool,) if tool.verb == "edit" else (tool, tool.editing()))
+    try:
+        own_version = version("flux-openai")
+    except PackageNotFoundError:  # run from its source
+        own_version = ""
     return Server(
         "flux-openai",
-        version=_version(),
+        version=own_version,
         title="FLUX images",
-        on_list_tools=desk.list_tools,
-        on_call_tool=desk.call_tool,
-        on_list_resources=desk.list_resources,
-        on_read_resource=desk.read_resource,
+        on_list_tools=handlers.list_tools,
+        on_call_tool=handlers.call_tool,
+        on_list_resources=handlers.list_resources,
+        on_read_resource=handlers.read_resource,
     )
 
 
 async def serve_stdio(tool: FluxTool) -> None:
-    """Serve over stdin and stdout until stdin ends; meanwhile what anything else writes to stdout goes to stderr."""
+    """Serve over stdin and stdout until stdin ends; whatever else is written to stdout meanwhile goes to stderr."""
     server = mcp_server(tool)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
 
-def _version() -> str:
-    try:
-        return version("flux-openai")
-    except PackageNotFoundError:  # run from its source
-        return ""
-
-
-class _Desk:
-    """What is done with each kind of request; nothing is kept here but the tools, which share one album."""
+class _Handlers:
+    """The handlers for the requests of a client; the tools share one session."""
 
     def __init__(self, tools: tuple[FluxTool, ...]) -> None:
         self._tools = {tool.name: tool for tool in tools}
-        self._album = tools[0].album
+        self._session = tools[0].session
 
     async def list_tools(
         self, _context: ServerRequestContext, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_listed(tool) for tool in self._tools.values()])
+        annotations = types.ToolAnnotations(
+            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+        )
+        return types.ListToolsResult(
+            tools=[
+                types.Tool(
+                    name=tool.name, description=tool.description, input_schema=tool.parameters, annotations=annotations
+                )
+                for tool in self._tools.values()
+            ]
+        )
 
     async def call_tool(
         self, context: ServerRequestContext, params: types.CallToolRequestParams
@@ -96,9 +116,17 @@ class _Desk:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"no tool of that name; the tools are {', '.join(self._tools)}")
-        result = await _called(tool, params.arguments or {}, context.session)
+        ticks = count(1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_report_progress, context.session, ticks)
+            # Shielded: a client may cancel or leave at any moment, and the images are paid for all the same.
+            with anyio.CancelScope(shield=True):
+                result = await tool.acall(params.arguments or {})
+            group.cancel_scope.cancel()
+        last = next(ticks)
+        await context.session.report_progress(last, total=last)
         links = is_version_at_least(context.protocol_version, _FIRST_WITH_LINKS)
-        return await to_thread.run_sync(partial(_told, result, links=links))
+        return await to_thread.run_sync(partial(_to_call_result, result, links=links))
 
     async def list_resources(
         self, _context: ServerRequestContext, _params: types.PaginatedRequestParams | None
@@ -108,96 +136,81 @@ class _Desk:
     async def read_resource(
         self, _context: ServerRequestContext, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        # An address is never taken apart: it is one of those given out, letter by letter, or it is refused.
-        names = {_uri(name): name for name in self._album.names}
-        path = self._album.path_of(names.get(params.uri, ""))
+        # The URI is not parsed: it is exactly one of those that were given out, or it is refused.
+        path = {_uri(name): path for name, path in self._session.images.items()}.get(params.uri)
         if path is None:
             raise MCPError(types.INVALID_PARAMS, "no image of that address; those that are there are listed")
         try:
             data = await to_thread.run_sync(read_image, path)
         except OSError as error:
             raise MCPError(types.INTERNAL_ERROR, f"the image cannot be read: {error.strerror}") from error
-        return types.ReadResourceResult(contents=[_contents(params.uri, data)])
+        contents = types.BlobResourceContents(uri=params.uri, mime_type=_mime_type(data), blob=b64encode(data).decode())
+        return types.ReadResourceResult(contents=[contents])
 
     def _resources(self) -> list[types.Resource]:
-        paths = ((name, self._album.path_of(name)) for name in self._album.names)
-        listed = (_resource(name, path) for name, path in paths if path is not None)
-        return [resource for resource in listed if resource is not None]
+        """The images, without those whose file is gone or is no image any more."""
+        resources = []
+        for name, path in self._session.images.items():
+            try:
+                data = read_image(path)
+            except OSError:
+                continue
+            resources.append(types.Resource(name=name, uri=_uri(name), mime_type=_mime_type(data), size=len(data)))
+        return resources
 
 
-def _listed(tool: FluxTool) -> types.Tool:
-    return types.Tool(
-        name=tool.name, description=tool.description, input_schema=tool.parameters, annotations=_ANNOTATIONS
-    )
-
-
-async def _called(tool: FluxTool, arguments: Mapping[str, object], session: ServerSession) -> ToolResult:
-    """The result of a call; a client that asked for it is shown that the call is under way, and that it has ended."""
-    ticks = count(1)
-    async with anyio.create_task_group() as group:
-        group.start_soon(_tick, session, ticks)
-        # A client may leave at any moment; what it asked for is paid for all the same, and gets as far as the folder.
-        with anyio.CancelScope(shield=True):
-            result = await tool.acall(arguments)
-        group.cancel_scope.cancel()
-    last = next(ticks)
-    await session.report_progress(last, total=last)
-    return result
-
-
-async def _tick(session: ServerSession, ticks: Iterator[int]) -> None:
+async def _report_progress(session: ServerSession, ticks: Iterator[int]) -> None:
+    """Report progress until the task is cancelled; a client that did not ask for it gets none."""
     for tick in ticks:
         await session.report_progress(tick, message="waiting for the images")
-        await anyio.sleep(_TICK)
+        await anyio.sleep(_PROGRESS_INTERVAL)
 
 
-def _told(result: ToolResult, *, links: bool) -> types.CallToolResult:
-    """The words first; then each image, small, with the link to all of it after it, so that none is taken for another.
+def _to_call_result(result: ToolResult, *, links: bool) -> types.CallToolResult:
+    """The text first, then each image as a thumbnail, followed by the link to its full image.
 
-    A client may show its model the structured content and nothing else, so the words stand there too.
+    The text is in the structured content too, because some clients pass only that on to their model.
     """
     content: list[types.ContentBlock] = [types.TextContent(text=result.text)]
+    images = []
     for image in result.images:
-        content += [*_shown(image), *([_link(image)] if links else [])]
-    images = [_facts(image) for image in result.images]
+        try:
+            small = thumbnail(image.read())
+        except OSError:
+            small = None
+        if small is not None:
+            content.append(types.ImageContent(data=b64encode(small).decode(), mime_type="image/jpeg"))
+        uri = _uri(image.name)
+        if links:
+            content.append(types.ResourceLink(name=image.name, uri=uri, mime_type=image.mime_type, size=image.length))
+        # The path would tell a remote client about this machine.
+        images.append({name: value for name, value in asdict(image).items() if name != "path"} | {"uri": uri})
     structured = {"text": result.text, **result.artifact, "images": images}
     return types.CallToolResult(content=content, structured_content=structured, is_error=result.is_error)
-
-
-def _facts(image: ToolImage) -> dict[str, object]:
-    """What is known of an image; its path would tell a stranger about this machine, so its address stands for it."""
-    facts = {name: value for name, value in asdict(image).items() if name != "path"}
-    return {**facts, "uri": _uri(image.name)}
-
-
-def _shown(image: ToolImage) -> list[types.ImageContent]:
-    try:
-        small = thumbnail(image.read())
-    except OSError:
-        return []
-    return [] if small is None else [types.ImageContent(data=b64encode(small).decode(), mime_type="image/jpeg")]
-
-
-def _link(image: ToolImage) -> types.ResourceLink:
-    return types.ResourceLink(name=image.name, uri=_uri(image.name), mime_type=image.mime_type, size=image.length)
 
 
 def _uri(name: str) -> str:
     return f"flux://images/{quote(name, safe='')}"
 
 
-def _resource(name: str, path: Path) -> types.Resource | None:
-    """An image as it is listed; None when its file has gone, or is no image any more."""
-    try:
-        data = read_image(path)
-    except OSError:
+def _mime_type(data: bytes) -> str | None:
+    kind = sniff(data)
+    return None if kind is None else kind.mime
+
+
+def thumbnail(data: bytes) -> bytes | None:
+    """A small JPEG of an image; None for a file that is broken, claims to be huge, or is no PNG, JPEG, WebP or GIF."""
+    size = image_size(data)
+    if size is None or size[0] * size[1] > _MAX_PIXELS:
         return None
-    kind = sniff(data)
-    return types.Resource(name=name, uri=_uri(name), mime_type=None if kind is None else kind.mime, size=len(data))
-
-
-def _contents(uri: str, data: bytes) -> types.BlobResourceContents:
-    kind = sniff(data)
-    return types.BlobResourceContents(
-        uri=uri, mime_type=None if kind is None else kind.mime, blob=b64encode(data).decode()
-    )
+    try:
+        with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
+            # A file can state its size twice, and Pillow goes by the other one.
+            if image.width * image.height > _MAX_PIXELS:
+                return None
+            image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            buffer = BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=85)
+    except _UNREADABLE:
+        return None
+    return buffer.getvalue()

@@ -1,7 +1,6 @@
-"""The tool calls in an answer of OpenAI's Chat Completions or Responses API: carried out, and answered in kind."""
+"""The tool calls in an answer of OpenAI's Chat Completions or Responses API, carried out."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, overload
 
 from openai.types.chat import ChatCompletion, ChatCompletionToolMessageParam
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["arun_tool_calls", "run_tool_calls"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """One tool call of an answer: its id, the tool that is meant, and the arguments as the model wrote them."""
-
-    id: str
-    tool: FluxTool
-    arguments: str
-
-
 @overload
 def run_tool_calls(response: ChatCompletion, tools: Iterable[FluxTool]) -> list[ChatCompletionToolMessageParam]: ...
 @overload
@@ -33,16 +23,19 @@ def run_tool_calls(response: Response, tools: Iterable[FluxTool], *, show: bool 
 def run_tool_calls(
     response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
-    """Carry out the calls of these tools in an answer, one after the other, and return what to send back.
+    """Carry out the calls of these tools in an answer, one after the other; calls of other tools are ignored.
 
-    For Chat Completions: the `tool` messages to append after the answer's own message. For Responses: the
-    `function_call_output` items for the next `input`, with the images as `input_image` parts unless `show` is False.
-    Calls of other tools are left to their owners.
+    Args:
+        response: The answer of either API.
+        tools: The tools that were offered to the model.
+        show: Whether the model is sent the images too, as `input_image` parts; of the Responses API only.
+
+    Returns:
+        For Chat Completions, the `tool` messages to append after the answer's own message; for Responses, the
+        `function_call_output` items for the next `input`.
     """
-    results = [(call, call.tool.call(call.arguments)) for call in _calls(response, tools)]
-    if isinstance(response, ChatCompletion):
-        return [_message(call, result) for call, result in results]
-    return [_item(call, result, show=show) for call, result in results]
+    results = [(id, tool.call(arguments)) for id, tool, arguments in _calls(response, tools)]
+    return _outputs(response, results, show=show)
 
 
 @overload
@@ -57,32 +50,37 @@ async def arun_tool_calls(
     response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
     """The same for async code."""
-    results = [(call, await call.tool.acall(call.arguments)) for call in _calls(response, tools)]
-    if isinstance(response, ChatCompletion):
-        return [_message(call, result) for call, result in results]
-    return [_item(call, result, show=show) for call, result in results]
+    results = [(id, await tool.acall(arguments)) for id, tool, arguments in _calls(response, tools)]
+    return _outputs(response, results, show=show)
 
 
-def _calls(response: ChatCompletion | Response, tools: Iterable[FluxTool]) -> list[_Call]:
+def _calls(response: ChatCompletion | Response, tools: Iterable[FluxTool]) -> list[tuple[str, FluxTool, str]]:
+    """The id, the tool and the arguments of each call of one of these tools."""
     by_name = {tool.name: tool for tool in tools}
     if isinstance(response, ChatCompletion):
-        asked = [
+        calls = [
             (call.id, call.function.name, call.function.arguments)
             for choice in response.choices[:1]
             for call in choice.message.tool_calls or ()
             if call.type == "function"
         ]
     else:
-        asked = [(item.call_id, item.name, item.arguments) for item in response.output if item.type == "function_call"]
-    return [_Call(id=id, tool=by_name[name], arguments=text) for id, name, text in asked if name in by_name]
+        calls = [(item.call_id, item.name, item.arguments) for item in response.output if item.type == "function_call"]
+    return [(id, by_name[name], arguments) for id, name, arguments in calls if name in by_name]
 
 
-def _message(call: _Call, result: ToolResult) -> ChatCompletionToolMessageParam:
-    return {"role": "tool", "tool_call_id": call.id, "content": result.text}
-
-
-def _item(call: _Call, result: ToolResult, *, show: bool) -> FunctionCallOutput:
-    parts: list[ResponseFunctionCallOutputItemParam] = [{"type": "input_text", "text": result.text}]
-    parts += [{"type": "input_image", "image_url": image.data_uri()} for image in result.shown]
-    output = parts if show and result.shown else result.text
-    return {"type": "function_call_output", "call_id": call.id, "output": output}
+def _outputs(
+    response: ChatCompletion | Response, results: Sequence[tuple[str, ToolResult]], *, show: bool
+) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
+    if isinstance(response, ChatCompletion):
+        messages: list[ChatCompletionToolMessageParam] = [
+            {"role": "tool", "tool_call_id": id, "content": result.text} for id, result in results
+        ]
+        return messages
+    items: list[FunctionCallOutput] = []
+    for id, result in results:
+        parts: list[ResponseFunctionCallOutputItemParam] = [{"type": "input_text", "text": result.text}]
+        parts += [{"type": "input_image", "image_url": image.data_uri()} for image in result.shown if show]
+        output = parts if len(parts) > 1 else result.text
+        items.append({"type": "function_call_output", "call_id": id, "output": output})
+    return items

@@ -1,4 +1,4 @@
-"""What the tools of one agent share: a folder, the images in it by name, the limits, and the orders that had a name."""
+"""What the tools of one agent share: a folder, the images in it by name, the limits, and the calls that had a name."""
 
 import os
 from collections.abc import Mapping
@@ -12,36 +12,44 @@ from threading import Lock
 from anyio import CapacityLimiter, to_thread
 
 from flux_openai.errors import ConfigurationError, InvalidParam
-from flux_openai.formats import sniff
-from flux_openai.tools.measure import measured
+from flux_openai.formats import image_size, sniff
 from flux_openai.tools.results import ToolImage, ToolResult
 
-__all__ = ["Album", "Claim"]
+__all__ = ["EarlierCall", "LimitReachedError", "Session"]
+
+
+class LimitReachedError(Exception):
+    """A call would ask for more than the developer allows; the message is the limit, and nothing was sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A claim on an order that has a name: whoever is `first` carries it out, the others wait for its result."""
+class EarlierCall:
+    """A call that was begun before under the same name, and may still be in progress."""
 
-    result: "Future[ToolResult]"
-    first: bool
+    future: "Future[ToolResult]"
 
-    def outcome(self) -> ToolResult:
+    def result(self) -> ToolResult:
         """Wait for the result."""
-        return self.result.result()
+        return self.future.result()
 
-    async def aoutcome(self) -> ToolResult:
+    async def aresult(self) -> ToolResult:
         """The same for async code."""
-        # A thread of its own: many who wait must not take those that the first one needs to read and to write files.
+        # A thread of its own: the first call needs those of the default limiter for its files, and many may wait.
         limiter = CapacityLimiter(1)
-        return await to_thread.run_sync(self.result.result, abandon_on_cancel=True, limiter=limiter)
+        return await to_thread.run_sync(self.future.result, abandon_on_cancel=True, limiter=limiter)
 
 
-class Album:
+class Session:
     """A folder of images that an agent may name, and what it may still spend; safe to use from several threads.
 
-    `folder` is made if need be; `max_images` and `max_calls` count what is sent to the service, at least 1; `images`
-    are files to start from, by the names that the agent shall use. Raises ConfigurationError.
+    Args:
+        folder: Where new images go; it is made if need be.
+        max_images: The most images that all calls together may ask for, 1 or more.
+        max_calls: The most calls that are sent to the service, 1 or more.
+        images: Files to start from, by the names that the agent shall use.
+
+    Raises:
+        ConfigurationError: A limit is wrong.
     """
 
     def __init__(self, folder: Path, *, max_images: int, max_calls: int, images: Mapping[str, Path]) -> None:
@@ -53,66 +61,33 @@ class Album:
         self.max_images = max_images
         self.max_calls = max_calls
         self._images: dict[str, Path] = dict(images)
-        self._orders: dict[str, Future[ToolResult]] = {}
-        self._asked = self._calls = 0
+        self._named_calls: dict[str, Future[ToolResult]] = {}
+        self._images_asked = self._calls = 0
         self._lock = Lock()
 
     @property
-    def place(self) -> str:
-        """The folder as a place to save to: the separator says that it is one, whatever its name ends in."""
-        return os.path.join(self.folder, "")  # noqa: PTH118  # a Path would drop the separator again
-
-    def path_of(self, name: str) -> Path | None:
-        """The file behind a name that was given or made here; None for every other name, a path most of all."""
-        with self._lock:
-            return self._images.get(name)
+    def save_path(self) -> str:
+        """The folder for `FluxImage.save`: ending in a separator, it is a folder, whatever its name looks like."""
+        return os.path.join(self.folder, "")  # noqa: PTH118  # a Path drops the separator
 
     @property
-    def names(self) -> list[str]:
-        """The names of the images that are there."""
+    def images(self) -> dict[str, Path]:
+        """The files of the images by the names that the developer or this session gave them, oldest first; a copy."""
         with self._lock:
-            return list(self._images)
+            return dict(self._images)
 
-    def admit(self, images: int) -> str | None:
-        """Count an order that is about to be sent, or name the limit that forbids it."""
-        with self._lock:
-            if self._calls >= self.max_calls:
-                return f"{self.max_calls} calls"
-            if self._asked + images > self.max_images:
-                return f"{self.max_images} images, of which {self.max_images - self._asked} are left"
-            self._calls += 1
-            self._asked += images
-            return None
-
-    def give_back(self, images: int) -> None:
-        """Take images off the count that were not paid for."""
-        with self._lock:
-            self._asked -= images
-
-    def claim(self, key: str) -> Claim:
-        """The claim on an order of this name."""
-        with self._lock:
-            first = key not in self._orders
-            return Claim(result=self._orders.setdefault(key, Future()), first=first)
-
-    def settle(self, key: str, result: ToolResult) -> None:
-        """Let those who wait have the result; what cost nothing may be ordered again under the same name."""
-        with self._lock:
-            future = self._orders[key] if result.billing != "none" else self._orders.pop(key)
-        future.set_result(result)
-
-    def enter(self, path: Path, *, seed: int | None) -> ToolImage:
-        """Give a saved image a name, and tell what is known of it."""
+    def add_image(self, path: Path, *, seed: int | None) -> ToolImage:
+        """Give a saved image a name, and read from its file what it is."""
         try:
             data = path.read_bytes()
         except OSError:
-            data = b""  # gone again already; it was made and paid for all the same
+            data = b""  # already deleted; it was made and paid for all the same
         kind = sniff(data)
+        width, height = image_size(data) or (None, None)
         with self._lock:
-            taken = (f"{path.stem}-{number}{path.suffix}" for number in count(2))
-            name = next(one for one in chain((path.name,), taken) if self._images.get(one, path) == path)
+            others = (f"{path.stem}-{number}{path.suffix}" for number in count(2))
+            name = next(one for one in chain([path.name], others) if self._images.get(one, path) == path)
             self._images[name] = path
-        width, height = measured(data) or (None, None)
         return ToolImage(
             name=name,
             path=str(path),
@@ -123,6 +98,36 @@ class Album:
             seed=seed,
         )
 
-    async def aenter(self, path: Path, *, seed: int | None) -> ToolImage:
-        """The same in a thread: the file is read."""
-        return await to_thread.run_sync(partial(self.enter, path, seed=seed))
+    async def aadd_image(self, path: Path, *, seed: int | None) -> ToolImage:
+        """The same for async code: the file is read in a thread."""
+        return await to_thread.run_sync(partial(self.add_image, path, seed=seed))
+
+    def reserve(self, images: int) -> None:
+        """Count a call that is about to be sent. Raises LimitReachedError."""
+        with self._lock:
+            if self._calls >= self.max_calls:
+                raise LimitReachedError(f"{self.max_calls} calls")
+            if self._images_asked + images > self.max_images:
+                left = self.max_images - self._images_asked
+                raise LimitReachedError(f"{self.max_images} images, of which {left} are left")
+            self._calls += 1
+            self._images_asked += images
+
+    def release(self, images: int) -> None:
+        """Take images off the count that were reserved and cost nothing."""
+        with self._lock:
+            self._images_asked -= images
+
+    def begin(self, name: str) -> EarlierCall | None:
+        """Begin a call of this name; if there is an earlier one, the caller waits for its result and sends nothing."""
+        with self._lock:
+            if name in self._named_calls:
+                return EarlierCall(future=self._named_calls[name])
+            self._named_calls[name] = Future()
+            return None
+
+    def finish(self, name: str, result: ToolResult) -> None:
+        """Pass on the result to those who wait for it; a call that cost nothing may be made again by the same name."""
+        with self._lock:
+            future = self._named_calls[name] if result.billing != "none" else self._named_calls.pop(name)
+        future.set_result(result)

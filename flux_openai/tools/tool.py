@@ -1,11 +1,11 @@
-"""The neutral tool: what every framework's adapter wraps. It checks its own input, draws, saves, and answers in words.
+"""The neutral tool, which every adapter for a framework wraps: it checks its arguments, makes images and saves them.
 
-Async mirrors sync. Nothing is raised for what a model did wrong or what the service refused: the result says it.
+Async mirrors sync. What a model did wrong, or the service refused, is not raised: the result says it in words.
 """
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,11 +17,17 @@ from openai.types.responses import FunctionToolParam
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.errors import ConfigurationError, FluxError, InvalidParam, listed
 from flux_openai.models import FAMILIES
-from flux_openai.response.response import FluxImage, FluxImagesResponse
-from flux_openai.tools.arguments import Order, read_order
-from flux_openai.tools.results import ToolImage, ToolResult, failed, limited, made, misused, repeated, unknown
-from flux_openai.tools.schema import Verb, json_schema
-from flux_openai.tools.session import Album
+from flux_openai.tools.arguments import CheckedArguments, InvalidArgumentsError, Verb, check_arguments, json_schema
+from flux_openai.tools.results import (
+    ToolResult,
+    error_result,
+    invalid_arguments_result,
+    limit_result,
+    repeated_result,
+    success_result,
+    unknown_outcome_result,
+)
+from flux_openai.tools.session import LimitReachedError, Session
 
 if TYPE_CHECKING:
     from openai.types.shared_params import FunctionDefinition
@@ -32,18 +38,27 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAMES: Mapping[Verb, str] = {"generate": "flux_generate_image", "edit": "flux_edit_image"}
 _DESCRIPTIONS: Mapping[Verb, str] = {
     "generate": "Makes images from a prompt and saves them. Returns their names. Every image costs money.",
-    "edit": "Changes an image, or combines several, as a prompt says, and saves what comes. Images are given by the "
-    "names that earlier results gave. Returns the names of the new ones. Every image costs money.",
+    "edit": "Changes an image, or combines several, as the prompt says, and saves the result. Takes images by the "
+    "names in earlier results. Returns the names of the new images. Every image costs money.",
 }
 
 
 class FluxTool:
     """A tool with which a language model makes images.
 
-    `client`: a FluxOpenAI, or an AsyncFluxOpenAI if only `acall` is used; a FluxOpenAI when left out. `verb`:
-    "generate" or "edit". `model`: the short name of a family. `folder`: where the images go; nothing is written outside
-    it. `max_images` and `max_calls`: what all calls together may send. `images`: files to start from, by the names that
-    the model shall use. `name`, `description`: what the model is told. Raises ConfigurationError.
+    Args:
+        client: A FluxOpenAI, or an AsyncFluxOpenAI if only `acall` is used. By default a new FluxOpenAI.
+        verb: "generate" or "edit".
+        model: The short name of a family of models.
+        folder: Where the images go; nothing is written outside of it.
+        max_images: The most images that all calls together may ask for.
+        max_calls: The most calls that are sent to the service.
+        images: Files that the model may edit from the start, by the names that it shall use for them.
+        name: The name of the tool.
+        description: What the model reads about the tool.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
     """
 
     def __init__(
@@ -59,34 +74,38 @@ class FluxTool:
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        self.album = Album(
+        self.session = Session(
             Path(folder),
             max_images=max_images,
             max_calls=max_calls,
-            images={word: Path(path) for word, path in (images or {}).items()},
+            images={image: Path(path) for image, path in (images or {}).items()},
         )
-        self.verb = cast(Verb, _checked("verb", verb, _NAMES))
-        self.model = _checked("model", model, FAMILIES)
-        self.name = _checked_name(_NAMES[self.verb] if name is None else name)
+        self.verb = cast(Verb, _checked_choice("verb", verb, _NAMES))
+        self.model = _checked_choice("model", model, FAMILIES)
+        self.name = _NAMES[self.verb] if name is None else name
+        if not _NAME.fullmatch(self.name):
+            rule = "must be 1 to 64 ASCII letters, digits, _ and -"
+            nearest = re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)[:64] or None
+            raise ConfigurationError.of(InvalidParam(param="name", value=name, rule=rule, nearest=nearest))
         self.description = _DESCRIPTIONS[self.verb] if description is None else description
         self._client = None if isinstance(client, AsyncFluxOpenAI) else client or FluxOpenAI()
         self._aclient = client if isinstance(client, AsyncFluxOpenAI) else None
 
     def editing(self, *, name: str | None = None, description: str | None = None) -> Self:
-        """The tool that changes images: it shares folder, limits and images with this one."""
+        """The tool that edits images: it shares the folder, the limits and the images with this one."""
         tool = type(self)(
             self._client or self._aclient, verb="edit", model=self.model, name=name, description=description
         )
-        tool.album = self.album
+        tool.session = self.session
         return tool
 
     @property
     def parameters(self) -> dict[str, object]:
         """The arguments as JSON schema, valid under OpenAI's strict rules; a fresh copy."""
-        return json_schema(self.model, self.verb, most=self.album.max_images)
+        return json_schema(self.model, self.verb, max_images=self.session.max_images)
 
     def chat_definition(self) -> ChatCompletionToolParam:
-        """The tool as it stands in `tools=` of Chat Completions."""
+        """The tool for `tools=` of Chat Completions."""
         function: FunctionDefinition = {
             "name": self.name,
             "description": self.description,
@@ -96,7 +115,7 @@ class FluxTool:
         return {"type": "function", "function": function}
 
     def responses_definition(self) -> FunctionToolParam:
-        """The tool as it stands in `tools=` of the Responses API."""
+        """The tool for `tools=` of the Responses API."""
         return {
             "type": "function",
             "name": self.name,
@@ -106,9 +125,13 @@ class FluxTool:
         }
 
     def call(self, arguments: Mapping[str, object] | str) -> ToolResult:
-        """Carry out one call of the model's; `arguments` are a mapping, or JSON text as a model writes it.
+        """Carry out one call of the model's.
 
-        Raises ConfigurationError when the tool was made with an async client, and what is no error of the call's.
+        Args:
+            arguments: What the model wrote, as a mapping or as JSON text.
+
+        Raises:
+            ConfigurationError: The tool was made with an async client.
         """
         if self._client is None:
             raise ConfigurationError("this tool was made with an async client: use `await tool.acall(…)`")
@@ -121,98 +144,90 @@ class FluxTool:
         return await self._acall(arguments, self._aclient)
 
     def _call(self, arguments: Mapping[str, object] | str, client: FluxOpenAI) -> ToolResult:
-        order = self._read(arguments)
-        if isinstance(order, ToolResult):
-            return order
-        if order.key is None:
-            return self._draw(order, client)
-        key = f"{self.name}:{order.key}"
-        claim = self.album.claim(key)
-        if not claim.first:
-            return repeated(claim.outcome())
-        result = unknown()
         try:
-            result = self._draw(order, client)
+            checked = self._read(arguments)
+        except InvalidArgumentsError as error:
+            return invalid_arguments_result(error.problems)
+        if checked.request_key is None:
+            return self._draw(checked, client)
+        name = f"{self.name}:{checked.request_key}"
+        earlier = self.session.begin(name)
+        if earlier is not None:
+            return repeated_result(earlier.result())
+        result = unknown_outcome_result()  # of a call that is interrupted: it may have been carried out
+        try:
+            result = self._draw(checked, client)
         finally:
-            # Whoever interrupts this leaves an order that may have been carried out.
-            self.album.settle(key, result)
+            self.session.finish(name, result)
         return result
 
     async def _acall(self, arguments: Mapping[str, object] | str, client: AsyncFluxOpenAI) -> ToolResult:
-        order = await self._aread(arguments)
-        if isinstance(order, ToolResult):
-            return order
-        if order.key is None:
-            return await self._adraw(order, client)
-        key = f"{self.name}:{order.key}"
-        claim = self.album.claim(key)
-        if not claim.first:
-            return repeated(await claim.aoutcome())
-        result = unknown()
         try:
-            result = await self._adraw(order, client)
+            checked = await self._aread(arguments)
+        except InvalidArgumentsError as error:
+            return invalid_arguments_result(error.problems)
+        if checked.request_key is None:
+            return await self._adraw(checked, client)
+        name = f"{self.name}:{checked.request_key}"
+        earlier = self.session.begin(name)
+        if earlier is not None:
+            return repeated_result(await earlier.aresult())
+        result = unknown_outcome_result()  # of a call that is interrupted: it may have been carried out
+        try:
+            result = await self._adraw(checked, client)
         finally:
-            # Whoever interrupts this leaves an order that may have been carried out.
-            self.album.settle(key, result)
+            self.session.finish(name, result)
         return result
 
-    def _draw(self, order: Order, client: FluxOpenAI) -> ToolResult:
-        limit = self.album.admit(order.images)
-        if limit is not None:
-            return limited(limit)
-        try:
-            response = client.images.generate(**_arguments(order))
-        except FluxError as error:
-            return self._not_made(order, error)
-        return _kept(response, [self._saved(image, order) for image in response.data])
+    def _read(self, arguments: Mapping[str, object] | str) -> CheckedArguments:
+        return check_arguments(arguments, family=self.model, verb=self.verb, session=self.session)
 
-    async def _adraw(self, order: Order, client: AsyncFluxOpenAI) -> ToolResult:
-        limit = self.album.admit(order.images)
-        if limit is not None:
-            return limited(limit)
-        try:
-            response = await client.images.generate(**_arguments(order))
-        except FluxError as error:
-            return self._not_made(order, error)
-        return _kept(response, [await self._asaved(image, order) for image in response.data])
-
-    def _saved(self, image: FluxImage, order: Order) -> ToolImage | FluxError:
-        try:
-            path = image.save(self.album.place)
-        except FluxError as error:
-            return error
-        return self.album.enter(path, seed=order.seed)
-
-    async def _asaved(self, image: FluxImage, order: Order) -> ToolImage | FluxError:
-        try:
-            path = await image.asave(self.album.place)
-        except FluxError as error:
-            return error
-        return await self.album.aenter(path, seed=order.seed)
-
-    def _not_made(self, order: Order, error: FluxError) -> ToolResult:
-        if error.billing == "none":
-            self.album.give_back(order.images)
-        return failed(error)
-
-    def _read(self, arguments: Mapping[str, object] | str) -> Order | ToolResult:
-        order = read_order(arguments, family=self.model, verb=self.verb, album=self.album)
-        return misused(order) if isinstance(order, list) else order
-
-    async def _aread(self, arguments: Mapping[str, object] | str) -> Order | ToolResult:
-        """The same in a thread: the images of an edit are read from files."""
+    async def _aread(self, arguments: Mapping[str, object] | str) -> CheckedArguments:
+        # In a thread: the images of an edit are read from files.
         return await to_thread.run_sync(self._read, arguments)
 
+    def _draw(self, checked: CheckedArguments, client: FluxOpenAI) -> ToolResult:
+        try:
+            self.session.reserve(checked.images)
+            response = client.images.generate(**_generate_arguments(checked))
+        except LimitReachedError as limit:
+            return limit_result(str(limit))
+        except FluxError as error:
+            if error.billing == "none":
+                self.session.release(checked.images)
+            return error_result(error)
+        saved, unsaved = [], []
+        for image in response.data:
+            try:
+                path = image.save(self.session.save_path)
+            except FluxError as error:
+                unsaved.append((error, image.url))
+            else:
+                saved.append(self.session.add_image(path, seed=checked.seed))
+        return success_result(response, saved, unsaved)
 
-def _kept(response: FluxImagesResponse, saved: Sequence[ToolImage | FluxError]) -> ToolResult:
-    return made(
-        response,
-        [image for image in saved if isinstance(image, ToolImage)],
-        [(error, image.url) for error, image in zip(saved, response.data, strict=True) if isinstance(error, FluxError)],
-    )
+    async def _adraw(self, checked: CheckedArguments, client: AsyncFluxOpenAI) -> ToolResult:
+        try:
+            self.session.reserve(checked.images)
+            response = await client.images.generate(**_generate_arguments(checked))
+        except LimitReachedError as limit:
+            return limit_result(str(limit))
+        except FluxError as error:
+            if error.billing == "none":
+                self.session.release(checked.images)
+            return error_result(error)
+        saved, unsaved = [], []
+        for image in response.data:
+            try:
+                path = await image.asave(self.session.save_path)
+            except FluxError as error:
+                unsaved.append((error, image.url))
+            else:
+                saved.append(await self.session.aadd_image(path, seed=checked.seed))
+        return success_result(response, saved, unsaved)
 
 
-def _checked(param: str, value: str, choices: Collection[str]) -> str:
+def _checked_choice(param: str, value: str, choices: Collection[str]) -> str:
     if value in choices:
         return value
     near = get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
@@ -221,13 +236,6 @@ def _checked(param: str, value: str, choices: Collection[str]) -> str:
     )
 
 
-def _checked_name(name: str) -> str:
-    if _NAME.fullmatch(name):
-        return name
-    rule = "must be 1 to 64 ASCII letters, digits, _ and -"
-    near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64] or None
-    raise ConfigurationError.of(InvalidParam(param="name", value=name, rule=rule, nearest=near))
-
-
-def _arguments(order: Order) -> dict[str, Any]:
-    return {"extra_body": order.body}
+def _generate_arguments(checked: CheckedArguments) -> dict[str, Any]:
+    # Not written as keywords: the prompt, which the type of `generate` insists on, stands in the body.
+    return {"extra_body": checked.body}

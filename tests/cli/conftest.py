@@ -169,12 +169,10 @@ def ask(
 
 @pytest.fixture
 def program() -> Callable[..., Done]:
-    """Run the real program."""
+    """Run the program in a process of its own, for what only a process shows: its start, its streams and its end."""
 
-    def run(*args: str, python: tuple[str, ...] = ("-m", "flux_openai"), stdin: str = "") -> Done:
-        done = subprocess.run(
-            [sys.executable, *python, *args], capture_output=True, text=True, timeout=60, check=False, input=stdin
-        )
+    def run(*args: str, python: tuple[str, ...] = ("-m", "flux_openai")) -> Done:
+        done = subprocess.run([sys.executable, *python, *args], capture_output=True, text=True, timeout=60, check=False)
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return run

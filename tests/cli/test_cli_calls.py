@@ -1,5 +1,6 @@
 """From options to calls: what goes out, in how many requests, and with which seeds."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,12 +92,12 @@ def test_the_key_from_a_file(ask: Ask, service: "Service", tmp_path: Path, conte
     assert service.keys == ["Bearer sk-from-file"]
 
 
-def test_the_key_from_stdin(program: Ask, service: "Service", key: str, tmp_path: Path) -> None:
+def test_the_key_from_stdin(ask: Ask, service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
     """`--api-key-file -` reads the key from stdin."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-from-stdin\n"))
     service.draws()
-    where = ["--base-url", service.url, "-o", str(tmp_path)]
-    assert program("generate", "x", *where, "--api-key-file", "-", stdin=f"{key}\n").code == 0
-    assert service.keys == [f"Bearer {key}"]
+    assert ask("--api-key-file", "-").code == 0
+    assert service.keys == ["Bearer sk-from-stdin"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfes\x00k", b"two words"])
@@ -108,19 +109,10 @@ def test_a_bad_key_file(ask: Ask, service: "Service", tmp_path: Path, content: b
     assert "two words" not in done.err
 
 
-def test_the_timeout_is_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_is_for_reading() -> None:
     """--timeout leaves the limits for connecting and writing as they are."""
-    service = pytest.importorskip("flux_openai.cli.service").Service(
-        emulator=True,
-        base_url=None,
-        api_key_file=None,
-        timeout=7.0,
-        duplicates="never",
-        max_attempts=2,
-        max_wait=1.0,
-        max_elapsed=2.0,
-    )
-    client = service.client(on_retry=print)
+    options = pytest.importorskip("flux_openai.cli.service").ServiceOptions(emulator=True, timeout=7.0)
+    client = options.client(on_retry=print)
     assert (client.timeout.read, client.timeout.connect, client.timeout.write) == (7.0, 5.0, 30.0)
 
 

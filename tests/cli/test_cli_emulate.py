@@ -1,14 +1,17 @@
 """`flux-openai emulate`: where it listens, how it ends, and what it says of the cost."""
 
+import io
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,36 +25,65 @@ pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
 if TYPE_CHECKING:
     from tests.cli.conftest import Done
 
-FIRST_LINE = "listening on "
+ENDLESS = ("emulate", "--port", "0", "--pixels", "64")
 
 
-@contextmanager
-def emulation(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running program and the address that its first line names."""
-    command = [sys.executable, "-m", "flux_openai", "emulate", "--port", "0", "--pixels", "64", *args]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout is not None
-            line = running.stdout.readline()
-            assert line.startswith(f"{FIRST_LINE}http://127.0.0.1:")
-            yield running, line.removeprefix(FIRST_LINE).strip()
-        finally:
-            running.kill()
+class Lines(io.StringIO):
+    """A stdout whose lines another thread can wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: SimpleQueue[str] = SimpleQueue()
+
+    def write(self, line: str) -> int:
+        self.lines.put(line.rstrip("\n"))
+        return len(line)
 
 
-def test_what_goes_wrong_can_be_said_on_the_command_line(key: str, tmp_path: Path) -> None:
+@pytest.fixture
+def emulate(cli: Callable[..., "Done"], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the program in this process, use its address in a thread, end it with SIGTERM, and return its last line."""
+    main_thread = threading.main_thread().ident or 0
+
+    def run(use: Callable[[str], None], *args: str) -> str:
+        stdout = Lines()
+
+        def use_and_end() -> None:
+            line = stdout.lines.get(timeout=60)
+            assert line.startswith("listening on http://127.0.0.1:")
+            try:
+                use(line.removeprefix("listening on "))
+            finally:
+                signal.pthread_kill(main_thread, signal.SIGTERM)
+
+        with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", stdout)
+            used = pool.submit(use_and_end)
+            done = cli(*ENDLESS, *args)
+            used.result()
+        assert (done.code, done.err) == (0, "")
+        return stdout.lines.get_nowait()
+
+    return run
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_what_goes_wrong_can_be_said_on_the_command_line(
+    emulate: Callable[..., str], key: str, tmp_path: Path, *, in_a_file: bool
+) -> None:
     """A script, as text or in a file, and a limit hold for whoever asks; what a limit refuses is not billed."""
-    script = tmp_path / "faults.txt"
-    script.write_text("prompt~/cat/ #1 -> status(503)\n", encoding="utf-8-sig")  # as editors on Windows begin a file
-    for text in ("prompt~/cat/ #1 -> status(503)", str(script)):
-        options = ["--script", text, "--seed", "7", "--limit", "credits=2", "--latency", "1ms"]
-        with emulation(*options) as (running, address), FluxOpenAI(api_key=key, base_url=address) as client:
+    script, file = "prompt~/cat/ #1 -> status(503)", tmp_path / "faults.txt"
+    file.write_text(f"{script}\n", encoding="utf-8-sig")  # as editors on Windows begin a file
+
+    def use(address: str) -> None:
+        with FluxOpenAI(api_key=key, base_url=address) as client:
             assert client.images.generate(prompt="a cat", n=2).attempts == 2
             with pytest.raises(FluxStatusError, match="429"):
                 client.images.generate(prompt="a dog")
-            running.terminate()
-            out, _ = running.communicate(timeout=60)
-        assert out == "requests: 3, images billed: 2, of them duplicates: 0\n"
+
+    options = ["--script", str(file) if in_a_file else script, "--seed", "7", "--limit", "credits=2"]
+    last = emulate(use, *options, "--latency", "1ms")
+    assert last == "requests: 3, images billed: 2, of them duplicates: 0"
 
 
 def test_every_fault_is_listed(cli: Callable[..., "Done"]) -> None:
@@ -81,38 +113,50 @@ def test_every_fault_is_listed(cli: Callable[..., "Done"]) -> None:
     assert max(map(len, done.out.splitlines())) <= 100
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_it_serves_until_it_is_told_to_stop(number: signal.Signals, code: int, key: str, tmp_path: Path) -> None:
-    """The address comes first, the cost last, nothing on stderr, and the key nowhere."""
+def test_ctrl_c_ends_the_process_with_130(key: str) -> None:
+    """The address is the first line of the process, what was billed the last, and nothing is on stderr."""
+    command = [sys.executable, "-m", "flux_openai", *ENDLESS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            address = running.stdout.readline().removeprefix("listening on ").strip()
+            with FluxOpenAI(api_key=key, base_url=address) as client:
+                client.images.generate(prompt="a red fox", n=2)
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, out, err) == (130, "requests: 1, images billed: 2, of them duplicates: 0\n", "")
+
+
+def test_every_request_is_in_the_journal_and_on_the_bill(emulate: Callable[..., str], key: str, tmp_path: Path) -> None:
+    """A repeated Idempotency-Key is billed again as a duplicate, and the key stands nowhere."""
     journal = tmp_path / "journal.jsonl"
-    with (
-        emulation("--journal", str(journal)) as (running, address),
-        FluxOpenAI(api_key=key, base_url=address) as client,
-    ):
-        client.images.generate(prompt="a red fox", n=2)
-        for _ in range(2):
-            client.images.generate(prompt="a hare", extra_headers={"Idempotency-Key": "mine"})
-        assert [json.loads(line)["images_billed"] for line in journal.read_text(encoding="utf-8").splitlines()] == [
-            2,
-            1,
-            1,
-        ]
-        running.send_signal(number)
-        out, err = running.communicate(timeout=60)
-    assert (running.returncode, out, err) == (code, "requests: 3, images billed: 4, of them duplicates: 1\n", "")
+
+    def use(address: str) -> None:
+        with FluxOpenAI(api_key=key, base_url=address) as client:
+            client.images.generate(prompt="a red fox", n=2)
+            for _ in range(2):
+                client.images.generate(prompt="a hare", extra_headers={"Idempotency-Key": "mine"})
+        lines = journal.read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["images_billed"] for line in lines] == [2, 1, 1]
+
+    last = emulate(use, "--journal", str(journal))
+    assert last == "requests: 3, images billed: 4, of them duplicates: 1"
     assert key not in journal.read_text(encoding="utf-8")
 
 
-def test_only_the_key_in_the_file_is_accepted(key: str, tmp_path: Path) -> None:
+def test_only_the_key_in_the_file_is_accepted(emulate: Callable[..., str], key: str, tmp_path: Path) -> None:
     """With a key file, another key is refused as the service refuses it."""
     tmp_path.joinpath("key").write_text(f"{key}\n", encoding="utf-8")
-    with emulation("--api-key-file", str(tmp_path / "key")) as (running, address):
+
+    def use(address: str) -> None:
         with FluxOpenAI(api_key=key, base_url=address) as right, FluxOpenAI(api_key="other", base_url=address) as wrong:
             assert right.images.generate(prompt="a red fox").data
             with pytest.raises(FluxStatusError, match="not known"):
                 wrong.images.generate(prompt="a red fox")
-        running.terminate()
-        assert key not in "".join(running.communicate(timeout=60))
+
+    assert key not in emulate(use, "--api-key-file", str(tmp_path / "key"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from flux_openai import BadResponseError, InvalidParamsError
+from flux_openai import BadResponseError, FluxImage, InvalidParamsError
 from flux_openai._http.library import httpx
 from flux_openai.errors import (
     Billing,
@@ -236,16 +236,15 @@ def test_130_before_anything_is_sent(
 
 def test_130_while_saving(ask: Ask, service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while files are written names those that are there already, and says that all are paid for."""
-    work = pytest.importorskip("flux_openai.cli.run")
-    save, calls = work._save, []
+    save, calls = FluxImage.save, []
 
-    def save_one(*args: object) -> None:
-        calls.append(args)
+    def save_one(image: FluxImage, path: str) -> Path:
+        calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        save(*args)
+        return save(image, path)
 
-    monkeypatch.setattr(work, "_save", save_one)
+    monkeypatch.setattr(FluxImage, "save", save_one)
     service.draws(3)
     done = ask("-n", "3")
     assert (done.code, len(done.out.splitlines())) == (130, 1)

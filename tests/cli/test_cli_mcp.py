@@ -1,5 +1,6 @@
 """`flux-openai mcp` where its extra is missing: said in one line, and nothing else waits for what it needs."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,13 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("absent", ["mcp", "PIL"])
-def test_a_missing_extra_names_the_command_that_installs_it(program: Callable[..., "Done"], absent: str) -> None:
+def test_a_missing_extra_names_the_command_that_installs_it(
+    cli: Callable[..., "Done"], absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without mcp or Pillow the command ends with 2, and one line on stderr can be pasted."""
-    code = "import sys; sys.modules[sys.argv.pop()] = None; from flux_openai.cli import main; sys.exit(main(['mcp']))"
-    done = program(absent, python=("-c", code))
+    monkeypatch.setitem(sys.modules, absent, None)  # so that an import of it fails
+    monkeypatch.delitem(sys.modules, "flux_openai.tools.mcp", raising=False)
+    done = cli("mcp")
     assert (done.code, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1
     assert "pip install 'flux-openai[cli,mcp]'" in done.err

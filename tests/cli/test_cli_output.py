@@ -1,12 +1,14 @@
 """What is on the two streams: one JSON document or one path per line on stdout, words for people on stderr."""
 
 import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,11 +116,11 @@ def test_words_of_the_service_cannot_act(ask: Ask, service: "Service", flags: li
 def test_an_error_of_any_kind_cannot_act(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever an error is made of, its text is cleaned on both ways out."""
     error = DownloadError("\x1b[2Jgone\x9b https://example.com/x.png?signature=abc")
-    pytest.importorskip("flux_openai.cli.console").Screen(as_json=False).failed(error)
-    failure = pytest.importorskip("flux_openai.cli.report").Failure.of(error)
+    pytest.importorskip("flux_openai.cli.console").Console(as_json=False).failed(error)
+    document = pytest.importorskip("flux_openai.cli.report").error_document(error)
     expected = "[2Jgone  https://example.com/x.png?[redacted]"
     assert capsys.readouterr().err == f"error:  {expected}\n"
-    assert failure.message == expected
+    assert document["message"] == expected
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -134,12 +136,23 @@ def test_the_key_is_never_shown(ask: Ask, service: "Service", key: str, tmp_path
     assert key not in done.out + done.err
 
 
-def test_the_help_is_complete(program: Ask) -> None:
-    """`generate --help` has an option for every field, the values of the model table, and every exit code."""
-    done = program("generate", "--help")
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [
+        ("generate", DEFAULT_MODEL),
+        ("edit", "black-forest-labs/flux-kontext-max"),
+        ("edit", "black-forest-labs/flux-kontext-max/multi"),
+    ],
+)
+def test_the_help_is_complete(cli: Ask, command: str, model: str) -> None:
+    """The help has an option for every field, the values of the model table, and every exit code."""
+    done = cli(command, "--help")
     words = " ".join(done.out.split())
     assert (done.code, done.err) == (0, "")
-    for field in FLUX_MODELS[DEFAULT_MODEL].fields.values():
+    for field in FLUX_MODELS[model].fields.values():
+        if field.format == "image":
+            assert "--image FILE" in words
+            continue
         assert "PROMPT" in words if field.name == "prompt" else f"--{field.name.replace('_', '-')} " in words
         assert field.doc in words
         assert ", ".join(field.choices) in words
@@ -148,6 +161,35 @@ def test_the_help_is_complete(program: Ask) -> None:
         assert option in words
     for code, meaning in codes.EXIT_CODES.items():
         assert f"{code} {meaning}" in words
+
+
+NEW_PARAMETER = """
+import sys
+from dataclasses import replace
+from flux_openai import models
+
+new = models.FluxField(name="new_parameter", type=float, minimum=0, maximum=2, default=0.5, doc="How new it looks.")
+rows = [replace(model, fields={**model.fields, new.name: new}) for model in models.FLUX_MODELS.values()]
+models.FLUX_MODELS = {model.id: model for model in rows}
+models.FAMILIES = {name: tuple(model for model in rows if model.family == name) for name in models.FAMILIES}
+
+from flux_openai.cli import main
+main([sys.argv[1], "--help"])
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_new_parameter_of_the_table_is_an_option(program: Ask, tmp_path: Path) -> None:
+    """A field that is added to the models, and nowhere else, has an option with its help, and its value is sent."""
+    options = ["--emulator", "--json", "--response-format", "b64_json", "--new-parameter", "1.5", "-o", str(tmp_path)]
+    done = program("generate", "a fox", *options, python=("-c", NEW_PARAMETER))
+    help_text, _, document = done.out.rpartition("\n{")
+    line = "--new-parameter NUMBER How new it looks. From 0 to 2; the service's default is 0.5."
+    assert line in " ".join(help_text.split())
+    assert (done.code, done.err) == (0, "")
+    assert strict(f"{{{document}")["sent"] == [
+        {"model": DEFAULT_MODEL, "prompt": "a fox", "response_format": "b64_json", "new_parameter": 1.5}
+    ]
 
 
 def test_no_option_takes_the_key_itself(cli: Ask, key: str) -> None:
@@ -178,17 +220,19 @@ def test_the_real_program_makes_an_image(program: Ask, tmp_path: Path, monkeypat
     assert Path(done.out.rstrip("\n")).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_path_that_the_locale_cannot_write(program: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_the_locale_cannot_write(cli: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A paid image is not followed by a traceback because of the name of its folder."""
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = program("generate", "x", "--emulator", "-o", str(tmp_path / "Füchse"))
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    done = cli("generate", "x", "--emulator", "-o", str(tmp_path / "Füchse"))
     assert (done.code, done.err) == (0, "")
-    assert "F\\xfcchse" in done.out
+    stdout.seek(0)
+    assert "F\\xfcchse" in stdout.read()
 
 
-def test_the_real_program_without_a_key(program: Ask) -> None:
-    """The exit code of the process is the documented one, and --json is on stdout."""
-    done = program("generate", "x", "--json")
+def test_without_a_key_the_document_is_on_stdout(cli: Ask) -> None:
+    """Without a key, --json still prints its document, and stderr names the way on."""
+    done = cli("generate", "x", "--json")
     assert (done.code, strict(done.out)["exit_code"]) == (2, 2)
     assert "--emulator" in done.err
 
@@ -205,11 +249,11 @@ def test_without_the_extra(program: Ask, missing: str) -> None:
 
 def test_another_missing_module_is_not_blamed_on_the_extra(program: Ask) -> None:
     """A broken installation is not passed off as a missing extra."""
-    code = "import sys; sys.modules['flux_openai.cli.run'] = None; from flux_openai.cli import main; main(['--help'])"
+    code = "import sys; sys.modules['flux_openai.cli.console'] = None; import flux_openai.cli"
     done = program(python=("-c", code))
     assert done.code == 1
     assert "pip install" not in done.err
-    assert "flux_openai.cli.run" in done.err
+    assert "flux_openai.cli.console" in done.err
 
 
 def test_a_reader_that_has_left(tmp_path: Path) -> None:
@@ -223,18 +267,17 @@ def test_a_reader_that_has_left(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_spinner_on_a_terminal(tmp_path: Path) -> None:
-    """Something moves where a person looks, and the path still goes to stdout."""
+def test_a_spinner_on_a_terminal(cli: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spinner turns on a terminal, and the path still goes to stdout."""
     ours, theirs = pytest.importorskip("pty").openpty()
-    command = [sys.executable, "-m", "flux_openai", "generate", "x", "--emulator", "-o", str(tmp_path)]
-    environment = {**os.environ, "TERM": "xterm"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as running:
-        os.close(theirs)
-        seen = b"".join(everything_from(ours))
-        out, _ = running.communicate(timeout=60)
-    assert b"waiting for the service" in seen
-    assert [Path(line).parent for line in out.splitlines()] == [tmp_path]
-    assert running.returncode == 0
+    monkeypatch.setenv("TERM", "xterm")
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(lambda: b"".join(everything_from(ours)))
+        with os.fdopen(theirs, "w") as terminal:
+            monkeypatch.setattr("sys.stderr", terminal)
+            done = cli("generate", "x", "--emulator", "-o", str(tmp_path))
+    assert b"waiting for the service" in seen.result()
+    assert (done.code, [Path(line).parent for line in done.out.splitlines()]) == (0, [tmp_path])
 
 
 def everything_from(descriptor: int) -> Iterator[bytes]:

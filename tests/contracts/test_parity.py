@@ -18,22 +18,24 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 IRREGULAR: Mapping[str, str] = {
     "__aiter__": "__iter__",
     "anyio": "socket",  # whose `getaddrinfo` does not block
-    "_asaw": "_saw",
+    "_atrace": "_trace",
+    "_aiter": "",
+    "arun_all": "run_all",
     "asynccontextmanager": "contextmanager",
 }
 """Async words that no rule erases."""
 
 APART: Mapping[str, str] = {
-    "_http/capture.py:Exchange._asaw": "only calls the sync hook, which does not block",
+    "_http/capture.py:Exchange._atrace": "only calls the sync hook, which does not block",
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
-    "sending/call.py:acalls_of": "reads files in a thread, so as not to block",
-    "tools/session.py:Album.aenter": "reads the file in a thread, so as not to block",
-    "tools/session.py:Claim.aoutcome": "waits in a thread, so as not to block",
+    "sending/call.py:abuild_calls": "reads files in a thread, so as not to block",
+    "tools/session.py:Session.aadd_image": "reads the file in a thread, so as not to block",
+    "tools/session.py:EarlierCall.aresult": "waits in a thread, so as not to block",
     "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",
     "tools/tool.py:FluxTool.acall": "with a sync client, it is the sync call in a thread",
     "tools/tool.py:FluxTool._aread": "reads files in a thread, so as not to block",
-    "sending/concurrency.py:atogether": "tasks are not threads: how jobs run side by side is the difference itself",
+    "sending/concurrency.py:arun_all": "tasks are not threads: how jobs run side by side is the difference itself",
     "emulator/load/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
     "emulator/load/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
     "emulator/load/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
@@ -53,8 +55,8 @@ def without_async(name: str) -> str:
     name = IRREGULAR.get(name, name)
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
-        "client|close|closing|iter_|check_|fetch|get|read|receive|s?ave|attempt|in_memory|calls_"
-        "|together|call|enter|outcome|draw|run_|handle|sleep|tell"
+        "client|close|closing|iter_|check_|fetch|get|read|receive|s?ave|attempt|build_calls|call|add_image|result"
+        "|draw|run_|handle|sleep|tell|trace|iter"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 
@@ -147,7 +149,7 @@ def test_the_pairs_are_found() -> None:
         "AsyncSender",
         "FluxImagesResponse.asave",
         "afetch",
-        "areceive",
+        "aread_capped",
     }
 
 
@@ -174,7 +176,7 @@ def edits(node: ast.AST) -> Iterator[ast.AST]:
     ("file", "name"),
     [
         ("sending/sender.py", "AsyncSender._attempt"),
-        ("_http/capture.py", "areceive"),
+        ("_http/capture.py", "aread_capped"),
         ("response/download.py", "_aattempt"),
     ],
 )
@@ -191,14 +193,14 @@ def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("attempt=run.attempts,", "attempt=run.attempts + 1,"),
-        ("return _finished(parts, foreign)", "return parts"),
+        ("body=request.body,", "body=request.call.body,"),
+        ("return reader.outcome or reader.read()", "return reader.read()"),
         ("except openai.APIError", "except openai.APIConnectionError"),
         ("aclient=http", "aclient=None"),
-        (
-            "            except openai.APIError as error:\n                failure = error\n",
-            "            finally:\n                pass\n",
-        ),
+        ("            parts.clear()
+            unexpected.clear()
+", "            parts.clear()
+"),
     ],
 )
 def test_a_slip_in_the_source_is_seen(before: str, after: str) -> None:

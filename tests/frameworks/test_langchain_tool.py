@@ -20,8 +20,8 @@ from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FAMILIES
 from flux_openai.tools import FluxTool
+from flux_openai.tools.arguments import Verb
 from flux_openai.tools.langchain import FluxImageTool
-from flux_openai.tools.schema import Verb
 
 ROOT = Path(__file__).parents[2]
 FOX = {"prompt": "a red fox", "seed": 7}

@@ -1,10 +1,11 @@
-"""The MCP server before its own kind of clients: in memory, over real pipes, in the new protocol and in the old."""
+"""The MCP server and its thumbnails, with the SDK's own clients: in memory, over pipes, in both protocols."""
 
 import json
 import signal
 import socket
 import subprocess
 import sys
+import zlib
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
@@ -298,7 +299,7 @@ def waiting(tool: FluxTool, handle: Callable[[httpx.Request], Any]) -> FluxTool:
     """The tool with a service that answers when it likes."""
     http_client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
     client = AsyncFluxOpenAI(api_key="k", http_client=http_client)
-    return FluxTool(client, folder=tool.album.folder)
+    return FluxTool(client, folder=tool.session.folder)
 
 
 @each_protocol
@@ -306,7 +307,7 @@ async def test_progress_is_seen_while_the_service_works(
     tool: FluxTool, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """A client that asks for it is told again and again that the call goes on, then that it has ended, then nothing."""
-    monkeypatch.setattr(adapter, "_TICK", 0)
+    monkeypatch.setattr(adapter, "_PROGRESS_INTERVAL", 0)
     seen: list[tuple[float, float | None]] = []
     enough = anyio.Event()
 
@@ -347,7 +348,7 @@ async def test_a_call_that_is_called_off(tool: FluxTool, emulator: Emulator, mod
             go.set()
         again = await client.call_tool(GENERATE, order)
     assert "nothing new was made" in text_of(again)
-    assert (tool.album.folder / "x_seed7_0.png").exists()
+    assert (tool.session.folder / "x_seed7_0.png").exists()
     assert emulator.bill.images == 1
 
 
@@ -431,3 +432,78 @@ def test_the_example(tmp_path: Path) -> None:
     copy, image = sorted((tmp_path / "out").iterdir(), key=lambda path: not path.name.startswith("copy-of-"))
     assert copy.read_bytes() == image.read_bytes()
     assert image.name in done.stdout
+
+
+def picture(kind: str, size: tuple[int, int] = (900, 300), mode: str = "RGB") -> bytes:
+    """An image that Pillow has made."""
+    buffer = BytesIO()
+    Image.new(mode, size, "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def opened(thumbnail: bytes | None) -> Image.Image:
+    """A thumbnail, as Pillow reads it."""
+    assert thumbnail is not None
+    return Image.open(BytesIO(thumbnail))
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says to be this large."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    chunk = b"\0\0\0\x0d" + header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk + picture("PNG")[33:]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_every_kind_becomes_a_small_jpeg(kind: str) -> None:
+    """The longer side is 512 pixels, the other in proportion."""
+    with opened(adapter.thumbnail(picture(kind))) as small:
+        assert (small.format, small.size) == ("JPEG", (512, 171))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_every_mode_becomes_a_small_jpeg(mode: str) -> None:
+    """Masks, greys, palettes and transparency are no obstacle."""
+    image = Image.new("RGB", (600, 600)).convert("I").convert(mode) if mode == "I;16" else Image.new(mode, (600, 600))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    with opened(adapter.thumbnail(buffer.getvalue())) as small:
+        assert (small.format, small.size) == ("JPEG", (512, 512))
+
+
+def test_a_small_image_is_not_blown_up() -> None:
+    """What is small stays as it is."""
+    with opened(adapter.thumbnail(picture("PNG", (30, 20)))) as small:
+        assert small.size == (30, 20)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<svg/>",
+        b"\x89PNG\r\n\x1a\n",
+        picture("PNG")[:60],
+        picture("JPEG")[:300],
+        picture("PNG").replace(b"IDAT", b"IDOT"),
+        picture("BMP"),
+        picture("TIFF"),
+        claiming(0, 0),
+    ],
+)
+def test_what_is_broken_or_no_image_has_none(data: bytes) -> None:
+    """A broken file, and a kind that no image model draws, has no thumbnail."""
+    assert adapter.thumbnail(data) is None
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (65535, 65535), (12_000, 12_000), (8192, 8192)])
+def test_what_says_that_it_is_huge_has_none(size: tuple[int, int]) -> None:
+    """A header that claims more than any model draws is believed, and nothing is decoded."""
+    assert adapter.thumbnail(claiming(*size)) is None
+
+
+@pytest.mark.parametrize("size", [(65535, 65535), (12_000, 12_000), (8192, 8192)])
+def test_a_size_that_is_said_twice(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where our reading of a header and Pillow's differ, the larger one counts."""
+    monkeypatch.setattr(adapter, "image_size", lambda data: (10, 10))
+    assert adapter.thumbnail(claiming(*size)) is None

@@ -40,13 +40,15 @@ Way = Callable[[Emulator, dict[str, Any]], FluxImagesResponse]
 
 def sync_way(emulator: Emulator, call: dict[str, Any]) -> FluxImagesResponse:
     with emulator.client(api_key=KEY, retry=RetryPolicy(max_attempts=2, waiting=False)) as client:
-        return client.images.generate(**call)
+        response: FluxImagesResponse = client.images.generate(**call)
+        return response
 
 
 def async_way(emulator: Emulator, call: dict[str, Any]) -> FluxImagesResponse:
     async def run() -> FluxImagesResponse:
         async with emulator.async_client(api_key=KEY, retry=RetryPolicy(max_attempts=2, waiting=False)) as client:
-            return await client.images.generate(**call)
+            response: FluxImagesResponse = await client.images.generate(**call)
+            return response
 
     return asyncio.run(run())
 

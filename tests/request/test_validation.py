@@ -349,7 +349,7 @@ def test_what_json_cannot_hold_is_not_sent(value: object) -> None:
     """Even `unsupported="send"` refuses a value that no JSON body can carry, before the SDK fails on it."""
     client = Emulator(pixels=64).client(unsupported="send")
     with pytest.raises(InvalidParamsError) as caught:
-        client.images.generate(prompt="a fox", newer=value)
+        client.images.generate(prompt="a fox", newer=value)  # type: ignore[call-overload]  # newer than the types
     assert [fault.param for fault in caught.value.faults] == ["newer"]
 
 

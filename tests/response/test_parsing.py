@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxImage, FluxImagesResponse
 from flux_openai.formats import plain_base64
+from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import UnusableBody, read_answer
-from flux_openai.response.response import CallInfo, DownloadSettings
+from flux_openai.response.response import CallInfo
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 B64 = base64.b64encode(PNG).decode()

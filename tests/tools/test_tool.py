@@ -26,6 +26,9 @@ Make = Callable[..., FluxTool]
 Call = Callable[[FluxTool, Mapping[str, object] | str], ToolResult]
 Posts = Callable[[], list[dict[str, Any]]]
 
+every_way = pytest.mark.parametrize("way", ["sync", "async", "sync in a thread"], indirect=True)
+"""For what async code does in a thread, and sync code does not; all else is proved to be the same code."""
+
 KEY = "key-of-the-flux-service"
 FOX = {"prompt": "a fox", "seed": 7}
 EVERY = {
@@ -67,6 +70,7 @@ def test_every_argument_is_sent(
     assert_presentable(result, tmp_path)
 
 
+@every_way
 @pytest.mark.parametrize(("family", "siblings"), [("kontext-max", 2), ("kontext-pro", 2), ("flux-dev", 1)])
 def test_an_edit_sends_the_images_that_are_named(
     make: Make, call: Call, posts: Posts, family: str, siblings: int
@@ -86,10 +90,21 @@ def test_an_edit_sends_the_images_that_are_named(
         "n": 1,
         "seed": 8,
     }
-    assert (made.seed, Path(made.path).parent) == (8, tool.album.folder)
+    assert (made.seed, Path(made.path).parent) == (8, tool.session.folder)
     if siblings == 2:
         call(edit, {"prompt": "both", "images": [made.name, one.name]})
         assert posts()[-1]["images"] == [made.data_uri(), one.data_uri()]
+
+
+def test_an_edit_of_a_deleted_file_is_told(make: Make, call: Call, posts: Posts, tmp_path: Path) -> None:
+    """An image whose file is gone cannot be edited: the model is told why, without the path, and nothing is sent."""
+    tool = make()
+    [image] = call(tool, FOX).images
+    Path(image.path).unlink()
+    result = call(tool.editing(), {"prompt": "snow", "images": [image.name]})
+    assert (len(posts()), result.is_error, result.correctable) == (1, True, True)
+    assert "- images: " in result.text
+    assert_presentable(result, tmp_path)
 
 
 def test_a_developer_gives_the_first_images(make: Make, call: Call, posts: Posts, tmp_path: Path) -> None:
@@ -175,7 +190,7 @@ JSON = st.recursive(
 ARGUMENTS = st.dictionaries(st.sampled_from([*EVERY, "request_key", "images"]), JSON, max_size=5) | JSON
 
 
-@settings(max_examples=300, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=ARGUMENTS)
 @example(arguments={"prompt": "a fox", "seed": -1.0})
 def test_any_json_value_is_an_answer(emulator: Emulator, tmp_path: Path, arguments: Any) -> None:  # noqa: ANN401
@@ -268,6 +283,7 @@ def test_a_quotation_leads_nowhere(text: str, shown: str) -> None:
     assert quoted(text) == shown
 
 
+@every_way
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_say_what_they_cost(
     make: Make, call: Call, posts: Posts, emulator: Emulator, tmp_path: Path, *, name: str
@@ -310,6 +326,7 @@ def test_a_missing_picture_is_an_error(make: Make, call: Call, emulator: Emulato
     assert "(image/png, seed 7)" in result.text
 
 
+@every_way
 @pytest.mark.parametrize("key", ["fox", None])
 def test_the_same_name_pays_once(make: Make, call: Call, posts: Posts, key: str | None) -> None:
     """A second order of the same name brings the first one's images and says so; without a name it is a new one."""
@@ -340,6 +357,7 @@ def test_an_image_that_is_gone_is_not_shown(make: Make, call: Call) -> None:
     assert (again.shown, again.images) == ([], result.images)
 
 
+@every_way
 def test_wrong_arguments_use_up_no_name(make: Make, call: Call, posts: Posts) -> None:
     """A name that stood over wrong arguments is free for the corrected ones."""
     tool = make()
@@ -348,6 +366,7 @@ def test_wrong_arguments_use_up_no_name(make: Make, call: Call, posts: Posts) ->
     assert len(posts()) == 1
 
 
+@every_way
 @pytest.mark.parametrize(
     ("limits", "told"), [({"max_images": 3}, "3 images, of which 1 are left"), ({"max_calls": 1}, "1 calls")]
 )
@@ -399,11 +418,11 @@ def test_two_at_once_of_one_name_pay_once(
     async def aanswer(request: httpx.Request) -> httpx.Response:
         return await anyio.to_thread.run_sync(answer, request, limiter=anyio.CapacityLimiter(1))
 
-    def claim(key: str) -> object:
-        claim = real(key)
-        if not claim.first:
+    def begin(name: str) -> object:
+        earlier = real(name)
+        if earlier is not None:
             waiting.release()
-        return claim
+        return earlier
 
     async def draw_all(tool: FluxTool) -> list[ToolResult]:
         return await asyncio.gather(*(tool.acall({**FOX, "request_key": "fox"}) for _ in range(all_wait + 1)))
@@ -414,8 +433,8 @@ def test_two_at_once_of_one_name_pay_once(
     else:
         http = httpx.AsyncClient(transport=httpx.MockTransport(aanswer))
         tool = FluxTool(AsyncFluxOpenAI(api_key=KEY, http_client=http), folder=tmp_path)
-    real = tool.album.claim
-    monkeypatch.setattr(tool.album, "claim", claim)
+    real = tool.session.begin
+    monkeypatch.setattr(tool.session, "begin", begin)
     if through_threads:
         with ThreadPoolExecutor(all_wait + 1) as pool:
             results = list(pool.map(tool.call, [{**FOX, "request_key": "fox"}] * (all_wait + 1)))
@@ -464,6 +483,7 @@ def test_an_interrupted_order_keeps_its_name(emulator: Emulator, tmp_path: Path)
     assert (result.is_error, result.billing, len(emulator.requests)) == (True, "unknown", 1)
 
 
+@every_way
 def test_a_full_disk_is_told(make: Make, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that cannot be written was paid for, is still in the answer, and its path is not told."""
 

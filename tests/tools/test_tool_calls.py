@@ -100,7 +100,7 @@ def test_images_are_shown_unless_they_shall_not(run: Run, tool: FluxTool) -> Non
     """The pictures follow the words as parts of the output; an error, or show=False, leaves the words alone."""
     answer = Response.model_validate(responses_body(("flux_generate_image", RIGHT), ("flux_generate_image", "{}")))
     drawn, broken = (one["output"] for one in run(answer, [tool]))
-    [image] = tool.album.names
+    [image] = tool.session.images
     words, shown = drawn
     assert (words["type"], shown["type"]) == ("input_text", "input_image")
     assert image in words["text"]
@@ -155,7 +155,7 @@ def test_a_chat_goes_from_error_to_picture(emulator: Emulator, tmp_path: Path) -
             messages += [answer.choices[0].message, *run_tool_calls(answer, [tool])]
     assert answer.choices[0].message.content == "done"
     assert ([len(one["messages"]) for one in service.seen], emulator.bill.images) == ([1, 3, 5], 1)
-    assert tool.album.names == files_in(tmp_path) == ["a-fox_seed7_0.png"]
+    assert [*tool.session.images] == files_in(tmp_path) == ["a-fox_seed7_0.png"]
 
 
 @pytest.mark.anyio
@@ -174,4 +174,4 @@ async def test_responses_go_from_error_to_picture(emulator: Emulator, tmp_path: 
             items += [*answer.output, *outputs]
     assert answer.output_text == "done"
     assert ([len(one["input"]) for one in service.seen], emulator.bill.images) == ([1, 4, 7], 1)
-    assert tool.album.names == files_in(tmp_path) == ["a-fox_seed7_0.png"]
+    assert [*tool.session.images] == files_in(tmp_path) == ["a-fox_seed7_0.png"]

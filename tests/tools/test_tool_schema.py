@@ -10,7 +10,7 @@ from openai.lib._pydantic import _ensure_strict_json_schema
 from flux_openai import Emulator
 from flux_openai.models import FAMILIES, FLUX_MODELS, FluxField
 from flux_openai.tools import FluxTool
-from flux_openai.tools.schema import Verb
+from flux_openai.tools.arguments import Verb
 
 Schema = dict[str, Any]
 

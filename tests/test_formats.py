@@ -1,4 +1,4 @@
-"""The size of an image by its header, with Pillow as the judge."""
+"""What the bytes of an image say: its size, compared with the one that Pillow reads."""
 
 from functools import cache
 from io import BytesIO
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_openai.tools.measure import measured
+from flux_openai.formats import image_size
 
 Size = tuple[int, int]
 
@@ -48,14 +48,14 @@ def test_the_size_is_read(kind: str, size: Size) -> None:
     """Width and height are those that Pillow reads, in this order."""
     data = image_of(kind, size)
     with Image.open(BytesIO(data)) as image:
-        assert measured(data) == image.size == size
+        assert image_size(data) == image.size == size
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_header_has_no_size(kind: str) -> None:
     """However much of a file is missing, the size is the right one or none; headers end within the first 4 KiB."""
     data = image_of(kind, (300, 257))
-    sizes = [measured(data[:length]) for length in range(4096)]
+    sizes = [image_size(data[:length]) for length in range(4096)]
     assert sizes[0] is None
     assert set(sizes) == {None, (300, 257)}
 
@@ -70,11 +70,11 @@ MAGIC += [b"RIFF\0\0\0\0WEBPVP8X", b""]
 @example(b"\xff\xd8", b"\xff" * 60)
 def test_garbage_is_read_without_harm(magic: bytes, rest: bytes) -> None:
     """Whatever follows the first bytes, nothing is raised, and what is read is a size or none."""
-    size = measured(magic + rest)
+    size = image_size(magic + rest)
     assert size is None or all(0 < side < 2**32 for side in size)
 
 
 def test_padding_before_a_marker_is_skipped() -> None:
     """A JPEG may fill the gap before a marker with any number of FF bytes."""
     data = image_of("jpeg", (17, 9))
-    assert measured(data[:2] + b"\xff\xff\xff" + data[2:]) == (17, 9)
+    assert image_size(data[:2] + b"\xff\xff\xff" + data[2:]) == (17, 9)
