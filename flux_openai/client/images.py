@@ -40,12 +40,12 @@ class FluxImages(Images):
     if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
 
         @cached_property
-        def with_raw_response(self) -> _FluxImagesWithRawResponse:  # type: ignore[override]  # other parameters
+        def with_raw_response(self) -> "_FluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
             """The methods of this resource; each returns the raw response."""
             return _FluxImagesWithRawResponse(self)
 
         @cached_property
-        def with_streaming_response(self) -> _FluxImagesWithStreamingResponse:  # type: ignore[override]  # likewise
+        def with_streaming_response(self) -> "_FluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
             """The methods of this resource; each returns a response that is read by its user."""
             return _FluxImagesWithStreamingResponse(self)
 
@@ -161,12 +161,12 @@ class AsyncFluxImages(AsyncImages):
     if TYPE_CHECKING:  # at run time the SDK's wrappers take whatever the methods take
 
         @cached_property
-        def with_raw_response(self) -> _AsyncFluxImagesWithRawResponse:  # type: ignore[override]  # other parameters
+        def with_raw_response(self) -> "_AsyncFluxImagesWithRawResponse":  # type: ignore[override]  # other parameters
             """The methods of this resource; each returns the raw response."""
             return _AsyncFluxImagesWithRawResponse(self)
 
         @cached_property
-        def with_streaming_response(self) -> _AsyncFluxImagesWithStreamingResponse:  # type: ignore[override]  # likewise
+        def with_streaming_response(self) -> "_AsyncFluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
             """The methods of this resource; each returns a response that is read by its user."""
             return _AsyncFluxImagesWithStreamingResponse(self)
 
