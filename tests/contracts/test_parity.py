@@ -19,8 +19,9 @@ IRREGULAR: Mapping[str, str] = {
     "DefaultAsyncHttpxClient": "DefaultHttpxClient",
     "__aiter__": "__iter__",
     "_atrace": "_trace",
-    "anyio": "socket",
+    "anyio": "socket",  # whose `getaddrinfo` does not block
     "arun_all": "run_all",
+    "asynccontextmanager": "contextmanager",
 }
 """Async words that no rule erases."""
 
