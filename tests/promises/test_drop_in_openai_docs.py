@@ -319,7 +319,7 @@ def test_a_documented_program_needs_only_another_import(
 FLUX_PROGRAMS = {name: program.text for name, program in PROGRAMS.items() if program.flux}
 
 
-@pytest.mark.parametrize("model", ["kontext-max", "kontext-pro"])
+@pytest.mark.parametrize("model", ["kontext-max", pytest.param("kontext-pro", marks=pytest.mark.full)])
 @pytest.mark.parametrize("text", FLUX_PROGRAMS.values(), ids=FLUX_PROGRAMS)
 def test_a_documented_program_draws_with_flux(text: str, model: str, run: Run) -> None:
     """With a FLUX model's name and what FLUX does not take left out, it makes its pictures all the same."""
