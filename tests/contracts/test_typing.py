@@ -56,7 +56,9 @@ def found(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     sections = (f"[mypy-openai.*.{name}.*]\nfollow_imports = skip\n" for name in ELSEWHERE.split())
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n" + "".join(sections), encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--output=json", f"--cache-dir={pytestconfig.cache.mkdir('mypy')}", "."]
+    kept = getattr(pytestconfig, "cache", None)  # absent with `-p no:cacheprovider`
+    cache = folder / ".mypy_cache" if kept is None else kept.mkdir("mypy")
+    command = [sys.executable, "-m", "mypy", "--output=json", f"--cache-dir={cache}", "."]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode in (0, 1), run.stderr
     errors: Found = {name: defaultdict(list) for name in texts}
