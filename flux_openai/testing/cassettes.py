@@ -3,8 +3,10 @@
 Needs vcrpy and pytest; `flux_openai.testing` imports it for a test that uses a cassette, and nothing else does.
 """
 
+import gzip
 import json
 import socket
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,13 +23,14 @@ from vcr.errors import CannotOverwriteExistingCassetteException
 from vcr.request import Request
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import secrets_of
-from flux_openai.testing.scrubbing import scrub_body, scrub_text, strip_query_values, unpacked, without
+from flux_openai._http.redaction import replace_secrets, secrets_of
+from flux_openai.testing.scrubbing import PLACEHOLDER, scrub_body, scrub_text, strip_query_values
 
 __all__ = [
     "Label",
     "Provenance",
     "asked_of",
+    "decode_content",
     "player",
     "recording",
     "replaying",
@@ -51,8 +54,9 @@ RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
 def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
     """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
     headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-    body = _in_order(scrub_body(request.body or b"", secrets, asked=True))
-    return Request(request.method, strip_query_values(without(request.uri, secrets)), body or None, headers)
+    body = _in_order(scrub_body(request.body or b"", secrets, request=True))
+    uri = strip_query_values(replace_secrets(request.uri, secrets, by=PLACEHOLDER))
+    return Request(request.method, uri, body or None, headers)
 
 
 def _in_order(body: bytes) -> bytes:
@@ -76,7 +80,7 @@ def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> d
     }
     packing = {"content-encoding": headers.get("content-encoding", [])}
     packed = response["body"]["string"]
-    body = unpacked(packed, ", ".join(packing["content-encoding"]))
+    body = decode_content(packed, ", ".join(packing["content-encoding"]))
     if body is None:
         # Unpacked already, or a client must fail over it again: in either case its header still holds.
         kept, body = kept | packing, packed
@@ -241,3 +245,16 @@ def _resolve(
         return real(host, *rest, **options)
     # Before a link on a foreign host is opened, its address is checked: one that passes, and nobody connects.
     return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("1.1.1.1", 443))]
+
+
+def decode_content(body: bytes, encodings: str) -> bytes | None:
+    """A body without its content encodings; None if it is not encoded like that."""
+    names = [name for part in encodings.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    try:
+        if set(names) == {"gzip"}:  # not by httpx, which does not notice that the end of a body is missing
+            for _ in names:
+                body = gzip.decompress(body)
+            return body
+        return httpx.Response(200, headers={"content-encoding": encodings}, content=body).content
+    except (OSError, EOFError, zlib.error, httpx.DecodingError):
+        return None
