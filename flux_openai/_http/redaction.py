@@ -7,7 +7,8 @@ Two policies use the patterns and `clean_body`:
 - A cassette is compared and replayed, so it keeps the names in a query and the encoding of a body. That policy is
   `flux_openai.testing.scrubbing`.
 
-Servers write these texts, so every pattern reads a letter a bounded number of times, however many links begin in it.
+Servers write these texts, so every pattern takes linear time. In particular a link is matched as a whole and cut
+afterwards: a pattern that looks for its query would read to the end of the text at each `http:` in it.
 """
 
 import codecs
