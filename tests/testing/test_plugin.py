@@ -53,6 +53,11 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_inprocess(*PLUGIN, *arguments)
 
 
+def run_apart(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """The same in a process that has imported nothing yet."""
+    return pytester.runpytest_subprocess(*PLUGIN, *arguments)
+
+
 def cassette_of(pytester: pytest.Pytester, name: str = "test_fox.test_fox") -> Path:
     """Where a cassette of the project lies."""
     return pytester.path / "cassettes" / f"{name}.yaml"
@@ -96,7 +101,7 @@ def test_the_async_client_works_with_pytest_asyncio(pytester: pytest.Pytester) -
             assert (await async_flux_client.images.generate(prompt="a red fox")).data
     """)
     settings = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    run(pytester, "-p", "asyncio", *settings).assert_outcomes(passed=2)
+    run_apart(pytester, "-p", "asyncio", *settings).assert_outcomes(passed=2)
 
 
 def test_a_recording_replays_without_key_and_network(
@@ -439,7 +444,7 @@ def test_a_run_that_makes_no_image_does_not_load_the_sdk(pytester: pytest.Pytest
             ours = {name for name in sys.modules if name.partition(".")[0] in ("flux_openai", "openai", "vcr")}
             assert ours == {"flux_openai", "flux_openai.testing"}
     """)
-    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
+    run_apart(pytester).assert_outcomes(passed=1)
 
 
 def test_the_readme_runs_as_it_stands(pytester: pytest.Pytester) -> None:
