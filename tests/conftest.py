@@ -1,6 +1,9 @@
-import argparse
 import gc
+import ipaddress
 import os
+import socket
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -16,29 +19,6 @@ else:
     settings.load_profile("untimed")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--record",
-        type=_source,
-        metavar="{emulator,live}",
-        help="record the cassettes anew, from the emulator or, with MODELVERSE_API_KEY set, from the service (billed)",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Recording writes what other tests read, so it has the suite to itself."""
-    if config.getoption("record") and config.getoption("numprocesses", None):
-        raise pytest.UsageError("recording needs a single process: add -n 0")
-
-
-def _source(value: str) -> str:
-    if value not in ("emulator", "live"):
-        raise argparse.ArgumentTypeError(f"{value!r} is neither 'emulator' nor 'live'")
-    if value == "live" and not os.environ.get("MODELVERSE_API_KEY"):
-        raise argparse.ArgumentTypeError("'live' asks the service itself: set MODELVERSE_API_KEY to your key")
-    return value
-
-
 @pytest.fixture
 def anyio_backend() -> str:
     """The async tests run on asyncio: it is what the SDK runs on."""
@@ -46,11 +26,59 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set on the developer's machine must not decide a test, and no key may get into one."""
+    records = "flux_cassette" in request.fixturenames and request.config.getoption("flux_record") == "live"
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "MODELVERSE_")):
+        if name.startswith(("OPENAI_", "MODELVERSE_")) and not (records and name == "MODELVERSE_API_KEY"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def blocked_network(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
+    """No name is looked up and only this machine is connected to, whatever library wants to; a live recording may."""
+    if pytestconfig.getoption("flux_record") == "live":
+        return
+
+    def is_loopback(host: object) -> bool:
+        try:
+            return host is None or ipaddress.ip_address(str(host)).is_loopback
+        except ValueError:
+            return False
+
+    def connect(real: Callable[..., object], sock: socket.socket, address: object, *rest: object) -> object:
+        if isinstance(address, tuple) and not is_loopback(address[0]):
+            pytest.fail(f"a replay must not use the network, but something connects to {address[0]!r}")
+        return real(sock, address, *rest)
+
+    def look_up(real: Callable[..., object], host: object, *rest: object, **options: object) -> object:
+        name = host.decode() if isinstance(host, bytes) else host
+        if not is_loopback(name):
+            pytest.fail(f"a replay must not use the network, but something looks up {name!r}")
+        return real(host, *rest, **options)
+
+    monkeypatch.setenv("no_proxy", "*")  # a proxy on this machine would be a way around the block
+    for name in ("connect", "connect_ex"):
+        real = getattr(socket.socket, name)
+        # A lambda and no partial, which would not become a method.
+        monkeypatch.setattr(socket.socket, name, lambda sock, *args, real=real: connect(real, sock, *args))
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"):
+        monkeypatch.setattr(socket, name, partial(look_up, getattr(socket, name)))
+
+
+@pytest.fixture(scope="session")
+def all_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For a pytest run inside of this process: it forgets the modules that it was the first to import.
+
+    Imported again, they would define every class a second time, and `except` and `isinstance` would miss the first.
+    """
+    import vcr  # noqa: PLC0415  # not every environment has it
+
+    import flux_openai.testing.cassettes  # noqa: PLC0415  # it needs vcrpy
+    from flux_openai._http.library import httpx  # noqa: PLC0415
+
+    with httpx.Client(), vcr.use_cassette(str(tmp_path_factory.mktemp("vcr") / "none.yaml")):
+        flux_openai.Emulator(pixels=1).client().images.generate(prompt="a red fox").data[0].read()
 
 
 def pytest_collection_finish() -> None:

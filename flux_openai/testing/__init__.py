@@ -11,6 +11,7 @@ import re
 import shlex
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -18,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
     from pluggy import Result
     from vcr.cassette import Cassette
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
     from flux_openai.emulator.emulator import Emulator
 
-__all__ = ["async_flux_client", "flux_cassette", "flux_client", "flux_emulator"]
+__all__ = ["async_flux_client", "flux_cassette", "flux_cassette_dir", "flux_client", "flux_emulator"]
 
 KEY = "flux-tests-need-no-key"
+"""The API key in a test with a cassette that is not recorded from the service."""
 
 PIXELS = 256
 
@@ -36,16 +37,16 @@ NOW = 1_750_667_997
 """The time of the service's documented example; with it, the emulator's cassettes come out the same each time."""
 
 MARKERS = (
-    "flux_cassette(name): the cassette of this test is cassettes/<name>.yaml, beside the test file.",
+    "flux_cassette(name): the cassette of this test is <name>.yaml, in the folder of `flux_cassette_dir`.",
     "flux_script(script): what goes wrong in this test's `flux_emulator`: a text, as for Emulator(script=...).",
 )
 
 _FAILED = pytest.StashKey[bool]()
-_RECORDED = pytest.StashKey[dict["Path", object]]()
+_RECORDED = pytest.StashKey[dict[Path, object]]()
 
 
-class _Unfinished(Exception):  # noqa: N818  # no error: the test has told its own
-    """The test failed, so what it asked for is not all that it asks for."""
+class _TestFailed(Exception):  # noqa: N818  # no error: it only closes the cassette of a test that has failed already
+    """The requests of a failed test are not all that it would make, so none is missed on the cassette."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known, and ask for the key before any test runs."""
+    """Register the markers, and ask for the key before any test runs."""
     for line in MARKERS:
         config.addinivalue_line("markers", line)
     if config.getoption("flux_record") == "live" and not os.environ.get("MODELVERSE_API_KEY"):
@@ -71,13 +72,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse the marker of a cassette on a test that does not use it: such a test would ask the service."""
     named = any(marker.name == "flux_cassette" for marker in item.own_markers)
     if named and "flux_cassette" not in getattr(item, "fixturenames", ()):
-        says = "a marker names the cassette of this test, which does not use it"
-        pytest.fail(f"{says}: add @pytest.mark.usefixtures('flux_cassette')", pytrace=False)
+        reason = "a marker names the cassette of this test, which does not use it"
+        pytest.fail(f"{reason}: add @pytest.mark.usefixtures('flux_cassette')", pytrace=False)
 
 
 @pytest.hookimpl(hookwrapper=True)  # the old style, which every pytest knows
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Result[None], None]:
-    """Remember whether the test failed: a fixture is not told."""
+    """Remember whether the test failed, which its fixtures could not find out."""
     outcome = yield
     item.stash[_FAILED] = outcome.excinfo is not None
 
@@ -90,7 +91,7 @@ def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
 
     marker = request.node.get_closest_marker("flux_script")
     script = _only_text(marker) if marker else None
-    clock = (lambda: float(NOW)) if _on_tape(request) else time.time
+    clock = (lambda: float(NOW)) if _uses_cassette(request) else time.time
     try:
         return Emulator(pixels=PIXELS, script=script, clock=clock)
     except ScriptError as error:
@@ -103,9 +104,9 @@ def flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -> Iter
     from flux_openai.client.clients import FluxOpenAI
     from flux_openai.retry import RetryPolicy
 
-    if _on_tape(request):
+    if _uses_cassette(request):
         request.getfixturevalue("flux_cassette")
-        client = FluxOpenAI(retry=RetryPolicy(waiting=_source(request) == "live"))
+        client = FluxOpenAI(retry=RetryPolicy(waiting=_record_from(request) == "live"))
     else:
         client = flux_emulator.client()
     with client:
@@ -123,76 +124,83 @@ def async_flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -
     from flux_openai.client.clients import AsyncFluxOpenAI
     from flux_openai.retry import RetryPolicy
 
-    if _on_tape(request):
+    if _uses_cassette(request):
         request.getfixturevalue("flux_cassette")
-        # A connection belongs to the test's event loop, which is gone when the client is closed: so none is kept.
+        # A pooled connection belongs to the test's event loop, which is gone when the client is closed.
         http_client = DefaultAsyncHttpxClient(limits=httpx.Limits(max_keepalive_connections=0))
-        policy = RetryPolicy(waiting=_source(request) == "live")
+        policy = RetryPolicy(waiting=_record_from(request) == "live")
         client = AsyncFluxOpenAI(http_client=http_client, retry=policy)
     else:
         client = flux_emulator.async_client()
     yield client
-    # With a factory, the runner leaves the thread's current event loop to whoever has set it.
+    # With a factory, the runner does not touch the thread's current event loop, which may be another plugin's.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(client.close())
 
 
 @pytest.fixture
+def flux_cassette_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder of the cassettes: `cassettes`, beside the test file. Override it to keep them elsewhere.
+
+    In a conftest.py:
+
+        @pytest.fixture(scope="session")
+        def flux_cassette_dir():
+            return pathlib.Path(__file__).parent / "recordings"
+    """
+    return request.path.parent / "cassettes"
+
+
+@pytest.fixture
 def flux_cassette(
-    request: pytest.FixtureRequest, flux_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request: pytest.FixtureRequest,
+    flux_emulator: Emulator,
+    flux_cassette_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[Cassette]:
-    """Play what `cassettes/<file>.<test>.yaml`, beside the test file, holds: no key, no network, the same each time.
+    """Replay `<file>.<test>.yaml`, from the folder of `flux_cassette_dir`: no key, no network, the same each time.
 
     It works for every client of the test. The test fails if it asks for anything else, down to the prompt, or for less.
     `--flux-record=emulator` or `--flux-record=live` records it; no key and no signature is kept, of images 1 KiB.
     """
     try:
-        from flux_openai.testing.cassettes import asked_of, recording, replaying
+        from flux_openai.testing.cassettes import recorded_requests, recording, replaying
     except ModuleNotFoundError as error:
         if error.name not in ("vcr", "yaml"):
             raise
         message = "flux_cassette needs vcrpy: pip install 'flux-openai[testing]'"
         raise pytest.fail.Exception(message, pytrace=False) from None
-    source, path = _source(request), _cassette_path(request)
+    marker, record_from = request.node.get_closest_marker("flux_cassette"), _record_from(request)
+    path = Path(flux_cassette_dir) / f"{_only_text(marker) if marker else _cassette_name(request)}.yaml"
     command = f"pytest {shlex.quote(request.node.nodeid)} --flux-record=emulator"
-    if source != "live":
+    if record_from != "live":
         monkeypatch.setenv("MODELVERSE_API_KEY", KEY)
-    if source != "none":
-        serve = flux_emulator.handle if source == "emulator" else None
-        opened = recording(
-            path, fresh=tmp_path / "fresh.yaml", secrets=(os.environ["MODELVERSE_API_KEY"],), serve=serve
-        )
+    if record_from != "none":
+        serve = flux_emulator.handle if record_from == "emulator" else None
+        secrets = (os.environ["MODELVERSE_API_KEY"],)
+        opened = recording(path, fresh=tmp_path / "fresh.yaml", secrets=secrets, serve=serve)
     elif path.exists():
         opened = replaying(path, command=command, secrets=(KEY,))
     else:
         pytest.fail(f"there is no cassette {path}\n\nTo record: {command}", pytrace=False)
-    with suppress(_Unfinished), opened as tape:
+    with suppress(_TestFailed), opened as tape:
         yield tape
         if request.node.stash.get(_FAILED, False):
-            raise _Unfinished
-    if source != "none" and not request.node.stash.get(_FAILED, False):
-        _check_same(request, path, asked=asked_of(path))
+            raise _TestFailed
+    if record_from != "none" and not request.node.stash.get(_FAILED, False):
+        # Tests may share a cassette as long as they ask for the same: otherwise the last to record it would decide.
+        requests = recorded_requests(path)
+        if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, requests) != requests:
+            pytest.fail(f"another test has recorded {path.name}, and asked for something else", pytrace=False)
 
 
-def _check_same(request: pytest.FixtureRequest, path: Path, *, asked: object) -> None:
-    """Tests may share a cassette as long as they ask for the same: the last to record it would decide."""
-    if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, asked) != asked:
-        pytest.fail(f"another test has recorded {path.name}, and asked for something else", pytrace=False)
-
-
-def _on_tape(request: pytest.FixtureRequest) -> bool:
+def _uses_cassette(request: pytest.FixtureRequest) -> bool:
     return "flux_cassette" in request.fixturenames
 
 
-def _source(request: pytest.FixtureRequest) -> str:
+def _record_from(request: pytest.FixtureRequest) -> str:
     return str(request.config.getoption("flux_record"))
-
-
-def _cassette_path(request: pytest.FixtureRequest) -> Path:
-    marker = request.node.get_closest_marker("flux_cassette")
-    where = [request.path.stem, *([request.cls.__qualname__] if request.cls else []), request.node.name]
-    name = _only_text(marker) if marker else _file_name(where)
-    return request.path.parent / "cassettes" / f"{name}.yaml"
 
 
 def _only_text(marker: pytest.Mark) -> str:
@@ -201,8 +209,8 @@ def _only_text(marker: pytest.Mark) -> str:
     return str(marker.args[0])
 
 
-def _file_name(parts: list[str]) -> str:
-    name = ".".join(parts)
+def _cassette_name(request: pytest.FixtureRequest) -> str:
+    name = ".".join([request.path.stem, *([request.cls.__qualname__] if request.cls else []), request.node.name])
     clean = re.sub(r"[^\w.,=\[\]-]", "_", name, flags=re.ASCII)[:150]
-    # Two parameters that differ only in what a file name cannot have are two cassettes all the same.
+    # Two parameters that differ only in characters a file name cannot have are two cassettes all the same.
     return clean if clean == name else f"{clean}-{crc32(name.encode('utf-8', 'backslashreplace')):08x}"

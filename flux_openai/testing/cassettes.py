@@ -1,15 +1,17 @@
-"""Cassettes for vcrpy: what is kept of an exchange, how it is compared, and how it is played.
+"""Cassettes for vcrpy: how an exchange is recorded, compared and replayed.
 
-Needs vcrpy and pytest; `flux_openai.testing` imports it for a test that uses a cassette, and nothing else does.
+Needs vcrpy and pytest; the plugin imports it for a test that uses a cassette, and nothing else does.
 """
 
+import gzip
 import json
 import socket
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 from unittest import mock
 
@@ -21,23 +23,15 @@ from vcr.errors import CannotOverwriteExistingCassetteException
 from vcr.request import Request
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import secrets_of
-from flux_openai.testing.scrubbing import scrub_body, scrub_text, strip_query_values, unpacked, without
+from flux_openai._http.redaction import replace_secrets, secrets_of
+from flux_openai.testing.scrubbing import PLACEHOLDER, scrub_body, scrub_text, strip_query_values
 
-__all__ = [
-    "Label",
-    "Provenance",
-    "asked_of",
-    "player",
-    "recording",
-    "replaying",
-    "spare_live",
-]
+__all__ = ["Provenance", "decode_content", "make_vcr", "recorded_requests", "recording", "replaying"]
 
 Provenance = Literal["emulator", "documented example", "live"]
+"""Where a cassette comes from. A documented example is copied from the service's pages, and never recorded."""
 
-
-# Headers are named one by one, so that what nobody thought of stays out.
+# Both lists name what is kept, so that a header nobody thought of stays out.
 REQUEST_HEADERS = ("accept", "content-type")
 RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
     "content-type": str,
@@ -48,118 +42,108 @@ RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def kept_request(request: Request, *, secrets: tuple[str, ...]) -> Request:
-    """The request as it is written, and as it is compared: a replay asks for the link that the recording shows."""
-    headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-    body = _in_order(scrub_body(request.body or b"", secrets, asked=True))
-    return Request(request.method, strip_query_values(without(request.uri, secrets)), body or None, headers)
+def make_vcr(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()) -> vcr.VCR:
+    """The vcrpy that records and replays: it writes no secret, and bodies are part of the match."""
+    known = [*secrets]
 
+    def scrub_request(request: Request) -> Request:
+        # A key that was given to the client itself may come back in an answer, as in "incorrect key: ...".
+        sent = {
+            name: value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            for name, value in request.headers.items()
+        }
+        found = secrets_of(httpx.Headers(sent, encoding="utf-8"))
+        known.extend(secret for secret in found if len(secret) >= 8)  # a shorter one may be an ordinary word
+        return _scrub_request(request, tuple(known))
 
-def _in_order(body: bytes) -> bytes:
-    """JSON with its names sorted: order and spaces are the SDK's affair.
-
-    This text is what is compared, and not its values: to Python, but not to the service, 1, 1.0 and True are all one.
-    """
-    try:
-        return json.dumps(json.loads(body), sort_keys=True).encode()
-    except (ValueError, RecursionError):
-        return body
-
-
-def kept_response(response: Mapping[str, Any], *, secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer as it is written, and as it is played back."""
-    headers = {name.lower(): values for name, values in response["headers"].items()}
-    kept = {
-        name: [scrub_text(keep(value), secrets) for value in headers[name]]
-        for name, keep in RESPONSE_HEADERS.items()
-        if name in headers
-    }
-    packing = {"content-encoding": headers.get("content-encoding", [])}
-    packed = response["body"]["string"]
-    body = unpacked(packed, ", ".join(packing["content-encoding"]))
-    if body is None:
-        # Unpacked already, or a client must fail over it again: in either case its header still holds.
-        kept, body = kept | packing, packed
-    return {"status": response["status"], "headers": kept, "body": {"string": scrub_body(body, secrets)}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """A serializer for vcrpy that writes where a cassette comes from on top of it, and keeps the lines in order."""
-
-    provenance: Provenance
-
-    def serialize(self, tape: Mapping[str, Any]) -> str:
-        """The text of a cassette."""
-        bodies = (interaction["request"]["body"] for interaction in tape["interactions"])
-        models = (model for body in bodies if body and (model := _model_in(body)))
-        told = {"provenance": self.provenance, "model": next(models, None), **tape}
-        # The dumper in pure Python: the one in C, where there is one, breaks lines at other places.
-        return cast(str, yaml.dump(told, Dumper=yaml.SafeDumper, sort_keys=False, width=120))
-
-    @staticmethod
-    def deserialize(text: str) -> object:
-        """What stands in the text of a cassette."""
-        return yaml.safe_load(text)
-
-
-def _model_in(body: str | bytes) -> object:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return None
-    return value.get("model") if isinstance(value, dict) else None
-
-
-def player(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()) -> vcr.VCR:
-    """Vcrpy as cassettes are recorded and replayed: nothing secret is kept, and bodies are compared."""
-    told = [*secrets]
     machine = vcr.VCR(
-        before_record_request=partial(_asked, told=told),
-        before_record_response=partial(_answered, told=told),
+        before_record_request=scrub_request,
+        before_record_response=lambda response: _scrub_response(response, tuple(known)),
         match_on=("method", "scheme", "host", "port", "path", "query", "raw_body"),
         record_mode="none",
         record_on_exception=False,
         serializer="labelled",
     )
-    machine.register_serializer("labelled", Label(provenance=provenance))
+    serialize = partial(_serialize, provenance=provenance)
+    machine.register_serializer("labelled", SimpleNamespace(serialize=serialize, deserialize=yaml.safe_load))
     return machine
 
 
-def _asked(request: Request, *, told: list[str]) -> Request:
-    # A key that was given to the client itself may come back in an answer, as in "incorrect key: ...".
-    sent = secrets_of(httpx.Headers({name: _text(value) for name, value in request.headers.items()}, encoding="utf-8"))
-    told += [secret for secret in sent if len(secret) >= 8 and secret not in told]  # less may be a word like any other
-    return kept_request(request, secrets=tuple(told))
+def _scrub_request(request: Request, secrets: tuple[str, ...]) -> Request:
+    """The request as it is written and compared: a replay asks for the link that the recorded answer shows."""
+    headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
+    uri = strip_query_values(replace_secrets(request.uri, secrets, by=PLACEHOLDER))
+    body = scrub_body(request.body or b"", secrets, request=True)
+    with suppress(ValueError, RecursionError):  # what is not JSON is compared as it is
+        # The SDK may change the order of names. The text is compared and not the values, because 1, 1.0 and True are
+        # equal in Python and different to the service.
+        body = json.dumps(json.loads(body), sort_keys=True).encode()
+    return Request(request.method, uri, body or None, headers)
 
 
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+def _scrub_response(response: Mapping[str, Any], secrets: tuple[str, ...]) -> dict[str, object]:
+    """The answer as it is written and replayed."""
+    received = {name.lower(): values for name, values in response["headers"].items()}
+    headers = {
+        name: [scrub_text(keep(value), secrets) for value in received[name]]
+        for name, keep in RESPONSE_HEADERS.items()
+        if name in received
+    }
+    encodings = received.get("content-encoding", [])
+    body = decode_content(response["body"]["string"], ", ".join(encodings))
+    if body is None:
+        # Decoded already, or a client must fail over it in the replay too: either way its header still holds.
+        headers["content-encoding"], body = encodings, response["body"]["string"]
+    return {"status": response["status"], "headers": headers, "body": {"string": scrub_body(body, secrets)}}
 
 
-def _answered(response: Mapping[str, Any], *, told: list[str]) -> dict[str, object]:
-    return kept_response(response, secrets=tuple(told))
+def decode_content(body: bytes, encodings: str) -> bytes | None:
+    """A body without its content encodings; None if it is not encoded like that."""
+    names = [name for part in encodings.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    try:
+        if set(names) == {"gzip"}:  # not by httpx, which does not notice that the end of a body is missing
+            for _ in names:
+                body = gzip.decompress(body)
+            return body
+        return httpx.Response(200, headers={"content-encoding": encodings}, content=body).content
+    except (OSError, EOFError, zlib.error, httpx.DecodingError):
+        return None
 
 
-def spare_live(path: Path) -> None:
-    """Skip the test if its cassette is from the service: that was paid for, and the emulator must not overwrite it."""
-    if path.exists() and yaml.safe_load(path.read_bytes()).get("provenance") == "live":
-        pytest.skip("recorded from the service, which alone can repeat it; to use the emulator, delete it first")
+def _serialize(tape: Mapping[str, Any], *, provenance: Provenance) -> str:
+    """The text of a cassette, with its provenance and the first model at the top."""
+    model = None
+    for interaction in tape["interactions"]:
+        with suppress(ValueError, TypeError, AttributeError):  # no body, or not of JSON, or no object
+            model = model or json.loads(interaction["request"]["body"]).get("model")
+    # The dumper in pure Python: the one in C breaks lines at other places, and is not installed everywhere.
+    labelled = {"provenance": provenance, "model": model, **tape}
+    return cast(str, yaml.dump(labelled, Dumper=yaml.SafeDumper, sort_keys=False, width=120))
+
+
+def recorded_requests(path: Path) -> object:
+    """The requests on a cassette."""
+    return [interaction["request"] for interaction in yaml.safe_load(path.read_bytes())["interactions"]]
 
 
 @contextmanager
 def recording(
     path: Path, *, fresh: Path, secrets: tuple[str, ...], serve: Callable[[httpx.Request], httpx.Response] | None
 ) -> Iterator[Cassette]:
-    """Record into the file `fresh`, and put it at `path` if all goes well.
+    """Record into the file `fresh`, and move it to `path` if the test passes.
 
-    `serve` answers in place of the network, for whatever client of httpx; None is the network itself.
+    `serve` answers every client of httpx in place of the network; without it, the service is asked. A cassette that the
+    recording could not replace is left alone, and the test skipped.
     """
-    if serve:
-        spare_live(path)
-    machine = player(provenance="emulator" if serve else "live", secrets=secrets)
-    served = _served(serve) if serve else nullcontext(list[str]())
-    with machine.use_cassette(fresh, record_mode="all") as tape, served as broken:
+    provenance: Provenance = "emulator" if serve else "live"
+    found = yaml.safe_load(path.read_bytes()).get("provenance") if path.exists() else None
+    if found == "documented example":
+        pytest.skip("its cassette is an example from the service's documents; to record one, delete it first")
+    if found == "live" and provenance != "live":
+        pytest.skip("its cassette was recorded from the service, and paid for; to use the emulator, delete it first")
+    machine = make_vcr(provenance=provenance, secrets=secrets)
+    answering = _answering(serve) if serve else nullcontext(list[str]())
+    with machine.use_cassette(fresh, record_mode="all") as tape, answering as broken:
         yield tape
     if broken:
         reason = f"an exchange broke off, which no cassette can repeat: {broken[0]}"
@@ -171,73 +155,59 @@ def recording(
 
 
 @contextmanager
-def _served(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[list[str]]:
-    # Entered after vcrpy, which has the mock transport too: so what is answered here is recorded there.
-    wire, broken = httpx.MockTransport(serve), list[str]()
+def _answering(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[list[str]]:
+    """Answer in place of httpx's own transports; yields the list of exchanges that broke off."""
+    broken = list[str]()
 
-    def handle(_: object, request: httpx.Request) -> httpx.Response:
-        with _noted(broken, request):
-            response = wire.handle_request(request)
+    def answer(request: httpx.Request) -> httpx.Response:
+        try:
+            response = serve(request)
             response.stream = httpx.ByteStream(b"".join(cast("httpx.SyncByteStream", response.stream)))
+        except httpx.TransportError as error:
+            broken.append(f"{request.method} {request.url.path}: {type(error).__name__}")
+            raise
         return response
 
-    async def ahandle(_: object, request: httpx.Request) -> httpx.Response:
-        with _noted(broken, request):
-            response = await wire.handle_async_request(request)
-            pieces = [piece async for piece in cast("httpx.AsyncByteStream", response.stream)]
-            response.stream = httpx.ByteStream(b"".join(pieces))
-        return response
-
+    # vcrpy has patched the mock transport too, so what is answered here is recorded there.
+    transport = httpx.MockTransport(answer)
     with (
-        mock.patch.object(httpx.HTTPTransport, "handle_request", handle),
-        mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", ahandle),
+        mock.patch.object(httpx.HTTPTransport, "handle_request", lambda _, request: transport.handle_request(request)),
+        mock.patch.object(
+            httpx.AsyncHTTPTransport, "handle_async_request", lambda _, request: transport.handle_async_request(request)
+        ),
     ):
         yield broken
 
 
 @contextmanager
-def _noted(broken: list[str], request: httpx.Request) -> Iterator[None]:
-    try:
-        yield
-    except httpx.TransportError as error:
-        broken.append(f"{request.method} {request.url.path}: {type(error).__name__}")
-        raise
-
-
-@contextmanager
 def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Iterator[Cassette]:
-    """Play a cassette: asking for more than it holds fails the test at once, asking for less fails it at the end.
+    """Replay a cassette: a request that is not on it fails the test at once, one that was not made fails it at the end.
 
-    `command` is what would record it anew. The hosts on the cassette need no look-up.
+    `command` would record the cassette anew. No name of a host on it is looked up.
     """
-    with player(secrets=secrets).use_cassette(path, allow_playback_repeats=False) as tape:
-        tape.can_play_response_for = partial(_playable, tape, tape.can_play_response_for, command)
-        look_up = partial(_resolve, frozenset(request.host for request in tape.requests), socket.getaddrinfo)
-        with mock.patch.object(socket, "getaddrinfo", look_up):
+    advice = f"\n\nTo record: {command}"
+    with make_vcr(secrets=secrets).use_cassette(path, allow_playback_repeats=False) as tape:
+        hosts = {request.host for request in tape.requests}
+        can_play: Callable[[Request], bool] = tape.can_play_response_for
+        look_up: Callable[..., object] = socket.getaddrinfo
+
+        def can_play_or_fail(request: Request) -> bool:
+            if can_play(request):
+                return True
+            # Not by vcrpy's own error: openai 2.x takes every Exception for a failed connection and hides the reason.
+            reason = str(CannotOverwriteExistingCassetteException(cassette=tape, failed_request=request))
+            return pytest.fail(reason.partition("How to fix:")[0].rstrip() + advice, pytrace=False)
+
+        def resolve(host: object, *rest: object, **options: object) -> object:
+            if (host.decode() if isinstance(host, bytes) else host) not in hosts:
+                return look_up(host, *rest, **options)
+            # A download checks the address of another host before it connects: this one is public, and never used.
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("1.1.1.1", 443))]
+
+        tape.can_play_response_for = can_play_or_fail
+        with mock.patch.object(socket, "getaddrinfo", resolve):
             yield tape
     unplayed = [str(request) for index, request in enumerate(tape.requests) if not tape.play_counts[index]]
     if unplayed:
         reason = f"{path.name} was not played to its end: {len(unplayed)} left, the first is {unplayed[0]}"
-        pytest.fail(f"{reason}\n\nTo record: {command}", pytrace=False)
-
-
-def asked_of(path: Path) -> object:
-    """What the requests on a cassette are."""
-    return [interaction["request"] for interaction in yaml.safe_load(path.read_bytes())["interactions"]]
-
-
-def _playable(tape: Cassette, ask: Callable[[Request], bool], command: str, request: Request) -> bool:
-    if ask(request):
-        return True
-    # Not vcrpy's own error: openai 2.x takes every Exception for a failed connection, and the reason would be lost.
-    reason = str(CannotOverwriteExistingCassetteException(cassette=tape, failed_request=request))
-    return pytest.fail(f"{reason.partition('How to fix:')[0].rstrip()}\n\nTo record: {command}", pytrace=False)
-
-
-def _resolve(
-    names: frozenset[str], real: Callable[..., object], host: object, *rest: object, **options: object
-) -> object:
-    if (host.decode() if isinstance(host, bytes) else host) not in names:
-        return real(host, *rest, **options)
-    # Before a link on a foreign host is opened, its address is checked: one that passes, and nobody connects.
-    return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("1.1.1.1", 443))]
+        pytest.fail(reason + advice, pytrace=False)

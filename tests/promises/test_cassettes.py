@@ -9,6 +9,7 @@ import binascii
 import gzip
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stubs
 
-CASSETTES = sorted((Path(__file__).parents[3] / "cassettes").iterdir())
+pytest_plugins = "pytester"
+
+TESTS = Path(__file__).parents[1]
+REPLAY = Path(__file__).with_name("test_replay.py")
+CASSETTES = sorted((TESTS.parent / "cassettes").iterdir())
 NAMES = {path.name for path in CASSETTES}
 PROVENANCES = ("emulator", "documented example", "live")
 HEADERS = {"accept", "content-type", "date", "location", "retry-after", "x-request-id"}
@@ -28,7 +33,7 @@ IMAGE_LIMIT = 1024
 DEPTH = 6
 
 SECRET = re.compile(
-    rb"(?i)canary|\bbearer\s+\S|\b(sk|pk|rk)-[\w-]{6}|\bAKIA[0-9A-Z]{12}|\beyJ[\w-]{8,}\.|-----BEGIN|"
+    rb"(?i)canary|flux-tests-need|\bbearer\s+\S|\b(sk|pk|rk)-[\w-]{6}|\bAKIA[0-9A-Z]{12}|\beyJ[\w-]{8,}\.|-----BEGIN|"
     rb"\b(authorization|cookie|set-cookie|x-api-key|api-key|idempotency-key|openai-organization|openai-project)\W{1,3}\S"
 )
 LINK = re.compile(rb"""(?:https?:)?//[^\s"'<>\\]+""")
@@ -129,21 +134,43 @@ def test_a_cassette_is_clean(path: Path) -> None:
 def test_every_cassette_is_played_and_every_one_played_is_there() -> None:
     """The cassettes named in the tests are the files in the folder, no more and no fewer."""
     played: list[str] = []
-    for path in Path(__file__).parent.glob("test_replay_*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(func=ast.Name(id="play"), args=[ast.Constant(value=str(name)), *_]):
-                    played.append(name)
-                case ast.AnnAssign(target=ast.Name(id="TAPES"), value=ast.Dict(keys=keys)):
-                    played += [str(ast.literal_eval(key)) for key in keys if key is not None]
-                case _:
-                    pass
+    for node in ast.walk(ast.parse(REPLAY.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="flux_cassette"), args=[ast.Constant(value=str(name))]):
+                played.append(name)
+            case ast.AnnAssign(target=ast.Name(id="TAPES"), value=ast.Dict(keys=keys)):
+                played += [str(ast.literal_eval(key)) for key in keys if key is not None]
+            case _:
+                pass
     assert sorted(f"{name}.yaml" for name in played) == sorted(NAMES)
+
+
+@pytest.mark.usefixtures("all_is_imported")
+def test_the_emulator_records_the_same_to_the_byte(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cassettes in the repository are what `--flux-record=emulator` writes today; the documented ones stay."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    copy = pytester.path / "copied" / "promises" / REPLAY.name  # `tests.promises` would be the module of this run
+    copy.parent.mkdir(parents=True)
+    shutil.copy(REPLAY, copy)
+    shutil.copy(TESTS / "conftest.py", copy.parents[1])
+    folder = pytester.mkdir("cassettes")
+    for path in CASSETTES:
+        if provenance(path) != "emulator":
+            shutil.copy(path, folder)
+    plugins = ("-p", "flux_openai.testing", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib")
+    pytester.runpytest_inprocess(*plugins, "--flux-record=emulator").assert_outcomes(passed=16, skipped=22)
+    recorded = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert recorded == {path.name: path.read_bytes() for path in CASSETTES}
+
+
+def provenance(path: Path) -> str:
+    """What a cassette says of where it comes from."""
+    return str(yaml.safe_load(path.read_bytes())["provenance"])
 
 
 def test_the_documented_examples_are_marked_as_such() -> None:
     """What the document shows and what the emulator says are told apart."""
-    documented = {path.name for path in CASSETTES if yaml.safe_load(path.read_bytes())["provenance"] == PROVENANCES[1]}
+    documented = {path.name for path in CASSETTES if provenance(path) == "documented example"}
     assert documented == {"documented_success.yaml", "documented_error_400.yaml", "documented_error_200.yaml"}
 
 
