@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from flux_openai.client.clients import *  # noqa: F403
 
     # isort: on
+    # What `openai` has beside its `__all__`:
+    from openai import VERSION as VERSION
+    from openai import APIResponse as APIResponse
+    from openai import AssistantEventHandler as AssistantEventHandler
+    from openai import AsyncAPIResponse as AsyncAPIResponse
+    from openai import AsyncAssistantEventHandler as AsyncAssistantEventHandler
     from openai import AsyncAzureOpenAI as AsyncAzureOpenAI
     from openai import AzureOpenAI as AzureOpenAI
+    from openai import HttpxBinaryResponseContent as HttpxBinaryResponseContent
+    from openai import pydantic_function_tool as pydantic_function_tool
+    from openai import pydantic_responses_function_tool as pydantic_responses_function_tool
 
     from flux_openai.client.adapt import adapt as adapt
     from flux_openai.emulator.emulator import Emulator as Emulator
