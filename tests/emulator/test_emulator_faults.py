@@ -4,13 +4,13 @@ import pytest
 
 from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.api.responses import BREAKAGES, Breakage
+from flux_openai.emulator.api.responses import TRANSPORT_FAULTS, TransportFault
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 
 Post = Callable[..., httpx.Response]
 
-RAISED: dict[Breakage, type[httpx.TransportError]] = {
+RAISED: dict[TransportFault, type[httpx.TransportError]] = {
     **dict.fromkeys(("connect", "dns", "tls", "certificate"), httpx.ConnectError),
     "connect_timeout": httpx.ConnectTimeout,
     "proxy": httpx.ProxyError,
@@ -22,7 +22,7 @@ RAISED: dict[Breakage, type[httpx.TransportError]] = {
     "garbage": httpx.RemoteProtocolError,
     "truncate": httpx.RemoteProtocolError,
 }
-each_breakage = pytest.mark.parametrize("error", BREAKAGES)
+each_breakage = pytest.mark.parametrize("error", TRANSPORT_FAULTS)
 
 
 def test_faults_come_first_and_in_order(post: Post, emulator: Emulator) -> None:
@@ -97,7 +97,7 @@ def test_a_body_is_taken_when_the_fault_is_planned(post: Post, emulator: Emulato
 
 
 @each_breakage
-def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> None:
+def test_exchanges_break(post: Post, emulator: Emulator, error: TransportFault) -> None:
     """Each kind of breakage raises what httpx raises for it, with the request, once."""
     emulator.fail(error=error)
     with pytest.raises(RAISED[error]) as caught:
@@ -110,7 +110,7 @@ def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> Non
 
 @each_breakage
 @pytest.mark.anyio
-async def test_exchanges_break_async(emulator: Emulator, error: Breakage) -> None:
+async def test_exchanges_break_async(emulator: Emulator, error: TransportFault) -> None:
     """An async client sees the same."""
     emulator.fail(error=error)
     async with emulator.async_http_client(headers={"authorization": "Bearer k"}) as client:
@@ -180,7 +180,7 @@ def test_a_download_may_bring_other_bytes(post: Post, http: httpx.Client, emulat
 
 
 @each_breakage
-def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, error: Breakage) -> None:
+def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, error: TransportFault) -> None:
     """Downloads break in the same ways, and none of them is billed."""
     url = post().json()["data"][0]["url"]
     emulator.fail(error=error, on="download")

@@ -5,7 +5,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from flux_openai.emulator.api.responses import Breakage, Refusal, Reply, broken, envelope, plain_refusal, xml_error
+from flux_openai.emulator.api.responses import (
+    Reply,
+    ServiceError,
+    TransportFault,
+    broken,
+    error_response,
+    status_error,
+    xml_error,
+)
 from flux_openai.emulator.faults.fault import Job
 from flux_openai.emulator.faults.queue import Target
 
@@ -119,30 +127,30 @@ def success(job: Job) -> Reply:
 
 def status(job: Job) -> Reply:
     """The documented error with a status, and with the code, message and Retry-After that are given."""
-    plain = plain_refusal(int(job.number("status")))
+    plain = status_error(int(job.number("status")))
     seconds = job.arguments.get("retry_after")
     headers = {} if seconds is None else {"retry-after": f"{seconds:g}" if isinstance(seconds, float) else str(seconds)}
     refusal = replace(
         plain, code=job.text("code") or plain.code, message=job.text("message") or plain.message, headers=headers
     )
-    return (xml_error if job.on == "download" else envelope)(refusal, request_id=job.request_id)
+    return (xml_error if job.on == "download" else error_response)(refusal, request_id=job.request_id)
 
 
-def refused(refusal: Refusal) -> Spoil:
+def refused(refusal: ServiceError) -> Spoil:
     """The documented error, always the same."""
-    return lambda job: envelope(refusal, request_id=job.request_id)
+    return lambda job: error_response(refusal, request_id=job.request_id)
 
 
 def error_in_200(job: Job) -> Reply:
     """The documented error under a 200."""
-    refusal = Refusal(status=200, code=job.text("code"), message="The order could not be carried out.")
-    return envelope(refusal, request_id=job.request_id)
+    refusal = ServiceError(status=200, code=job.text("code"), message="The order could not be carried out.")
+    return error_response(refusal, request_id=job.request_id)
 
 
 def long_message(job: Job) -> Reply:
     """An error whose message is as long as asked."""
-    refusal = Refusal(status=500, code="internal_server_error", message="x" * int(job.number("characters")))
-    return envelope(refusal, request_id=job.request_id)
+    refusal = ServiceError(status=500, code="internal_server_error", message="x" * int(job.number("characters")))
+    return error_response(refusal, request_id=job.request_id)
 
 
 def long_header(job: Job) -> Reply:
@@ -150,12 +158,12 @@ def long_header(job: Job) -> Reply:
     return header("x-trace", "x" * int(job.number("characters")))(job)
 
 
-def breaks(how: Breakage) -> Spoil:
+def breaks(how: TransportFault) -> Spoil:
     """An exchange that breaks: nothing arrives."""
     return lambda _: broken(how)
 
 
-_UNCONNECTED: Mapping[str, Breakage] = {
+_UNCONNECTED: Mapping[str, TransportFault] = {
     "refused": "connect",
     "dns": "dns",
     "timeout": "connect_timeout",
@@ -272,7 +280,7 @@ def url(job: Job) -> Reply:
     """What goes wrong with a link."""
     how = job.text("how")
     if how.isdigit():
-        return xml_error(plain_refusal(int(how)), request_id=job.request_id)
+        return xml_error(status_error(int(how)), request_id=job.request_id)
     return _LINKS[how](job)
 
 

@@ -1,6 +1,6 @@
 """Acts on the exchange: error statuses, connections that fail, answers that come late or not at all, dead links."""
 
-from flux_openai.emulator.api.responses import Refusal
+from flux_openai.emulator.api.responses import ServiceError
 from flux_openai.emulator.faults import effects as spoil
 from flux_openai.emulator.faults.arguments import Param
 from flux_openai.emulator.faults.fault import Outcome
@@ -17,8 +17,8 @@ _LATE = Outcome(billed=True, raises="FluxTimeoutError")
 _NOT_SENT = Outcome(billed=False, raises="FluxConnectionError", billable=False)
 _NOT_SENT_IN_TIME = Outcome(billed=False, raises="FluxTimeoutError", billable=False)
 _UNSAFE = Outcome(billed=True, raises="UnsafeURLError")
-_QUOTA = Refusal(status=429, code="insufficient_quota", message="The balance is used up.")
-_MODERATION = Refusal(status=400, code="content_policy_violation", message="The prompt was refused.")
+_QUOTA = ServiceError(status=429, code="insufficient_quota", message="The balance is used up.")
+_MODERATION = ServiceError(status=400, code="content_policy_violation", message="The prompt was refused.")
 _DEAD_LINKS = (
     *("403", "404", "410", "429", "500", "503"),
     *("html", "empty", "truncate", "wrong_type", "timeout", "reset", "connect"),

@@ -10,13 +10,13 @@ from typing import Literal, TypeGuard, get_args
 
 from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.api.responses import (
-    BREAKAGES,
     NEVER_SENT,
-    Breakage,
+    TRANSPORT_FAULTS,
     Reply,
+    TransportFault,
     broken,
-    envelope,
-    plain_refusal,
+    error_response,
+    status_error,
     xml_error,
 )
 from flux_openai.errors import ConfigurationError, InvalidParam
@@ -34,7 +34,7 @@ class Plan:
     status: int
     headers: Mapping[str, str]
     body: bytes | None
-    error: Breakage | None
+    error: TransportFault | None
     billed: bool
 
 
@@ -49,7 +49,7 @@ def make_plan(
     status: int | None,
     headers: Mapping[str, str] | None,
     body: object,
-    error: Breakage | None,
+    error: TransportFault | None,
     billed: bool | None,
     on: Target,
 ) -> Plan:
@@ -88,7 +88,7 @@ def _wrong_choice(*, times: object, status: object, error: object, on: object) -
         yield InvalidParam(
             param="status", value=status, rule="must be from 200 to 599", nearest=_nearest_status(status)
         )
-    for param, value, choices in (("error", error, BREAKAGES), ("on", on, get_args(Target))):
+    for param, value, choices in (("error", error, TRANSPORT_FAULTS), ("on", on, get_args(Target))):
         if value not in choices and not (param == "error" and value is None):
             nearest = closest(value, choices)
             yield InvalidParam(param=param, value=value, rule=f"must be one of {', '.join(choices)}", nearest=nearest)
@@ -152,8 +152,8 @@ def planned_reply(plan: Plan, *, hosted: bool, request_id: str) -> Reply:
     if plan.error is not None:
         return broken(plan.error)
     if plan.body is None:
-        blank = xml_error if hosted else envelope
-        reply = blank(plain_refusal(plan.status), request_id=request_id)
+        blank = xml_error if hosted else error_response
+        reply = blank(status_error(plan.status), request_id=request_id)
     else:
         content_type = _content_type(plan.body, hosted=hosted)
         reply = Reply(status=plan.status, headers={"content-type": content_type}, body=plan.body)

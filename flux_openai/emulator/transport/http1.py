@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http.client import responses
 
 from flux_openai._http.library import httpx
-from flux_openai.emulator.api.responses import Refusal, Reply, headers_of
+from flux_openai.emulator.api.responses import Reply, ServiceError, raw_headers
 
 __all__ = [
     "MAX_BODY",
@@ -25,7 +25,7 @@ MAX_HEAD = 64 * 1024
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a request's body: more than the 32 MiB of images that a client sends, as base64."""
 
-TOO_LARGE = Refusal(
+TOO_LARGE = ServiceError(
     status=413, code="content_too_large", message=f"The body has more than {MAX_BODY // 2**20} MiB, the limit here."
 )
 
@@ -48,19 +48,19 @@ class Head:
     keep_alive: bool
 
 
-def read_head(raw: bytes) -> Head | Refusal:
+def read_head(raw: bytes) -> Head | ServiceError:
     """The head, which ends with an empty line, or why it is not one."""
     first, *lines = raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
     started = _REQUEST_LINE.fullmatch(first)
     if started is None:
         return _bad("The request line is not that of HTTP.")
     if started[3] != b"1":
-        return Refusal(status=505, code="http_version_not_supported", message="Only HTTP/1.1 is spoken here.")
+        return ServiceError(status=505, code="http_version_not_supported", message="Only HTTP/1.1 is spoken here.")
     headers = tuple(filter(None, map(_field, lines)))
     if len(headers) < len(lines):
         return _bad("A header is not NAME: VALUE.")
     length = _length(headers)
-    if isinstance(length, Refusal):
+    if isinstance(length, ServiceError):
         return length
     return Head(
         method=started[1].decode("ascii"),
@@ -79,8 +79,8 @@ def _field(line: bytes) -> tuple[bytes, bytes] | None:
     return name.lower(), value.strip(b" \t")
 
 
-def _bad(message: str) -> Refusal:
-    return Refusal(status=400, code="bad_request", message=message)
+def _bad(message: str) -> ServiceError:
+    return ServiceError(status=400, code="bad_request", message=message)
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -91,7 +91,7 @@ def _says(headers: Iterable[tuple[bytes, bytes]], name: bytes, word: bytes) -> b
     return any(word in map(bytes.strip, value.split(b",")) for value in _values(headers, name))
 
 
-def _length(headers: Iterable[tuple[bytes, bytes]]) -> int | None | Refusal:
+def _length(headers: Iterable[tuple[bytes, bytes]]) -> int | None | ServiceError:
     encodings, lengths = _values(headers, b"transfer-encoding"), set(_values(headers, b"content-length"))
     if encodings and lengths:
         return _bad("A body has a Content-Length or a Transfer-Encoding, not both.")
@@ -100,24 +100,24 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int | None | Refusal:
     return _plain_length(lengths) if lengths else 0
 
 
-def _unknown_encoding() -> Refusal:
-    return Refusal(status=501, code="not_implemented", message="The only Transfer-Encoding known here is chunked.")
+def _unknown_encoding() -> ServiceError:
+    return ServiceError(status=501, code="not_implemented", message="The only Transfer-Encoding known here is chunked.")
 
 
-def _plain_length(lengths: set[bytes]) -> int | Refusal:
+def _plain_length(lengths: set[bytes]) -> int | ServiceError:
     length = lengths.pop()
     if lengths or re.fullmatch(rb"[0-9]{1,18}", length) is None:
         return _bad("The Content-Length is not one number.")
     return int(length) if int(length) <= MAX_BODY else TOO_LARGE
 
 
-def chunk_size(line: bytes) -> int | Refusal:
+def chunk_size(line: bytes) -> int | ServiceError:
     """How many bytes the chunk has that this line announces."""
     size = re.fullmatch(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[^\r\n]*)?\r\n", line)
     return _bad("A chunk does not begin with its size.") if size is None else int(size[1], 16)
 
 
-def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | Refusal:
+def make_request(head: Head, *, body: bytes, origin: str) -> httpx.Request | ServiceError:
     """The request as the emulator takes it.
 
     Links in the answer must lead back here, so it is for `origin`, or for this machine by another name of its own.
@@ -140,7 +140,7 @@ def _as_called(head: Head, *, origin: str) -> str:
 
 def write_head(reply: Reply, *, keep_alive: bool) -> bytes:
     """The head of the reply, after its interim answers; a truncated one announces the length of the whole."""
-    headers = [*headers_of(reply), *([] if keep_alive else [(b"connection", b"close")])]
+    headers = [*raw_headers(reply), *([] if keep_alive else [(b"connection", b"close")])]
     first = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
     return _HINT * reply.hints + b"\r\n".join([first, *map(b": ".join, headers), b"", b""])
 

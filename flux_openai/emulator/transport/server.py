@@ -19,7 +19,7 @@ from typing import Self
 
 from flux_openai._http.library import httpx
 from flux_openai.emulator.api.requests import is_whole
-from flux_openai.emulator.api.responses import NEVER_SENT, Refusal, Reply, envelope, pieces_of
+from flux_openai.emulator.api.responses import NEVER_SENT, Reply, ServiceError, body_pieces, error_response
 from flux_openai.emulator.transport.http1 import (
     MAX_BODY,
     MAX_HEAD,
@@ -37,13 +37,13 @@ __all__ = ["Server"]
 Answer = Callable[[httpx.Request], Reply]
 Wait = Callable[[float], Awaitable[object]]
 
-_HEAD_TOO_LARGE = Refusal(
+_HEAD_TOO_LARGE = ServiceError(
     status=431,
     code="request_header_fields_too_large",
     message=f"The head of the request has more than {MAX_HEAD // 1024} KiB.",
 )
-_NOT_HTTP = Refusal(status=400, code="bad_request", message="This is not HTTP; https:// is not spoken here.")
-_CHUNK_TOO_LONG = Refusal(status=400, code="bad_request", message="A chunk is longer than it says.")
+_NOT_HTTP = ServiceError(status=400, code="bad_request", message="This is not HTTP; https:// is not spoken here.")
+_CHUNK_TOO_LONG = ServiceError(status=400, code="bad_request", message="A chunk is longer than it says.")
 _PIECE = 64 * 1024
 
 # A client that finds the queue full tries again a second later, and a burst of test clients fills a hundred places.
@@ -154,7 +154,7 @@ class Server:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; returns whether another may follow on this connection."""
         asked = await _receive(reader, writer, origin=self.base_url.removesuffix("/v1"))
-        if isinstance(asked, Refusal):
+        if isinstance(asked, ServiceError):
             await _turn_away(asked, reader, writer)
             return False
         reply = self._answer(asked.request)
@@ -193,7 +193,7 @@ def _listen(address: str, *, port: int) -> socket.socket:
     return server
 
 
-async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, origin: str) -> _Asked | Refusal:
+async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, origin: str) -> _Asked | ServiceError:
     """The next request; raises EOFError if there is none any more."""
     first = await reader.readexactly(1)
     if not first.isalpha():
@@ -202,21 +202,21 @@ async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *
         head = read_head(first + await reader.readuntil(b"\r\n\r\n"))
     except asyncio.LimitOverrunError:
         return _HEAD_TOO_LARGE
-    if isinstance(head, Refusal):
+    if isinstance(head, ServiceError):
         return head
     if head.expects_continue and head.length != 0:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = await _read_body(head, reader)
-    request = body if isinstance(body, Refusal) else make_request(head, body=body, origin=origin)
-    return request if isinstance(request, Refusal) else _Asked(request=request, keep_alive=head.keep_alive)
+    request = body if isinstance(body, ServiceError) else make_request(head, body=body, origin=origin)
+    return request if isinstance(request, ServiceError) else _Asked(request=request, keep_alive=head.keep_alive)
 
 
-async def _read_body(head: Head, reader: asyncio.StreamReader) -> bytes | Refusal:
+async def _read_body(head: Head, reader: asyncio.StreamReader) -> bytes | ServiceError:
     if head.length is not None:
         return await reader.readexactly(head.length)
     body = bytearray()
     while size := chunk_size(await _read_line(reader)):
-        if isinstance(size, Refusal):
+        if isinstance(size, ServiceError):
             return size
         if len(body) + size > MAX_BODY:
             return TOO_LARGE
@@ -237,8 +237,8 @@ async def _read_line(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _turn_away(refusal: Refusal, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    reply = envelope(refusal, request_id="none")
+async def _turn_away(refusal: ServiceError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reply = error_response(refusal, request_id="none")
     writer.write(write_head(reply, keep_alive=False) + reply.body)
     writer.write_eof()
     # To close on bytes that nobody has read would reset the connection, and with it the refusal.
@@ -264,7 +264,7 @@ async def _send(
         writer.write(reply.body)
         return False
     keep_alive = asked.keep_alive and reply.error is None and not _says_close(reply)
-    head, pieces = write_head(reply, keep_alive=keep_alive), pieces_of(reply, method=asked.request.method)
+    head, pieces = write_head(reply, keep_alive=keep_alive), body_pieces(reply, method=asked.request.method)
     if reply.drip or not pieces:
         writer.write(head)
     else:

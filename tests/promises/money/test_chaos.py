@@ -22,8 +22,8 @@ import pytest
 from flux_openai import RetryPolicy
 from flux_openai._http.library import httpx
 from flux_openai.emulator import VirtualClock
+from flux_openai.emulator.api.requests import find_route
 from flux_openai.emulator.api.responses import NEVER_SENT, Reply
-from flux_openai.emulator.api.routes import find_route
 from flux_openai.emulator.emulator import Emulator
 from flux_openai.emulator.faults.catalog import fault_table
 from flux_openai.emulator.faults.rules import find_acts
@@ -78,7 +78,7 @@ class Service(Emulator):
         before = self.bill.images
         reply = super().answer(request)
         route = str(find_route(request.method, path=request.url.path))
-        seen = self._journal.requests[-1]
+        seen = self.requests[-1]
         self._seen[key := request_key(seen)] += 1
         self.faults[route] += bool(find_acts(SCRIPT, seen.body, on=route, key=key, nth=self._seen[key], seed=SEED))
         if request.method == "POST":
