@@ -1,4 +1,4 @@
-"""The other side of the wire: a FLUX image service in this process, for tests, demos and work without a key."""
+"""A FLUX image service on this machine, for tests, demos and work without a key: see `Emulator`."""
 
 from flux_openai.emulator.api.responses import Reply
 from flux_openai.emulator.emulator import Emulator

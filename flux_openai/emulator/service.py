@@ -1,9 +1,10 @@
 """The service: what it decides about a request, and the state behind that, under one lock.
 
-answer(request)
-call = admit(request)     under the lock: counted, checked, limited, billed; the fault that strikes it, if any
-reply = the service's own answer, or the one that `fail()` has queued
-reply = spoiled by the acts of the fault script
+The way of a request through `answer`:
+
+    call = admit(request)    under the lock: counted, checked, limited, billed; and the fault that strikes it, if any
+    reply = serve(call)      the service's own answer, or the one that `fail()` has queued
+    spoiled(reply)           by the faults of the script
 """
 
 import base64

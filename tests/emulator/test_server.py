@@ -67,6 +67,12 @@ def test_one_connection_takes_many_requests(talk: Callable[..., bytes], emulator
     assert heard.count(b"HTTP/1.1 200 OK\r\n") == heard.count(b'{"object": "list"') == len(emulator.requests) == 3
 
 
+def test_an_upgrade_is_ignored(talk: Callable[..., bytes], emulator: Emulator) -> None:
+    """A client that offers another protocol gets its answer in this one, and may go on."""
+    answers = talk(GET + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n", GET + CLOSE + b"\r\n")
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == len(emulator.requests) == 2
+
+
 def test_a_body_may_come_in_chunks(talk: Callable[..., bytes], emulator: Emulator) -> None:
     """Chunks of any size, with extensions and trailers, make one body."""
     chunks = b"".join(b"%x;note=1\r\n%s\r\n" % (1, ORDER[at : at + 1]) for at in range(len(ORDER)))
