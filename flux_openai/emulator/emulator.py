@@ -1,68 +1,241 @@
-"""The emulator with our clients in front of it."""
+"""The emulator as users hold it: its options, what it has seen, faults, clients, and a port."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from flux_openai._http.library import httpx
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.emulator import Emulator as _Emulator
-from flux_openai.emulator import VirtualClock
+from flux_openai.emulator.api.requests import is_whole
+from flux_openai.emulator.api.responses import Reply, TransportFault
+from flux_openai.emulator.faults.fault import Target
+from flux_openai.emulator.faults.queue import make_fault
+from flux_openai.emulator.faults.rules import Rule, Script
+from flux_openai.emulator.faults.script import as_script
+from flux_openai.emulator.journal import Bill, JournalFile, SeenRequest
+from flux_openai.emulator.load.clock import Clock, RealClock, VirtualClock
+from flux_openai.emulator.load.latency import Latency
+from flux_openai.emulator.load.limits import Limit, RateLimiter
+from flux_openai.emulator.service import ImageService
+from flux_openai.emulator.transport.in_process import apply_read_timeout, asend_trace, deliver, send_trace
+from flux_openai.emulator.transport.server import Server
+from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.retry import RetryEvent, RetryPolicy
 
-__all__ = ["Emulator"]
+__all__ = ["Emulator", "HTTPClientOptions"]
 
 
-class Emulator(_Emulator):
-    """The service on this machine, for tests and first steps: documented answers, real pictures, no network.
+class HTTPClientOptions(TypedDict, total=False):
+    """The options of an httpx client that mean something when no network lies behind it."""
 
-    On a VirtualClock the clients wait in virtual time, so that a limit is open again when they come back. What they
-    measure themselves is real still: `max_elapsed` of their RetryPolicy, and how long a body or a download may take.
+    auth: tuple[str, str] | httpx.Auth
+    base_url: str | httpx.URL
+    cookies: dict[str, str]
+    event_hooks: Mapping[str, list[Callable[..., object]]]
+    follow_redirects: bool
+    headers: Mapping[str, str]
+    max_redirects: int
+    params: Mapping[str, str]
+    timeout: float | httpx.Timeout | None
+    trust_env: bool
+
+
+class Emulator:
+    """A FLUX image service on this machine, for tests and first steps: documented answers, real pictures, no network.
+
+        emulator = Emulator()
+        client = emulator.client()
+        emulator.fail(status=429)
+        client.images.generate(prompt="a red fox")  # is sent again after the 429
+        assert emulator.bill.images == 1
+
+    It is safe to use from several threads. What a limit refuses uses up no fault; what a fault leaves unbilled draws on
+    no limit and takes no time. On a VirtualClock the clients wait in virtual time, so that a limit admits them when
+    they come back; what they measure themselves stays real: `max_elapsed` of their RetryPolicy, and how long a body or
+    a download may take.
+
+    Args:
+        api_key: The only key accepted; None accepts any.
+        pixels: The approximate area of a picture, at least 1; None is a megapixel, or the exact size that is asked for.
+        clock: A clock, or a function that gives the Unix time in seconds.
+        limits: What is turned away: objects such as TokenBucket, or texts such as "10/s", "window:60/min",
+            "concurrency=8" and "credits=100".
+        latency: How long an order takes: an object such as Lognormal, or a text such as "6s", "lognormal:6s,p99=20s"
+            or "steps:1s+0.2s*steps".
+        script: What goes wrong, as a fault script.
+        seed: Decides where the script leaves it to chance.
+        journal: A file that gets a line of JSON for each request.
+
+    Raises:
+        ConfigurationError: For any other value.
     """
 
+    base_url: str = "https://api.umodelverse.ai/v1"
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        pixels: int | None = None,
+        clock: Clock | Callable[[], float] = time.time,
+        limits: Iterable[Limit | str] = (),
+        latency: Latency | str = "0s",
+        script: str | Script | Rule | None = None,
+        seed: int = 0,
+        journal: str | Path | None = None,
+    ) -> None:
+        _check_options(api_key=api_key, pixels=pixels, clock=clock, seed=seed, journal=journal)
+        self.api_key = api_key
+        self.clock = clock if isinstance(clock, Clock) else RealClock(now=clock)
+        self._service = ImageService(
+            api_key=api_key,
+            pixels=pixels,
+            clock=self.clock,
+            limiter=RateLimiter(limits=limits, latency=latency),
+            script=as_script(script),
+            seed=seed,
+            journal=None if journal is None else JournalFile(journal),
+        )
+
+    @property
+    def requests(self) -> list[SeenRequest]:
+        """Every request so far, oldest first, those that failed included; a copy."""
+        return self._service.requests
+
+    @property
+    def bill(self) -> Bill:
+        """What the calls so far would have cost; a value that does not change afterwards."""
+        return self._service.bill
+
+    def client(self, **options: Any) -> FluxOpenAI:  # noqa: ANN401  # whatever FluxOpenAI takes
+        """A FluxOpenAI that talks to this emulator; its retries do not wait unless `retry=` says so."""
+        return FluxOpenAI(http_client=self.http_client(), **self._client_options(options))
+
+    def async_client(self, **options: Any) -> AsyncFluxOpenAI:  # noqa: ANN401  # whatever AsyncFluxOpenAI takes
+        """An AsyncFluxOpenAI that talks to this emulator; its retries do not wait unless `retry=` says so."""
+        return AsyncFluxOpenAI(http_client=self.async_http_client(), **self._client_options(options))
+
+    def _client_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        own = {"api_key": self.api_key or "emulator", "base_url": self.base_url, "retry": RetryPolicy(waiting=False)}
+        chosen = {**own, **options}
+        if isinstance(self.clock, VirtualClock) and isinstance(chosen["retry"], RetryPolicy):
+            chosen["retry"] = _wait_on(self.clock, chosen["retry"])
+        return chosen
+
+    def http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.Client:
+        """A client of httpx whose requests end here, whatever their host."""
+        return httpx.Client(transport=httpx.MockTransport(self.handle), **options)
+
+    def async_http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.AsyncClient:
+        """An async client of httpx whose requests end here, whatever their host."""
+        return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
+        """This emulator on a port of this machine, for a `with` block or until `close`; port 0 picks a free one.
+
+        Raises:
+            ConfigurationError: For a host that other machines can reach, and for a port that cannot be had.
+        """
+        return Server(self.answer, host=host, port=port, wait=self.clock.asleep)
+
+    def fail(
+        self,
+        times: int = 1,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: object | bytes | str | None = None,
+        error: TransportFault | None = None,
+        billed: bool | None = None,
+        on: Target = "generate",
+    ) -> None:
+        """Make the next `times` calls of one kind go wrong, after those already lined up.
+
+        Args:
+            times: How many calls.
+            status: From 200 to 599: answers in place of the service.
+            headers: The headers of that answer, beside the usual ones.
+            body: The body of that answer; left out, it is the documented error.
+            error: Breaks the exchange, in place of a status: before the order was sent ("connect", "dns", "tls", …),
+                after that ("timeout", "reset", "garbage"), or "truncate" half way through a good answer.
+            billed: Whether an order counts on the bill all the same; left out, it does for a 2xx and for what breaks
+                after sending.
+            on: "generate" or "download".
+
+        Raises:
+            ConfigurationError: For anything else.
+        """
+        fault = make_fault(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
+        self._service.fail(fault, times=times, on=on)
+
+    def script(self, script: str | Script | Rule | None) -> None:
+        """Let this script decide from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
+
+        Occurrences count what no limit turned away, also before now.
+
+        Raises:
+            ScriptError: For a text that is no script.
+        """
+        self._service.script(as_script(script))
+
     def handle(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request of httpx when it is time, after what its client waits before it."""
+        """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
         self.clock.sleep(self._postponed())
-        return super().handle(request)
+        reply = apply_read_timeout(self.answer(request), request=request)
+        self.clock.sleep(reply.delay)
+        send_trace(reply, request=request)
+        return deliver(reply, request=request, clock=self.clock)
 
     async def ahandle(self, request: httpx.Request) -> httpx.Response:
         """The same without blocking the event loop."""
         await self.clock.asleep(self._postponed())
-        return await super().ahandle(request)
-
-    def client(self, **options: Any) -> FluxOpenAI:  # noqa: ANN401  # whatever FluxOpenAI takes
-        """A FluxOpenAI that talks to this emulator; its retries do not wait unless `retry=` says so."""
-        return FluxOpenAI(http_client=self.http_client(), **self._options(options))
-
-    def async_client(self, **options: Any) -> AsyncFluxOpenAI:  # noqa: ANN401  # whatever AsyncFluxOpenAI takes
-        """An AsyncFluxOpenAI that talks to this emulator; its retries do not wait unless `retry=` says so."""
-        return AsyncFluxOpenAI(http_client=self.async_http_client(), **self._options(options))
-
-    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        own = {"api_key": self.api_key or "emulator", "base_url": self.base_url, "retry": RetryPolicy(waiting=False)}
-        chosen = {**own, **options}
-        if isinstance(self.clock, VirtualClock) and isinstance(chosen["retry"], RetryPolicy):
-            chosen["retry"] = _virtual(chosen["retry"], clock=self.clock)
-        return chosen
+        reply = apply_read_timeout(self.answer(request), request=request)
+        await self.clock.asleep(reply.delay)
+        await asend_trace(reply, request=request)
+        return deliver(reply, request=request, clock=self.clock)
 
     def _postponed(self) -> float:
         return self.clock.postponed() if isinstance(self.clock, VirtualClock) else 0.0
 
+    def answer(self, request: httpx.Request) -> Reply:
+        """Answer one request in plain values, for a transport of your own."""
+        return self._service.answer(request)
 
-def _virtual(policy: RetryPolicy, *, clock: VirtualClock) -> RetryPolicy:
+
+def _check_options(*, api_key: object, pixels: object, clock: object, seed: object, journal: object) -> None:
+    """Raise ConfigurationError at once for an option that would fail in a later call."""
+    invalid = []
+    if api_key is not None and not (isinstance(api_key, str) and api_key.strip()):
+        rule = "must be a string that is not blank; None takes any"
+        invalid.append(InvalidParam(param="api_key", value=api_key, rule=rule))
+    if pixels is not None and (not is_whole(pixels) or pixels < 1):
+        invalid.append(InvalidParam(param="pixels", value=pixels, rule="must be an int from 1", nearest=1))
+    if isinstance(clock, type) or not (isinstance(clock, Clock) or callable(clock)):
+        rule = "must be a clock, as in VirtualClock(), or a function that gives the Unix time in seconds"
+        invalid.append(InvalidParam(param="clock", value=clock, rule=rule))
+    if not is_whole(seed):
+        invalid.append(InvalidParam(param="seed", value=seed, rule="must be an int", nearest=0))
+    if not isinstance(journal, str | PathLike | None):
+        rule = "must be the path of a file"
+        invalid.append(InvalidParam(param="journal", value=journal, rule=rule, nearest="emulator.jsonl"))
+    if invalid:
+        raise ConfigurationError.of(*invalid)
+
+
+def _wait_on(clock: VirtualClock, policy: RetryPolicy) -> RetryPolicy:
     """The policy with its waits on that clock.
 
-    `on_retry` cannot wait itself, since it is no coroutine: the next attempt is in the same thread or task, and pays.
+    `on_retry` is no coroutine and cannot wait itself, so it postpones the next attempt, which is made in the same
+    thread or task.
     """
-    return replace(policy, waiting=False, on_retry=_then_postpone(policy.on_retry, clock=clock))
+    users_hook = policy.on_retry
 
-
-def _then_postpone(
-    told: Callable[[RetryEvent], object] | None, *, clock: VirtualClock
-) -> Callable[[RetryEvent], object]:
     def on_retry(event: RetryEvent) -> None:
-        if told is not None:
-            told(event)
+        if users_hook is not None:
+            users_hook(event)
         clock.postpone(event.wait)
 
-    return on_retry
+    return replace(policy, waiting=False, on_retry=on_retry)

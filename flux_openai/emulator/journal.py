@@ -1,21 +1,29 @@
-"""What came in and what it would have cost. Not thread safe by itself: the emulator holds its lock around it."""
+"""What the emulator has seen: every request, the bill, and a file that other programs can read meanwhile."""
 
 import json
+import logging
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from hashlib import blake2b
+from pathlib import Path
+from threading import Lock
 
 from flux_openai._http.library import httpx
+from flux_openai.errors import ConfigurationError
 
-__all__ = ["Bill", "Charge", "Journal", "SeenRequest", "request_key"]
+__all__ = ["Bill", "JournalEntry", "JournalFile", "RequestLog", "SeenRequest", "request_key"]
+
+_log = logging.getLogger("flux_openai.emulator")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenRequest:
     """One request as it arrived.
 
-    `headers` can be looked up in any case and stays out of the repr, since it holds the key; `path` has no query, since
-    a link's query is its signature; `body` is the parsed JSON object, or None if the body was anything else.
+    `headers` can be looked up in any case, and stay out of the repr since they hold the key; `path` is without the
+    query, since a link's query is its signature; `body` is the parsed JSON object, or None if the body was none.
     """
 
     method: str
@@ -37,47 +45,32 @@ class Bill:
     duplicates: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Charge:
-    """What one request has added to the bill."""
-
-    images: int = 0
-    duplicate: bool = False
-
-
 def request_key(seen: SeenRequest) -> str:
-    """What tells one request from another: its method, path and body, and neither when nor by whom it is sent.
+    """A digest of method, path and body: equal requests share it, whenever and by whomever they are sent.
 
-    What is decided by it comes out the same however many requests are under way at once.
+    What is decided by it comes out the same however many other requests are under way.
     """
-    told = json.dumps([seen.method, seen.path, seen.body], sort_keys=True)
-    return blake2b(told.encode(), digest_size=16).hexdigest()
+    text = json.dumps([seen.method, seen.path, seen.body], sort_keys=True)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class Journal:
-    """All requests and the bill."""
+class RequestLog:
+    """All requests and the bill. Not thread safe: the service holds its lock around every use."""
 
     def __init__(self) -> None:
         self.requests: list[SeenRequest] = []
         self.bill = Bill()
+        self.admitted: Counter[str] = Counter()
+        """How many requests of each key no limit has turned away."""
         self._billed_keys: set[str] = set()
-        self._times: Counter[str] = Counter()
 
     def add(self, seen: SeenRequest) -> int:
-        """Note a request; returns its number, from 1."""
+        """Add a request; returns its number, counted from 1."""
         self.requests.append(seen)
         return len(self.requests)
 
-    def times(self, key: str) -> int:
-        """How many requests with this `key` were admitted."""
-        return self._times[key]
-
-    def admit(self, key: str) -> None:
-        """Count a request that no limit has turned away."""
-        self._times[key] += 1
-
-    def charge(self, images: int, *, idempotency_key: str | None) -> Charge:
-        """Bill one call; returns what it adds."""
+    def charge(self, images: int, *, idempotency_key: str | None) -> bool:
+        """Bill one call; returns whether its Idempotency-Key had been billed before."""
         duplicate = idempotency_key in self._billed_keys
         self.bill = replace(
             self.bill,
@@ -87,4 +80,91 @@ class Journal:
         )
         if idempotency_key:
             self._billed_keys.add(idempotency_key)
-        return Charge(images=images, duplicate=duplicate)
+        return duplicate
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEntry:
+    """One line of the journal file: a request and what became of it.
+
+    `time` is a Unix time in seconds; `status` is 0 where no head was sent back; `images_billed` counts this request
+    alone, and `duplicate` says whether its Idempotency-Key had been billed before; `fault` is the planned fault.
+    """
+
+    time: float
+    number: int
+    method: str
+    path: str
+    status: int
+    body: dict[str, object] | None
+    idempotency_key: str | None
+    request_id: str
+    images_billed: int
+    duplicate: bool
+    fault: str | None
+
+
+class JournalFile:
+    """A file that gets a line of JSON for each request.
+
+    Raises ConfigurationError if it cannot be written. If that fails later, the error is logged: the request is on the
+    bill already, and its answer is due.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._lock = Lock()
+        try:
+            self._append("")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the journal {str(path)!r}: {error.strerror}") from error
+
+    def add(self, entry: JournalEntry) -> None:
+        """Append one line, whole, without the data of images and the queries of links."""
+        moment = datetime.fromtimestamp(entry.time, tz=UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({**vars(entry), "time": moment, "body": _redact(entry.body)})
+        try:
+            self._append(f"{line}\n")
+        except OSError as error:
+            _log.error("cannot write request %d to the journal %r: %s", entry.number, str(self._path), error.strerror)
+
+    def _append(self, text: str) -> None:
+        # Opened anew each time: there is nothing to close, and the file can be moved away while the emulator runs.
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+_DATA_URI = re.compile(r"data:([\w/+.-]*)[;,]")
+# Both run in linear time, however many links begin in a text: else one request could stall the emulator.
+_LINK = re.compile(r"""(https?:[\\/]+)([^\s"'<>]*)""", re.IGNORECASE)
+_QUERY_VALUE = re.compile(r"""([?&][\w.%~-]+=)[^&\s"'<>\[]+""")
+_MAX_TEXT = 1000
+_MAX_DEPTH = 50
+
+
+def _redact(value: object, depth: int = 0) -> object:
+    """The value with images and long texts cut short, and without what would open a link."""
+    match value:
+        case dict() | list() if depth == _MAX_DEPTH:
+            return "…"
+        case dict():
+            return {_redact_text(name): _redact(inner, depth + 1) for name, inner in value.items()}
+        case list():
+            return [_redact(inner, depth + 1) for inner in value]
+        case str():
+            return _redact_text(value)
+        case _:
+            return value
+
+
+def _redact_text(text: str) -> str:
+    if data := _DATA_URI.match(text):
+        return f"<{data[1] or 'data'}, {len(text)} characters>"
+    redacted = _QUERY_VALUE.sub(r"\1[redacted]", _LINK.sub(_redact_link, text))
+    return redacted if len(redacted) <= _MAX_TEXT else f"{redacted[:_MAX_TEXT]}… <{len(text)} characters>"
+
+
+def _redact_link(link: re.Match[str]) -> str:
+    address, mark, _ = link[2].partition("?")
+    host, slash, path = address.partition("/")
+    return f"{link[1]}{host.rpartition('@')[2]}{slash}{path}{mark and '?[redacted]'}"

@@ -1,284 +1,245 @@
-"""The emulator itself: routes, and the little state that lies behind them."""
+"""The service: what it decides about a request, and the state behind that, under one lock.
+
+The way of a request through `answer`:
+
+    call = admit(request)    under the lock: counted, checked, limited, billed; and the fault that strikes it, if any
+    reply = serve(call)      the service's own answer
+    apply_faults(reply)      the one that `fail()` has queued, or else those of the script
+"""
 
 import base64
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TypedDict, Unpack
 
 from flux_openai._http.library import httpx
-from flux_openai.emulator.api.hosting import LIFETIME, Hosted, file_name, link_to, name_in, refuse_link
-from flux_openai.emulator.api.pictures import Sketch, area_to_size, draw
-from flux_openai.emulator.api.requests import Order, read_json, read_order, refuse_key
-from flux_openai.emulator.api.responses import Breakage, Refusal, Reply, envelope, json_reply, xml_error
-from flux_openai.emulator.api.routes import Route, find_route
-from flux_openai.emulator.call import Call, entry_of
+from flux_openai.emulator.api.hosting import LINK_LIFETIME, HostedImage, check_link, file_name, link_to, name_in
+from flux_openai.emulator.api.pictures import PictureSpec, area_to_size, draw
+from flux_openai.emulator.api.requests import (
+    GenerateRequest,
+    Route,
+    check_key,
+    find_route,
+    read_generate_request,
+    read_json,
+)
+from flux_openai.emulator.api.responses import Reply, ServiceError, error_response, json_reply, xml_error
 from flux_openai.emulator.faults.effects import apply_faults
 from flux_openai.emulator.faults.fault import Fault, Target
-from flux_openai.emulator.faults.queue import FaultQueue, make_fault
-from flux_openai.emulator.faults.rules import Rule, Script, find_faults
-from flux_openai.emulator.faults.script import as_script
-from flux_openai.emulator.journal import Bill, Charge, Journal, SeenRequest, request_key
-from flux_openai.emulator.load.clock import Clock, RealClock
-from flux_openai.emulator.load.gate import Gate, work_of
-from flux_openai.emulator.load.latency import Latency
-from flux_openai.emulator.load.limits import Limit
-from flux_openai.emulator.options import as_logbook, check_options
-from flux_openai.emulator.transport.in_process import as_seen, atell, deliver, tell
-from flux_openai.emulator.transport.server import Server
+from flux_openai.emulator.faults.queue import FaultQueue
+from flux_openai.emulator.faults.rules import Script, find_faults
+from flux_openai.emulator.journal import Bill, JournalEntry, JournalFile, RequestLog, SeenRequest, request_key
+from flux_openai.emulator.load.clock import Clock
+from flux_openai.emulator.load.latency import Workload
+from flux_openai.emulator.load.limits import RateLimiter
 from flux_openai.models import FLUX_MODELS
 
-__all__ = ["ClientOptions", "Emulator"]
+__all__ = ["ImageService"]
 
 _MEGAPIXEL = 2**20
 
-_MODELS_CREATED = 1_750_667_997  # of the documented example: there has to be one, and it must not move
+_MODELS_CREATED = 1_750_667_997  # that of the documented example; a clock would make recordings differ
 
 
-class ClientOptions(TypedDict, total=False):
-    """The options of an httpx client that mean something when no network lies behind it."""
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A request on its way through the service.
 
-    auth: tuple[str, str] | httpx.Auth
-    base_url: str | httpx.URL
-    cookies: dict[str, str]
-    event_hooks: Mapping[str, list[Callable[..., object]]]
-    follow_redirects: bool
-    headers: Mapping[str, str]
-    max_redirects: int
-    params: Mapping[str, str]
-    timeout: float | httpx.Timeout | None
-    trust_env: bool
-
-
-class Emulator:
-    """A FLUX image service in this process, to be put behind an httpx client; safe to use from several threads.
-
-    `flux_openai.Emulator` is the same with our clients in front of it.
-
-    `api_key` is the only key accepted, or None for any; `pixels` is the approximate area of a picture, at least 1, or
-    None for a megapixel, and for the exact size where an order has one. `clock` is a clock, or gives the Unix time in
-    seconds. `limits` and `latency`, objects or text, say what is turned away and how long the rest takes. `script` says
-    what goes wrong, and `seed` decides where it leaves that to chance. `journal` is a file that gets a line of JSON for
-    each request. What a limit refuses uses up no fault; what a fault leaves unbilled draws on no limit and takes no
-    time. Raises ConfigurationError for other values.
+    Its answer is `error` if there is one, else `images`, by name, which it orders or downloads, else the list of
+    models. `id` counts the requests; `seconds` is how long the work takes. `faults` is what goes wrong: the one that
+    `fail()` has queued, or else those of the script.
     """
 
-    base_url: str = "https://api.umodelverse.ai/v1"
+    request: httpx.Request
+    seen: SeenRequest
+    number: int
+    id: str
+    now: float
+    seconds: float
+    route: Route | None
+    error: ServiceError | None
+    wanted: GenerateRequest | None
+    images: Mapping[str, HostedImage]
+    faults: tuple[Fault, ...]
+    images_billed: int
+    duplicate: bool
+
+
+class ImageService:
+    """The service behind every transport; safe to use from several threads.
+
+    `api_key` is the only key accepted, or None for any. `pixels` is the approximate area of a picture, or None for a
+    megapixel, and for the exact size where a request has one. `seed` decides where the script leaves it to chance.
+    """
 
     def __init__(
         self,
         *,
-        api_key: str | None = None,
-        pixels: int | None = None,
-        clock: Clock | Callable[[], float] = time.time,
-        limits: Iterable[Limit | str] = (),
-        latency: Latency | str = "0s",
-        script: str | Script | Rule | None = None,
-        seed: int = 0,
-        journal: str | Path | None = None,
+        api_key: str | None,
+        pixels: int | None,
+        clock: Clock,
+        limiter: RateLimiter,
+        script: Script,
+        seed: int,
+        journal: JournalFile | None,
     ) -> None:
-        check_options(api_key=api_key, pixels=pixels, clock=clock, seed=seed)
-        self.api_key = api_key
+        self._api_key = api_key
         self._pixels = pixels
-        self.clock = clock if isinstance(clock, Clock) else RealClock(now=clock)
-        self._gate = Gate(limits=limits, latency=latency)
-        self._lock = Lock()
-        self._journal = Journal()
-        self._logbook = as_logbook(journal)
-        self._queue = FaultQueue()
-        self._hosted: dict[str, Hosted] = {}
-        self._script = as_script(script)
+        self._clock = clock
+        self._journal = journal
         self._seed = seed
+        self._lock = Lock()  # around all below
+        self._limiter = limiter
+        self._script = script
+        self._log = RequestLog()
+        self._queue = FaultQueue()
+        self._hosted: dict[str, HostedImage] = {}
 
     @property
     def requests(self) -> list[SeenRequest]:
-        """Every request so far, oldest first, those that failed included; a copy."""
+        """A copy of the requests so far."""
         with self._lock:
-            return list(self._journal.requests)
+            return list(self._log.requests)
 
     @property
     def bill(self) -> Bill:
-        """What the calls so far would have cost; it does not change after it was taken."""
+        """The bill so far, a value that does not change."""
         with self._lock:
-            return self._journal.bill
+            return self._log.bill
 
-    def http_client(self, **options: Unpack[ClientOptions]) -> httpx.Client:
-        """A client of httpx whose requests end here, whatever their host."""
-        return httpx.Client(transport=httpx.MockTransport(self.handle), **options)
-
-    def async_http_client(self, **options: Unpack[ClientOptions]) -> httpx.AsyncClient:
-        """An async client of httpx whose requests end here, whatever their host."""
-        return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
-
-    def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
-        """This emulator on a port of this machine, for a `with` block or until `close`; port 0 picks a free one.
-
-        Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
-        """
-        return Server(self.answer, host=host, port=port, wait=self.clock.asleep)
-
-    def fail(
-        self,
-        times: int = 1,
-        *,
-        status: int | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: object | bytes | str | None = None,
-        error: Breakage | None = None,
-        billed: bool | None = None,
-        on: Target = "generate",
-    ) -> None:
-        """Make the next `times` calls of one kind go wrong, after those already lined up.
-
-        Either `status`, from 200 to 599, answers in place of the service: with `body`, or with the documented error
-        if there is none. Or `error` breaks the exchange: before the order was sent ("connect", "dns", "tls", …), after
-        that ("timeout", "reset", "garbage"), or "truncate" half way through a good answer. `billed` says whether an
-        order counts on the bill all the same; left out, it does for a 2xx and for what breaks after sending. Raises
-        ConfigurationError for anything else.
-        """
-        fault = make_fault(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
+    def fail(self, fault: Fault, *, times: int, on: Target) -> None:
+        """Queue a fault for that many calls."""
         with self._lock:
             self._queue.add(fault, times=times, on=on)
 
-    def script(self, script: str | Script | Rule | None) -> None:
-        """Let this script say from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
-
-        Occurrences count what no limit turned away, also before now. Raises ScriptError for a text that is no script.
-        """
-        read = as_script(script)
+    def script(self, script: Script) -> None:
+        """Use this fault script from now on."""
         with self._lock:
-            self._script = read
-
-    def handle(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
-        reply = as_seen(self.answer(request), request=request)
-        self.clock.sleep(reply.delay)
-        tell(reply, request=request)
-        return deliver(reply, request=request, clock=self.clock)
-
-    async def ahandle(self, request: httpx.Request) -> httpx.Response:
-        """The same without blocking the event loop."""
-        reply = as_seen(self.answer(request), request=request)
-        await self.clock.asleep(reply.delay)
-        await atell(reply, request=request)
-        return deliver(reply, request=request, clock=self.clock)
+            self._script = script
 
     def answer(self, request: httpx.Request) -> Reply:
-        """Answer one request in plain values, for any way of delivery."""
+        """What is sent back to one request, and after which delay."""
         call = self._admit(request)
         on: Target = "download" if call.route == "download" else "generate"
         path = request.url.raw_path.decode("ascii")
-        reply = apply_faults(self._serve(call), call.faults, request_id=call.id, on=on, path=path)
-        if self._logbook is not None:
-            self._logbook.add(entry_of(call, status=reply.status))
-        # An exchange that was to time out is as late as it says itself.
-        late = 0.0 if reply.error == "timeout" else call.seconds
-        return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + late)
+        reply = apply_faults(_serve(call), call.faults, request_id=call.id, on=on, path=path)
+        if self._journal is not None:
+            self._journal.add(_journal_entry(call, status=reply.status))
+        # A "timeout" carries its own delay, or lasts until the client gives up.
+        latency = 0.0 if reply.error == "timeout" else call.seconds
+        return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + latency)
 
-    def _admit(self, request: httpx.Request) -> Call:
+    def _admit(self, request: httpx.Request) -> _Call:
+        """Decide all that depends on the state.
+
+        What a limit refuses uses up no fault; what is not billed draws on no limit and takes no time.
+        """
         content = read_json(request.read())
-        route = find_route(request.method, path=request.url.path)
         seen = SeenRequest(
             method=request.method,
             path=request.url.path,
             headers=httpx.Headers(request.headers),
-            body=None if isinstance(content, Refusal) else content,
+            body=None if isinstance(content, ServiceError) else content,
         )
-        key, charge, seconds = request_key(seen), Charge(), 0.0
+        key, name = request_key(seen), name_in(request.url)
+        route, wanted, error = self._check(request, content=content)
+        faults: tuple[Fault, ...] = ()
+        images_billed, duplicate, seconds = 0, False, 0.0
         with self._lock:
-            # Read in here, so that of two requests the one that is counted later is not the earlier one.
-            now = self.clock.now()
-            verdict = self._judge(request, content=content, route=route, now=now)
-            number, nth = self._journal.add(seen), self._journal.times(key) + 1
-            work = work_of(verdict, token=f"{key}:{nth}")
-            refusal = None if work is None else self._gate.refuse(work, now=now)
-            if refusal is None:
-                self._journal.admit(key)
-            faults: tuple[Fault, ...] = ()
-            if refusal is None and not isinstance(route, Refusal):
-                hosted = self._hosted.get(name_in(request.url))
-                order = seen.body if hosted is None else hosted.order
-                faults = self._queue.take(route) or find_faults(
-                    self._script, order, on=route, key=key, nth=nth, seed=self._seed
-                )
-            if work is not None and refusal is None and all(fault.bills for fault in faults):
-                charge = self._journal.charge(work.images, idempotency_key=seen.headers.get("idempotency-key"))
-                seconds = self._gate.charge(work, now=now)
-        return Call(
+            # The clock is read under the lock: otherwise the request that is counted first could be the later one.
+            now = self._clock.now()
+            number, nth = self._log.add(seen), self._log.admitted[key] + 1
+            images = {name: self._hosted[name]} if name in self._hosted else {}
+            if route == "download":
+                error = check_link(request.url, now=now)
+            workload = None
+            if wanted is not None:
+                workload = Workload(occurrence_id=f"{key}:{nth}", images=wanted.n, steps=wanted.steps)
+                error = self._limiter.refuse(workload, now=now)
+            if workload is None or error is None:
+                self._log.admitted[key] += 1
+                body = images[name].request_body if images else seen.body
+                faults = () if route is None else self._queue.take(route)
+                faults = faults or find_faults(self._script, body, on=route, key=key, nth=nth, seed=self._seed)
+            if wanted is not None and workload is not None and error is None:
+                images = self._images(wanted, occurrence_id=workload.occurrence_id, body=seen.body)
+                self._hosted |= images
+                if all(fault.bills for fault in faults):
+                    images_billed = wanted.n
+                    duplicate = self._log.charge(wanted.n, idempotency_key=seen.headers.get("idempotency-key"))
+                    seconds = self._limiter.charge(workload, now=now)
+        return _Call(
             request=request,
             seen=seen,
             number=number,
             id=f"emu-{number:06d}",
-            token=f"{key}:{nth}",
             now=now,
             seconds=seconds,
             route=route,
-            verdict=refusal or verdict,
+            error=error,
+            wanted=wanted,
+            images=images,
             faults=faults,
-            charge=charge,
+            images_billed=images_billed,
+            duplicate=duplicate,
         )
 
-    def _judge(
-        self, request: httpx.Request, *, content: dict[str, object] | Refusal, route: Route | Refusal, now: float
-    ) -> Order | Refusal | None:
-        if isinstance(route, Refusal):
-            return route
-        if route == "download":
-            return refuse_link(request.url, now=now)
-        refusal = refuse_key(request.headers.get("authorization"), api_key=self.api_key)
-        if refusal is not None or route == "models":
-            return refusal
-        return content if isinstance(content, Refusal) else read_order(content, models=FLUX_MODELS)
+    def _check(
+        self, request: httpx.Request, *, content: dict[str, object] | ServiceError
+    ) -> tuple[Route | None, GenerateRequest | None, ServiceError | None]:
+        """The route of a request, and what it wants drawn or why it is refused, as far as no state is needed."""
+        route = find_route(request.method, path=request.url.path)
+        if isinstance(route, ServiceError):
+            return None, None, route
+        if route == "download":  # anybody with the link may
+            return route, None, None
+        error = check_key(request.headers.get("authorization"), api_key=self._api_key)
+        if error is not None or route == "models":
+            return route, None, error
+        read = content if isinstance(content, ServiceError) else read_generate_request(content, models=FLUX_MODELS)
+        return (route, None, read) if isinstance(read, ServiceError) else (route, read, None)
 
-    def _serve(self, call: Call) -> Reply:
-        match call.verdict:
-            case Refusal() as refusal:
-                return (xml_error if call.route == "download" else envelope)(refusal, request_id=call.id)
-            case Order() as order:
-                return self._generate(order, call=call)
-            case None:
-                return self._download(call) if call.route == "download" else _list_models()
-
-    def _generate(self, order: Order, *, call: Call) -> Reply:
-        width, height = area_to_size(self._area(order), ratio=order.ratio)
-        sketches = [
-            Sketch(
-                prompt=order.prompt,
-                # Without a seed of its own, every call draws another picture.
-                inspiration=order.inspiration + (call.token if order.seed < 0 else ""),
-                seed=order.seed,
+    def _images(
+        self, wanted: GenerateRequest, *, occurrence_id: str, body: dict[str, object] | None
+    ) -> dict[str, HostedImage]:
+        """The images of a request by their names, in order; they are drawn when they are needed."""
+        pixels = _MEGAPIXEL if wanted.area is None else wanted.area
+        if self._pixels is not None:
+            pixels = min(self._pixels, wanted.area or self._pixels)
+        width, height = area_to_size(pixels, ratio=wanted.ratio)
+        images = {}
+        for index in range(wanted.n):
+            spec = PictureSpec(
+                prompt=wanted.prompt,
+                # Without a seed of its own, every request gets another picture.
+                source_digest=wanted.source_digest + (occurrence_id if wanted.seed < 0 else ""),
+                seed=wanted.seed,
                 index=index,
                 width=width,
                 height=height,
             )
-            for index in range(order.n)
-        ]
-        data = [self._host(sketch, call=call) | (_inline(sketch) if order.inline else {}) for sketch in sketches]
+            images[file_name(spec, occurrence_id=occurrence_id)] = HostedImage(spec=spec, request_body=body)
+        return images
+
+
+def _serve(call: _Call) -> Reply:
+    """The service's own answer."""
+    if call.error is not None:
+        error_reply = xml_error if call.route == "download" else error_response
+        return error_reply(call.error, request_id=call.id)
+    if call.wanted is not None:
+        data = []
+        for name, image in call.images.items():
+            item = {"url": link_to(name, expires=int(call.now) + LINK_LIFETIME, origin=call.request.url)}
+            if call.wanted.inline:
+                item["b64_json"] = f"data:image/png;base64,{base64.b64encode(draw(image.spec)).decode('ascii')}"
+            data.append(item)
         return json_reply({"created": int(call.now), "data": data, "usage": {"input_tokens_details": {}}})
-
-    def _area(self, order: Order) -> int:
-        if self._pixels is None:
-            return order.area or _MEGAPIXEL
-        return min(self._pixels, order.area or self._pixels)
-
-    def _host(self, sketch: Sketch, *, call: Call) -> dict[str, str]:
-        name = file_name(sketch, token=call.token)
-        with self._lock:
-            self._hosted[name] = Hosted(sketch=sketch, order=call.seen.body)
-        return {"url": link_to(name, expires=int(call.now) + LIFETIME, origin=call.request.url)}
-
-    def _download(self, call: Call) -> Reply:
-        with self._lock:
-            hosted = self._hosted.get(name_in(call.request.url))
-        if hosted is None:
-            missing = Refusal(status=404, code="NoSuchKey", message="There is no such picture here.")
-            return xml_error(missing, request_id=call.id)
-        return Reply(status=200, headers={"content-type": "image/png"}, body=draw(hosted.sketch))
-
-
-def _list_models() -> Reply:
+    if call.route == "download":
+        for image in call.images.values():
+            return Reply(status=200, headers={"content-type": "image/png"}, body=draw(image.spec))
+        missing = ServiceError(status=404, code="NoSuchKey", message="There is no such picture here.")
+        return xml_error(missing, request_id=call.id)
     models = [
         {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": name.partition("/")[0]}
         for name in FLUX_MODELS
@@ -286,5 +247,17 @@ def _list_models() -> Reply:
     return json_reply({"object": "list", "data": models})
 
 
-def _inline(sketch: Sketch) -> dict[str, str]:
-    return {"b64_json": f"data:image/png;base64,{base64.b64encode(draw(sketch)).decode('ascii')}"}
+def _journal_entry(call: _Call, *, status: int) -> JournalEntry:
+    return JournalEntry(
+        time=call.now,
+        number=call.number,
+        method=call.seen.method,
+        path=call.seen.path,
+        status=status,
+        body=call.seen.body,
+        idempotency_key=call.seen.headers.get("idempotency-key"),
+        request_id=call.id,
+        images_billed=call.images_billed,
+        duplicate=call.duplicate,
+        fault=", ".join(map(str, call.faults)) or None,
+    )

@@ -38,7 +38,7 @@ APART: Mapping[str, str] = {
     "sending/concurrency.py:arun_all": "tasks are not threads: how jobs run side by side is the difference itself",
     "emulator/load/clock.py:RealClock.asleep": "asyncio and time are the difference itself",
     "emulator/load/clock.py:VirtualClock.asleep": "tasks wait together; threads cannot know of each other",
-    "emulator/load/clock.py:_Sleepers.until": "the waits of tasks; threads have none",
+    "emulator/load/clock.py:_Sleepers.sleep_until": "the waits of tasks; threads have none",
     "testing/__init__.py:async_flux_client": "a sync fixture, for every async plugin; it closes in a loop of its own",
 }
 """Async code that is not a mirror of sync code, and why."""
@@ -56,7 +56,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "client|close|closing|iter_|check_|fetch|get|read|receive|s?ave|attempt|build_calls|call|add_image|result"
-        "|draw|run_|handle|sleep|tell|trace|iter"
+        "|draw|run_|handle|sleep|send_trace|trace|iter"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 

@@ -6,13 +6,13 @@ import pytest
 
 from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.api.responses import BREAKAGES, Breakage
+from flux_openai.emulator.api.responses import TRANSPORT_FAULTS, TransportFault
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 
 Post = Callable[..., httpx.Response]
 
-RAISED: dict[Breakage, type[httpx.TransportError]] = {
+RAISED: dict[TransportFault, type[httpx.TransportError]] = {
     **dict.fromkeys(("connect", "dns", "tls", "certificate"), httpx.ConnectError),
     "connect_timeout": httpx.ConnectTimeout,
     "proxy": httpx.ProxyError,
@@ -97,8 +97,8 @@ def test_a_body_is_encoded_when_the_fault_is_lined_up(post: Post, emulator: Emul
     assert post().json() == {"data": [1]}
 
 
-@pytest.mark.parametrize("error", BREAKAGES)
-def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> None:
+@pytest.mark.parametrize("error", TRANSPORT_FAULTS)
+def test_exchanges_break(post: Post, emulator: Emulator, error: TransportFault) -> None:
     """Each kind of breakage raises what httpx raises for it, with the request, once."""
     emulator.fail(error=error)
     with pytest.raises(RAISED[error]) as caught:
@@ -111,7 +111,7 @@ def test_exchanges_break(post: Post, emulator: Emulator, error: Breakage) -> Non
 
 @pytest.mark.parametrize("error", ["connect", "upload_reset", "truncate"])
 @pytest.mark.anyio
-async def test_exchanges_break_async(emulator: Emulator, error: Breakage) -> None:
+async def test_exchanges_break_async(emulator: Emulator, error: TransportFault) -> None:
     """An async client sees the same: before the order is sent, while it is, and while the body is read."""
     emulator.fail(error=error)
     async with emulator.async_http_client(headers={"authorization": "Bearer k"}) as client:
@@ -181,7 +181,7 @@ def test_a_download_may_bring_other_bytes(post: Post, http: httpx.Client, emulat
 
 
 @pytest.mark.parametrize("error", ["connect", "upload_timeout", "reset", "truncate"])
-def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, error: Breakage) -> None:
+def test_downloads_break(post: Post, http: httpx.Client, emulator: Emulator, error: TransportFault) -> None:
     """Downloads break in the same ways, and none of them is billed."""
     url = post().json()["data"][0]["url"]
     emulator.fail(error=error, on="download")

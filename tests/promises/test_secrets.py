@@ -17,7 +17,7 @@ import pytest
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImage, FluxImagesResponse, FluxOpenAI, RetryPolicy, adapt
 from flux_openai._http.library import httpx
-from flux_openai.emulator.api.responses import Breakage
+from flux_openai.emulator.api.responses import TransportFault
 from flux_openai.errors import (
     ConfigurationError,
     DownloadError,
@@ -223,7 +223,7 @@ def test_a_key_in_a_header_that_is_read_leaks_not(records: Records, way: Way, st
 
 @both_ways
 @pytest.mark.parametrize("fault", ["connect", "timeout", "reset", "truncate"])
-def test_a_broken_exchange_leaks_nothing(records: Records, way: Way, fault: Breakage) -> None:
+def test_a_broken_exchange_leaks_nothing(records: Records, way: Way, fault: TransportFault) -> None:
     """The errors of the connection carry neither the request with its key nor half an answer with its links."""
     emulator = Emulator(pixels=64)
     emulator.fail(2, error=fault)

@@ -300,7 +300,7 @@ def test_errors_say_what_they_cost(
     assert all(len(text) <= 200 and not re.search(r"[\x00-\x1f\x7f]|\]\(", text) for text in quoted)
     assert_presentable(result, tmp_path)
     sent = len(posts())
-    emulator._queue._waiting["generate"].clear()
+    emulator._service._queue._waiting["generate"].clear()
     again = call(tool, {**FOX, "request_key": "fox"})
     assert (len(posts()) - sent, len(again.images)) == ((1, 1) if billing == "none" else (0, 0))
     assert again.billing == ("paid" if billing == "none" else billing)

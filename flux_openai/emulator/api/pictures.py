@@ -1,6 +1,6 @@
-"""Pictures out of nothing: a quilt of quarter discs and triangles, four-fold symmetric, as a palette PNG.
+"""The pictures: a quilt of quarter discs and triangles, four-fold symmetric, drawn from a hash, as a palette PNG.
 
-Only a quarter is composed, row by row from whole runs of bytes, and then mirrored: a megapixel takes milliseconds.
+Only one quarter is composed, row by row from whole runs of bytes, and then mirrored: a megapixel takes milliseconds.
 """
 
 import colorsys
@@ -10,18 +10,18 @@ import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
 
-__all__ = ["Sketch", "area_to_size", "draw"]
+__all__ = ["PictureSpec", "area_to_size", "draw"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sketch:
+class PictureSpec:
     """All that a picture depends on; `width` and `height` are in pixels, `index` is its place in the answer.
 
-    `inspiration` tells apart what else it was drawn from; empty when that is the prompt alone.
+    `source_digest` stands for the images that it starts from; it is empty where the prompt is all there is.
     """
 
     prompt: str
-    inspiration: str = ""
+    source_digest: str = ""
     seed: int
     index: int
     width: int
@@ -35,17 +35,17 @@ def area_to_size(pixels: int, *, ratio: tuple[int, int]) -> tuple[int, int]:
     return scale * width, scale * height
 
 
-def draw(sketch: Sketch) -> bytes:
+def draw(spec: PictureSpec) -> bytes:
     """The picture as a PNG file."""
-    # JSON can hold half of a surrogate pair, which plain UTF-8 cannot.
-    told = f"{sketch.seed}:{sketch.index}:{sketch.inspiration}{sketch.prompt}".encode("utf-8", "surrogatepass")
-    digest = blake2b(told, digest_size=32).digest()
-    rows = _quilt(digest, width=sketch.width, height=sketch.height)
-    return _png(rows, width=sketch.width, height=sketch.height, palette=_palette(digest))
+    text = f"{spec.seed}:{spec.index}:{spec.source_digest}{spec.prompt}"
+    # A JSON string can hold half of a surrogate pair, which strict UTF-8 cannot encode.
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+    rows = _quilt(digest, width=spec.width, height=spec.height)
+    return _png(rows, width=spec.width, height=spec.height, palette=_palette(digest))
 
 
 def _palette(digest: bytes) -> bytes:
-    """Five colours that go together: paper, ink, two neighbours in hue and their opposite."""
+    """Five RGB colours: paper, ink, two neighbouring hues and their opposite."""
     hue = int.from_bytes(digest[:2]) / 2**16
     lift = digest[2] / 2**12
     shades = ((0, 0.90, 0.55), (0.02, 0.22, 0.45), (0.07, 0.56, 0.62), (-0.07, 0.40, 0.50), (0.48, 0.60, 0.75))
@@ -73,7 +73,7 @@ def _strip(digest: bytes, *, line: int, side: int, count: int) -> list[bytes]:
 
 
 def _tile(dice: bytes, side: int) -> list[bytes]:
-    """One square patch, as rows of palette indices: a shape in a corner, with a smaller one inside it."""
+    """A square tile as rows of palette indices: a shape in one corner, with a smaller one inside it."""
     paper, shape, core = dice[0] % 5, (dice[0] + 1 + dice[1] % 4) % 5, dice[2] % 5
     reach = _disc if dice[3] % 4 else _wedge
     rows = []
@@ -94,7 +94,7 @@ def _wedge(radius: int, y: int) -> int:
 
 def _png(rows: list[bytes], *, width: int, height: int, palette: bytes) -> bytes:
     unfiltered = b"\0" + b"\0".join(rows)
-    # Nearly all is runs: looking for nothing else is five times as fast, and no larger.
+    # The rows are nearly all runs: run-length matching alone is five times as fast, and the file is no larger.
     packer = zlib.compressobj(strategy=zlib.Z_RLE)
     return b"".join(
         (

@@ -8,7 +8,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from flux_openai.emulator.api.responses import Breakage, Refusal, Reply, broken, envelope, plain_refusal, xml_error
+from flux_openai.emulator.api.responses import (
+    Reply,
+    ServiceError,
+    TransportFault,
+    broken,
+    error_response,
+    status_error,
+    xml_error,
+)
 from flux_openai.emulator.faults.fault import Fault, FaultContext, Target
 
 Effect = Callable[[FaultContext], Reply]
@@ -75,11 +83,11 @@ def header(name: str, value: str) -> Effect:
 
 def error(status: int, code: str, message: str) -> Effect:
     """The documented error with this status, code and message."""
-    refusal = Refusal(status=status, code=code, message=message)
-    return lambda context: envelope(refusal, request_id=context.request_id)
+    refusal = ServiceError(status=status, code=code, message=message)
+    return lambda context: error_response(refusal, request_id=context.request_id)
 
 
-def breaks(how: Breakage) -> Callable[..., Reply]:
+def breaks(how: TransportFault) -> Callable[..., Reply]:
     """An exchange that breaks before a response has begun, whatever the arguments say about the bill."""
     return lambda _context, **_arguments: broken(how)
 
@@ -88,10 +96,10 @@ def status(
     context: FaultContext, *, status: int, retry_after: float | None = None, code: str = "", message: str = ""
 ) -> Reply:
     """The documented error of a status, with the code, message and Retry-After that are given."""
-    plain = plain_refusal(status)
+    plain = status_error(status)
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
     refusal = replace(plain, code=code or plain.code, message=message or plain.message, headers=headers)
-    return (xml_error if context.on == "download" else envelope)(refusal, request_id=context.request_id)
+    return (xml_error if context.on == "download" else error_response)(refusal, request_id=context.request_id)
 
 
 def success(context: FaultContext, *, status: int) -> Reply:
@@ -111,7 +119,7 @@ def redirect(context: FaultContext, *, status: int = 302, to: str = "") -> Reply
     return Reply(status=status, headers={"location": to or elsewhere})
 
 
-_NO_CONNECTION: Mapping[str, Breakage] = {
+_NO_CONNECTION: Mapping[str, TransportFault] = {
     "refused": "connect",
     "dns": "dns",
     "timeout": "connect_timeout",

@@ -9,13 +9,13 @@ from typing import get_args
 
 from flux_openai.emulator.api.requests import is_whole
 from flux_openai.emulator.api.responses import (
-    BREAKAGES,
     NEVER_SENT,
-    Breakage,
+    TRANSPORT_FAULTS,
     Reply,
+    TransportFault,
     broken,
-    envelope,
-    plain_refusal,
+    error_response,
+    status_error,
     xml_error,
 )
 from flux_openai.emulator.faults.fault import Expected, Fault, FaultContext, FaultType, Target, closest, is_header_name
@@ -51,7 +51,7 @@ def make_fault(
     status: int | None,
     headers: Mapping[str, str] | None,
     body: object,
-    error: Breakage | None,
+    error: TransportFault | None,
     billed: bool | None,
     on: Target,
 ) -> Fault:
@@ -74,8 +74,8 @@ def make_fault(
             return replace(context.reply, error=error) if error == "truncate" else broken(error)
         hosted = context.on == "download"
         if content is None:
-            refusal = plain_refusal(status or 0)
-            reply = (xml_error if hosted else envelope)(refusal, request_id=context.request_id)
+            refusal = status_error(status or 0)
+            reply = (xml_error if hosted else error_response)(refusal, request_id=context.request_id)
         else:
             headers = {"content-type": _content_type(content, hosted=hosted)}
             reply = Reply(status=status or 0, headers=headers, body=content)
@@ -103,8 +103,8 @@ def _invalid_params(
     check(status is None or error is None, "error", error, "give a status or an error, not both", f"{status=}")
     in_range = is_whole(status) and 200 <= status <= 599
     check(status is None or in_range, "status", status, "must be from 200 to 599", _nearest_status(status))
-    one_of = f"must be one of {', '.join(BREAKAGES)}"
-    check(error is None or error in BREAKAGES, "error", error, one_of, closest(error, BREAKAGES))
+    one_of = f"must be one of {', '.join(TRANSPORT_FAULTS)}"
+    check(error is None or error in TRANSPORT_FAULTS, "error", error, one_of, closest(error, TRANSPORT_FAULTS))
     check(on in targets, "on", on, f"must be one of {', '.join(targets)}", closest(on, targets))
 
     check(body is None or not no_status, "body", body, "needs a status to go with", "status=200")

@@ -1,1 +1,1 @@
-"""What a busy service does: rate limits, latency, and the clock that both go by."""
+"""Time and load: the clock, how long requests take, and how many are admitted."""

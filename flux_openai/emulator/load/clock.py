@@ -1,4 +1,4 @@
-"""The emulator's time: the one on the wall, or one that passes as fast as the work is done."""
+"""The emulator's time: real seconds, or a virtual clock on which waiting takes no time."""
 
 import asyncio
 import math
@@ -18,20 +18,20 @@ __all__ = ["Clock", "RealClock", "VirtualClock"]
 
 @runtime_checkable
 class Clock(Protocol):
-    """What the emulator asks of a clock; times are Unix times in seconds."""
+    """What the emulator needs of a clock; times are Unix times in seconds."""
 
     def now(self) -> float:
         """The time."""
 
     def sleep(self, seconds: float) -> None:
-        """Come back when so many seconds have passed."""
+        """Return when so many seconds have passed."""
 
     async def asleep(self, seconds: float) -> None:
         """The same without blocking the event loop."""
 
 
 class RealClock:
-    """Real seconds; `now` gives the Unix time, and a wait is a real one whatever it says."""
+    """Real seconds. `now` is a function that gives the Unix time; waits are real whatever it gives."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -54,10 +54,10 @@ class RealClock:
 class VirtualClock:
     """A clock on which waiting takes no time: it moves when somebody waits, and only forward.
 
-    Threads cannot know of each other who else is about to wait, so their waits follow one another: the time that
-    passes is the sum, whatever the threads do. The waits of the tasks of one event loop overlap, as real ones would:
-    who is due first wakes first, at exactly its time unless something else has moved the clock past it. Tasks that
-    wait for something real, such as a thread, are not waited for. `start` is a Unix time in seconds.
+    A thread cannot know which other threads are about to wait, so the waits of threads follow one another: the time
+    that passes is their sum, whatever the threads do. The waits of the tasks of one event loop overlap, as real ones
+    would: whichever is due first wakes first, at exactly its time unless something else has moved the clock past it.
+    Tasks that wait for something real, such as a thread, are not waited for. `start` is a Unix time in seconds.
     """
 
     def __init__(self, *, start: float = 1_750_000_000.0) -> None:
@@ -82,25 +82,25 @@ class VirtualClock:
         self.advance(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Let so many seconds pass, together with what other tasks wait for, as soon as all of them wait."""
+        """Let so many seconds pass, together with the waits of other tasks, as soon as all of them wait."""
         end = self.now() + _checked(seconds, param="seconds")
         loop = asyncio.get_running_loop()
         with self._lock:
-            sleepers = self._sleepers.setdefault(loop, _Sleepers(reach=self._reach))
+            sleepers = self._sleepers.setdefault(loop, _Sleepers(move_to=self._move_to))
         if seconds > 0:
-            await sleepers.until(end, loop=loop)
+            await sleepers.sleep_until(end, loop=loop)
 
     def postpone(self, seconds: float) -> None:
         """Note that this thread or task must not go on before so many seconds have passed; see `postponed`."""
         self._due.set(self.now() + _checked(seconds, param="seconds"))
 
     def postponed(self) -> float:
-        """The seconds that are left of what this thread or task postponed."""
+        """The seconds that are left of what this thread or task has postponed."""
         return max(0.0, self._due.get() - self.now())
 
-    def _reach(self, end: float) -> None:
+    def _move_to(self, moment: float) -> None:
         with self._lock:
-            self._now = max(self._now, end)
+            self._now = max(self._now, moment)
 
 
 def _checked(seconds: float, *, param: str) -> float:
@@ -110,38 +110,37 @@ def _checked(seconds: float, *, param: str) -> float:
     return seconds
 
 
-_QUIET = 10
-"""Rounds of the event loop without a new sleeper after which all are taken to wait: a call that goes on, and fails and
-begins again, passes through the loop a few times before it waits."""
+_QUIET_ROUNDS = 10
+"""Rounds of the event loop without a new sleeper after which every task is taken to wait.
+
+A call that fails and begins again passes through the loop a few times before it waits.
+"""
 
 
 class _Sleepers:
     """The tasks of one event loop that wait for a time; used on that loop only."""
 
-    def __init__(self, *, reach: Callable[[float], None]) -> None:
-        self._reach = reach
+    def __init__(self, *, move_to: Callable[[float], None]) -> None:
+        self._move_to = move_to
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._number = count()
         self._quiet = 0
 
-    async def until(self, end: float, *, loop: asyncio.AbstractEventLoop) -> None:
+    async def sleep_until(self, end: float, *, loop: asyncio.AbstractEventLoop) -> None:
         woken = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._pass, loop)
+            loop.call_soon(self._round, loop)
         heappush(self._waiting, (end, next(self._number), woken))
         self._quiet = 0
         await woken
 
-    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         self._quiet += 1
-        if self._quiet > _QUIET:
+        if self._quiet > _QUIET_ROUNDS:
             self._quiet = 0
-            self._wake()
+            end, _, woken = heappop(self._waiting)
+            if not woken.done():  # a cancelled task no longer waits
+                self._move_to(end)
+                woken.set_result(None)
         if self._waiting:
-            loop.call_soon(self._pass, loop)
-
-    def _wake(self) -> None:
-        end, _, woken = heappop(self._waiting)
-        if not woken.done():  # a cancelled task no longer waits
-            self._reach(end)
-            woken.set_result(None)
+            loop.call_soon(self._round, loop)

@@ -1,4 +1,4 @@
-"""How long an order takes, decided by what is ordered and never by what else is under way."""
+"""How long a request takes, decided by what it asks for and never by what else is under way."""
 
 import math
 import re
@@ -9,38 +9,42 @@ from typing import Protocol, runtime_checkable
 
 from flux_openai.errors import ConfigurationError, InvalidParam
 
-__all__ = ["BySteps", "Constant", "Latency", "Lognormal", "Work", "parse_latency"]
+__all__ = ["BySteps", "Constant", "Latency", "Lognormal", "Workload", "parse_latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """One order as far as time and limits see it; `token` tells it from all others, `steps` is 0 where it has none."""
+class Workload:
+    """One request for images, as far as latency and limits see it.
 
-    token: str
+    `occurrence_id` is the same for the same occurrence of the same request in every run, and differs from all others;
+    `steps` is 0 where the model has none.
+    """
+
+    occurrence_id: str
     images: int = 1
     steps: int = 0
 
 
 @runtime_checkable
 class Latency(Protocol):
-    """Says how long work takes."""
+    """Decides how long a request takes."""
 
-    def of(self, work: Work) -> float:
-        """The seconds from the order to the first byte of its answer; the same for the same work."""
+    def of(self, workload: Workload) -> float:
+        """The seconds from the request to the first byte of its answer; the same for the same workload."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """The same time for every order. Raises ConfigurationError unless it is finite and from 0."""
+    """The same time for every request. Raises ConfigurationError unless it is finite and from 0."""
 
     seconds: float
 
     def __post_init__(self) -> None:
-        """Refuse what no clock could wait for."""
-        _check(seconds=self.seconds)
+        """Refuse a time that no clock can wait for."""
+        _check_seconds(seconds=self.seconds)
 
-    def of(self, work: Work) -> float:  # noqa: ARG002  # what is asked of every latency
-        """The same for all work."""
+    def of(self, workload: Workload) -> float:  # noqa: ARG002  # part of the protocol
+        """The constant."""
         return self.seconds
 
 
@@ -50,10 +54,10 @@ _P99 = _NORMAL.inv_cdf(0.99)
 
 @dataclass(frozen=True, kw_only=True)
 class Lognormal:
-    """Mostly around the median, seldom much longer: half of all orders take up to `median`, 99 of 100 up to `p99`.
+    """A lognormal distribution: half of all requests take up to `median` seconds, and 99 of 100 up to `p99`.
 
-    Each order draws its own time from `seed` and its token. Raises ConfigurationError for a `median` that is not above
-    0, and for a `p99` below it.
+    Each request draws its own time from `seed` and its occurrence. Raises ConfigurationError for a `median` that is not
+    above 0, and for a `p99` below it.
     """
 
     median: float
@@ -61,25 +65,28 @@ class Lognormal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no such distribution."""
-        _check(median=self.median, p99=self.p99)
+        """Refuse numbers that no such distribution has."""
+        _check_seconds(median=self.median, p99=self.p99)
         if self.median <= 0:
             raise ConfigurationError.of(InvalidParam(param="median", value=self.median, rule="must be above 0"))
         if self.p99 < self.median:
             rule = "must not be below the median"
             raise ConfigurationError.of(InvalidParam(param="p99", value=self.p99, rule=rule, nearest=self.median))
 
-    def of(self, work: Work) -> float:
-        """The time drawn for this work."""
+    def of(self, workload: Workload) -> float:
+        """The time drawn for this workload."""
+        digest = blake2b(f"{self.seed}:{workload.occurrence_id}".encode(), digest_size=8).digest()
+        # 52 bits and a half keep the number strictly between 0 and 1; with more bits the largest would round up to 1.
+        chance = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
         sigma = math.log(self.p99 / self.median) / _P99
-        return self.median * math.exp(sigma * _NORMAL.inv_cdf(_chance(f"{self.seed}:{work.token}")))
+        return self.median * math.exp(sigma * _NORMAL.inv_cdf(chance))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BySteps:
-    """`base` seconds, and so many more for each step of the order and for each of its images.
+    """`base` seconds, and so many more for each step and for each image of the request.
 
-    An order whose model has no steps counts none. Raises ConfigurationError unless all are finite and from 0.
+    A request whose model has no steps counts none. Raises ConfigurationError unless all are finite and from 0.
     """
 
     base: float = 0.0
@@ -87,66 +94,47 @@ class BySteps:
     per_image: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no clock could wait for."""
-        _check(base=self.base, per_step=self.per_step, per_image=self.per_image)
+        """Refuse times that no clock can wait for."""
+        _check_seconds(base=self.base, per_step=self.per_step, per_image=self.per_image)
 
-    def of(self, work: Work) -> float:
-        """The time that this much work takes."""
-        return self.base + self.per_step * work.steps + self.per_image * work.images
+    def of(self, workload: Workload) -> float:
+        """The time that this workload takes."""
+        return self.base + self.per_step * workload.steps + self.per_image * workload.images
 
 
-def _check(**seconds: object) -> None:
+def _check_seconds(**seconds: object) -> None:
     rule = "must be a finite number of seconds from 0"
-    wrong = [
-        str(InvalidParam(param=param, value=value, rule=rule, nearest=0))
+    invalid = [
+        InvalidParam(param=param, value=value, rule=rule, nearest=0)
         for param, value in seconds.items()
         if not (isinstance(value, int | float) and 0 <= value < math.inf)
     ]
-    if wrong:
-        raise ConfigurationError("\n".join(wrong))
+    if invalid:
+        raise ConfigurationError.of(*invalid)
 
 
-def _chance(told: str) -> float:
-    """A number between 0 and 1, both excluded; 52 bits, since of more the last half would be rounded up to 1."""
-    drawn = int.from_bytes(blake2b(told.encode(), digest_size=8).digest()) >> 12
-    return (drawn + 0.5) / 2**52
-
-
-_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
-_TIME = rf"{_NUMBER}(ms|s|min|m)"
+_TIME = r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|min)"
 _CONSTANT = re.compile(_TIME, re.ASCII)
-_LOGNORMAL = re.compile(rf"lognormal:{_TIME},p99={_TIME}(?:,seed=(\d{{1,18}}))?", re.ASCII)
-_STEPS = re.compile(rf"steps:{_TIME}(?:\+{_TIME}\*steps)?(?:\+{_TIME}\*images)?", re.ASCII)
-_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0}
-
-
-def _time(number: str | None, unit: str | None) -> float:
-    return float(number or 0) * _UNITS[unit]
+_LOGNORMAL = re.compile(rf"lognormal:{_TIME},p99={_TIME}", re.ASCII)
+_BY_STEPS = re.compile(rf"steps:{_TIME}\+{_TIME}\*steps", re.ASCII)
 
 
 def parse_latency(text: str) -> Latency:
-    """The latency in a text: "6s", "lognormal:6s,p99=20s,seed=1" or "steps:1s+0.2s*steps+0.5s*images".
+    """The latency in a text: "6s", "lognormal:6s,p99=20s" or "steps:1s+0.2s*steps", with times in ms, s or min.
 
-    Times are in ms, s or min; the seed, the steps and the images may be left out. Raises ConfigurationError.
+    Raises ConfigurationError for any other text.
     """
     plain = text.replace(" ", "")
     if found := _CONSTANT.fullmatch(plain):
-        return Constant(seconds=_time(found[1], found[2]))
+        return Constant(seconds=_seconds(found[1], found[2]))
     if found := _LOGNORMAL.fullmatch(plain):
-        median, p99 = _time(found[1], found[2]), _time(found[3], found[4])
-        return Lognormal(median=median, p99=p99, seed=int(found[5] or 0))
-    if found := _STEPS.fullmatch(plain):
-        base, per_step, per_image = (_time(found[place], found[place + 1]) for place in (1, 3, 5))
-        return BySteps(base=base, per_step=per_step, per_image=per_image)
-    rule = "must be like 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps+0.5s*images"
-    raise ConfigurationError.of(InvalidParam(param="latency", value=text, rule=rule, nearest=_nearest(plain)))
+        return Lognormal(median=_seconds(found[1], found[2]), p99=_seconds(found[3], found[4]))
+    if found := _BY_STEPS.fullmatch(plain):
+        return BySteps(base=_seconds(found[1], found[2]), per_step=_seconds(found[3], found[4]))
+    rule = "must be like 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps"
+    nearest = {"l": "lognormal:6s,p99=20s", "s": "steps:1s+0.2s*steps"}.get(plain[:1], "6s")
+    raise ConfigurationError.of(InvalidParam(param="latency", value=text, rule=rule, nearest=nearest))
 
 
-def _nearest(text: str) -> str:
-    if hours := re.fullmatch(r"(\d{1,4})h", text, re.ASCII):
-        return f"{60 * int(hours[1])}min"
-    number = re.search(_NUMBER, text, re.ASCII)
-    first = f"{number[1] if number else 6}s"
-    if text.startswith("log"):
-        return f"lognormal:{first},p99={3 * float(first[:-1]):g}s"
-    return f"steps:{first}+0.2s*steps" if text.startswith("step") else first
+def _seconds(number: str, unit: str) -> float:
+    return float(number) * {"ms": 0.001, "s": 1.0, "min": 60.0}[unit]

@@ -1,1 +1,1 @@
-"""How an answer reaches a client: in this process, or over a port."""
+"""The two ways to the service: as an httpx transport in this process, and over a port."""

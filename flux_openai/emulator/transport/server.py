@@ -1,7 +1,8 @@
-"""The second face of the emulator: HTTP/1.1 on a port of this machine, for programs in any language.
+"""The emulator over HTTP/1.1 on a port of this machine, for programs in any language.
 
+h11 reads the requests. The answers are written here, byte by byte: a fault has to send what no HTTP library would.
 Requests are answered one after another in the order of their arrival, each as a whole, while any number of connections
-is open; what has to wait, waits without holding up the others.
+is open; a connection that waits holds up no other.
 """
 
 import asyncio
@@ -9,74 +10,72 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.client import responses
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
+
+import h11
 
 from flux_openai._http.library import httpx
 from flux_openai.emulator.api.requests import is_whole
-from flux_openai.emulator.api.responses import NEVER_SENT, Refusal, Reply, envelope, pieces_of
-from flux_openai.emulator.transport.http1 import (
-    MAX_BODY,
-    MAX_HEAD,
-    TOO_LARGE,
-    Head,
-    chunk_size,
-    make_request,
-    read_head,
-    write_head,
+from flux_openai.emulator.api.responses import (
+    NEVER_SENT,
+    Reply,
+    body_pieces,
+    error_response,
+    raw_headers,
+    status_error,
 )
 from flux_openai.errors import ConfigurationError, InvalidParam
 
-__all__ = ["Server"]
+__all__ = ["MAX_BODY", "MAX_HEAD", "Server"]
 
-Answer = Callable[[httpx.Request], Reply]
-Wait = Callable[[float], Awaitable[object]]
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's head."""
 
-_HEAD_TOO_LARGE = Refusal(
-    status=431,
-    code="request_header_fields_too_large",
-    message=f"The head of the request has more than {MAX_HEAD // 1024} KiB.",
-)
-_NOT_HTTP = Refusal(status=400, code="bad_request", message="This is not HTTP; https:// is not spoken here.")
-_CHUNK_TOO_LONG = Refusal(status=400, code="bad_request", message="A chunk is longer than it says.")
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a request's body: more than the 32 MiB of images that a client sends, as base64."""
+
 _PIECE = 64 * 1024
 
-# A client that finds the queue full tries again a second later, and a burst of test clients fills a hundred places.
+# A client that finds the accept queue full tries again a second later, and a burst of test clients fills 100 places.
 _BACKLOG = 1024
 
-_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE = 0.1
-"""Seconds after which connections are accepted again, when there was no room for one."""
+"""Seconds after which connections are accepted again, when there was no file descriptor or memory left for one."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A request that has arrived whole."""
-
-    request: httpx.Request
-    keep_alive: bool
+_Wait = Callable[[float], Awaitable[object]]
 
 
 class Server:
-    """`answer` on a port of this machine, from now until `close` or the end of a `with` block, in its own thread.
+    """`answer` on a port of this machine, from now until `close` or the end of a `with` block, in a thread of its own.
 
-    Port 0 picks a free one; `wait` lets the seconds pass that an answer takes. What breaks below HTTP breaks the
-    connection: "reset" after the request was read, "truncate" half way through the body, "garbage" after other bytes
-    than HTTP, and "timeout" says nothing until the client goes. A request that has arrived cannot fail to be sent any
-    more, so what breaks before that is a reset too, which no client can tell from "reset"; it is never billed.
+    Port 0 picks a free one; `wait` lets the seconds pass that an answer takes. A fault below HTTP breaks the
+    connection: "reset" after the request was read, "truncate" half way through the body, "garbage" after bytes that
+    are not HTTP; "timeout" sends nothing until the client closes. A request that has arrived was sent, so a fault from
+    before sending is a reset here too, which no client can tell from "reset"; it is never billed.
 
     Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
     """
 
-    def __init__(self, answer: Answer, *, host: str = "127.0.0.1", port: int = 0, wait: Wait = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        answer: Callable[[httpx.Request], Reply],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        wait: _Wait = asyncio.sleep,
+    ) -> None:
         self._answer = answer
         self._wait = wait
-        self._socket = _listen(_loopback(host), port=_checked_port(port))
+        self._socket = _listen(host, port=port)
         address: tuple[str, int] = self._socket.getsockname()[:2]
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.port: int = address[1]
@@ -106,18 +105,18 @@ class Server:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        # Not asyncio's own server: one that is closed while it accepts loses the connections on their way in.
+        # Not asyncio.start_server: a server that is closed while it accepts loses the connections on their way in.
         with self._socket:
-            self._resume()
+            self._watch()
             await self._stop.wait()
             self._loop.remove_reader(self._socket)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what was just broken off is closed in the next turn
+        await asyncio.sleep(0)  # aborted transports are closed in the next round of the loop
 
-    def _resume(self) -> None:
+    def _watch(self) -> None:
         if not self._stop.is_set():
             self._loop.add_reader(self._socket, self._accept)
 
@@ -126,149 +125,220 @@ class Server:
             connection, _ = self._socket.accept()
             connection.settimeout(0)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:  # else the client has gone again
-            if error.errno in _FULL:
-                # Whoever waits in the queue would be looked at again at once, and for ever.
+        except OSError as error:  # the client has gone again, or there is no room
+            if error.errno in _NO_ROOM:
+                # The connection stays in the queue, so the socket stays readable: without a pause the loop would spin.
                 self._loop.remove_reader(self._socket)
-                self._loop.call_later(_PAUSE, self._resume)
+                self._loop.call_later(_PAUSE, self._watch)
             return
         task = self._loop.create_task(self._attend(connection))
         self._tasks[task] = connection
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task).close()
+        task.add_done_callback(lambda done: self._tasks.pop(done).close())
 
     async def _attend(self, connection: socket.socket) -> None:
-        # The client may go at any time, and there is nobody to tell.
+        """Answer the requests of one connection until it ends."""
+        # The client may go at any time, and there is nobody to report it to.
         with contextlib.suppress(OSError, EOFError):
-            reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEAD)
+            reader, writer = await asyncio.open_connection(sock=connection)
             try:
-                while await self._exchange(reader, writer):
-                    pass
+                unread, keep_alive = b"", True
+                while keep_alive:
+                    try:
+                        received = await _receive(reader, writer, unread=unread, origin=self.base_url[:-3])
+                    except _BadRequestError as bad:
+                        await _turn_away(bad, reader, writer)
+                        break
+                    unread = received.unread
+                    reply = self._answer(received.request)
+                    if reply.delay > 0:
+                        await self._wait(reply.delay)
+                    keep_alive = await _send(reply, received, reader, writer, wait=self._wait)
                 writer.close()
                 await writer.wait_closed()
             finally:
                 writer.transport.abort()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; returns whether another may follow on this connection."""
-        asked = await _receive(reader, writer, origin=self.base_url.removesuffix("/v1"))
-        if isinstance(asked, Refusal):
-            await _turn_away(asked, reader, writer)
-            return False
-        reply = self._answer(asked.request)
-        if reply.delay > 0:
-            await self._wait(reply.delay)
-        return await _send(reply, asked, reader, writer, wait=self._wait)
 
-
-def _loopback(host: str) -> str:
+def _listen(host: str, *, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigurationError."""
     address = "127.0.0.1" if host == "localhost" else host
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(address).is_loopback:
-            return address
-    rule = "must be an address of this machine alone, since nothing here is made to be reached from elsewhere"
-    raise ConfigurationError.of(InvalidParam(param="host", value=host, rule=rule, nearest="127.0.0.1"))
-
-
-def _checked_port(port: int) -> int:
-    if is_whole(port) and 0 <= port <= 65_535:
-        return port
-    rule, nearest = "must be an int from 0 to 65535", 65_535 if is_whole(port) and port > 0 else 0
-    raise ConfigurationError.of(InvalidParam(param="port", value=port, rule=rule, nearest=nearest))
-
-
-def _listen(address: str, *, port: int) -> socket.socket:
+    try:
+        is_loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        rule = "must be an address of this machine alone, since nothing here is made to be reached from elsewhere"
+        raise ConfigurationError.of(InvalidParam(param="host", value=host, rule=rule, nearest="127.0.0.1"))
+    if not (is_whole(port) and 0 <= port <= 65_535):
+        rule, nearest = "must be an int from 0 to 65535", 65_535 if is_whole(port) and port > 0 else 0
+        raise ConfigurationError.of(InvalidParam(param="port", value=port, rule=rule, nearest=nearest))
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         server = socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        fault = InvalidParam(
-            param="port", value=port, rule=f"cannot be listened on: {reason}; 0 picks a free one", nearest=0
-        )
-        raise ConfigurationError(str(fault)) from error
+        rule = f"cannot be listened on: {(error.strerror or str(error)).lower()}; 0 picks a free one"
+        raise ConfigurationError.of(InvalidParam(param="port", value=port, rule=rule, nearest=0)) from error
     server.settimeout(0)
     return server
 
 
-async def _receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, origin: str) -> _Asked | Refusal:
-    """The next request; raises EOFError if there is none any more."""
-    first = await reader.readexactly(1)
-    if not first.isalpha():
-        return _NOT_HTTP  # or the first bytes of TLS, whose end could be waited for in vain
-    try:
-        head = read_head(first + await reader.readuntil(b"\r\n\r\n"))
-    except asyncio.LimitOverrunError:
-        return _HEAD_TOO_LARGE
-    if isinstance(head, Refusal):
-        return head
-    if head.expects_continue and head.length != 0:
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await _read_body(head, reader)
-    request = body if isinstance(body, Refusal) else make_request(head, body=body, origin=origin)
-    return request if isinstance(request, Refusal) else _Asked(request=request, keep_alive=head.keep_alive)
+@dataclass(frozen=True, kw_only=True)
+class _Received:
+    """A request that has arrived whole, and the bytes after it, which belong to the next one."""
+
+    request: httpx.Request
+    keep_alive: bool
+    unread: bytes
 
 
-async def _read_body(head: Head, reader: asyncio.StreamReader) -> bytes | Refusal:
-    if head.length is not None:
-        return await reader.readexactly(head.length)
+class _BadRequestError(Exception):
+    """The client sent bytes that are no request, or one that is too large: answered here, unseen by the emulator."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.error = replace(status_error(status), message=message)
+
+
+async def _receive(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, unread: bytes, origin: str
+) -> _Received:
+    """The next request. Raises EOFError if the client closes before its end, and _BadRequestError."""
+    # A parser for each request: h11 would have to write the answer to one before it reads the next.
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    if unread:
+        parser.receive_data(unread)
+    head = cast(h11.Request, await _next_event(parser, reader, writer))  # it comes before everything else
+    _check_head(head)
     body = bytearray()
-    while size := chunk_size(await _read_line(reader)):
-        if isinstance(size, Refusal):
-            return size
-        if len(body) + size > MAX_BODY:
-            return TOO_LARGE
-        body += await reader.readexactly(size)
-        if await _read_line(reader) != b"\r\n":
-            return _CHUNK_TOO_LONG
-    while line := await _read_line(reader):  # trailers, which say nothing that is used here
-        if line == b"\r\n":
-            return bytes(body)
-    return _HEAD_TOO_LARGE
+    while isinstance(event := await _next_event(parser, reader, writer), h11.Data):
+        body += event.data
+        if len(body) > MAX_BODY:
+            raise _too_large()
+    return _Received(
+        request=_make_request(head, body=bytes(body), origin=origin),
+        keep_alive=parser.their_state is not h11.MUST_CLOSE,
+        unread=parser.trailing_data[0],
+    )
 
 
-async def _read_line(reader: asyncio.StreamReader) -> bytes:
-    """A line with its end, or what there is of one that is too long or broken off."""
+async def _next_event(parser: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> h11.Event:
+    """The next part of a request, read from the connection as far as it is needed."""
+    while True:
+        if parser.their_state is h11.IDLE:
+            _check_unread_head(parser.trailing_data[0])
+        try:
+            event = parser.next_event()
+        except h11.RemoteProtocolError as error:
+            # After a colon the message quotes the line, which may hold the key.
+            message = (
+                f"This is not a request of HTTP/1.1 ({str(error).partition(':')[0]}); https:// is not spoken here."
+            )
+            raise _BadRequestError(error.error_status_hint, message) from error
+        if isinstance(event, h11.Event):  # else it is h11.NEED_DATA
+            return event
+        if parser.they_are_waiting_for_100_continue:
+            writer.write(parser.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[])))
+        data = await reader.read(_PIECE)
+        if not data:
+            raise EOFError
+        parser.receive_data(data)
+
+
+_BLANKS = re.compile(rb"[ \t]{256}")
+
+
+def _check_unread_head(received: bytes) -> None:
+    """Refuse a head that h11 would let pass, or would not come to the end of."""
+    head = received.partition(b"\r\n\r\n")[0]
+    # h11 checks the size of a head only while its end is missing, so the limit would depend on how the bytes arrive.
+    if len(head) > MAX_HEAD:
+        raise _BadRequestError(431, f"The head of the request has more than {MAX_HEAD // 1024} KiB.")
+    # The time of h11's pattern for a header grows with the square of a run of blanks: 64 KiB of them take a minute.
+    if _BLANKS.search(head):
+        raise _BadRequestError(400, "The head of the request has more than 255 blanks in a row.")
+
+
+def _check_head(head: h11.Request) -> None:
+    """Refuse what is valid for h11, and not for a server that speaks HTTP/1.1 and has a limit."""
+    if not head.http_version.startswith(b"1."):
+        raise _BadRequestError(505, "Only HTTP/1.1 is spoken here.")
+    framing = {name: value for name, value in head.headers if name in (b"content-length", b"transfer-encoding")}
+    # h11 lets Transfer-Encoding win; another program on the way could take the length instead, and see other requests.
+    if len(framing) == 2:
+        raise _BadRequestError(400, "A body has a Content-Length or a Transfer-Encoding, not both.")
+    if int(framing.get(b"content-length", b"0")) > MAX_BODY:
+        raise _too_large()
+
+
+def _too_large() -> _BadRequestError:
+    return _BadRequestError(413, f"The body has more than {MAX_BODY // 2**20} MiB, the limit here.")
+
+
+_AUTHORITY = re.compile(r"https?://[^/?]*", re.IGNORECASE)
+
+
+def _make_request(head: h11.Request, *, body: bytes, origin: str) -> httpx.Request:
+    """The request as the emulator takes it.
+
+    Links in the answer must lead back here, so it is for `origin`, or for this machine's other name if that was asked.
+    """
+    local = f"localhost:{origin.rpartition(':')[2]}"
+    if (b"host", local.encode("ascii")) in [(name, value.lower()) for name, value in head.headers]:
+        origin = f"http://{local}"
+    path = _AUTHORITY.sub("", head.target.decode("ascii"), count=1)
+    if not path.startswith("/"):
+        raise _BadRequestError(400, "The target of a request must be a path.")
     try:
-        return await reader.readuntil(b"\n")
-    except asyncio.LimitOverrunError:
-        return b""
+        url = httpx.URL(f"{origin}{path}")
+    except httpx.InvalidURL as error:
+        raise _BadRequestError(400, "The target of the request is not a valid path.") from error
+    return httpx.Request(head.method.decode("ascii"), url, headers=list(head.headers), content=body)
 
 
-async def _turn_away(refusal: Refusal, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    reply = envelope(refusal, request_id="none")
-    writer.write(write_head(reply, keep_alive=False) + reply.body)
+async def _turn_away(bad: _BadRequestError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reply = error_response(bad.error, request_id="none")
+    writer.write(_head_of(reply, keep_alive=False) + reply.body)
     writer.write_eof()
-    # To close on bytes that nobody has read would reset the connection, and with it the refusal.
-    await _silence(reader)
+    # Closing with unread bytes would reset the connection, and the client would lose the answer.
+    await _read_to_end(reader)
 
 
-async def _silence(reader: asyncio.StreamReader) -> None:
+async def _read_to_end(reader: asyncio.StreamReader) -> None:
     while await reader.read(_PIECE):
         pass
 
 
+def _head_of(reply: Reply, *, keep_alive: bool) -> bytes:
+    """The interim answers and the head of the reply; a truncated one announces the length of the whole body."""
+    headers = [*raw_headers(reply), *([] if keep_alive else [(b"connection", b"close")])]
+    status_line = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
+    head = b"\r\n".join([status_line, *map(b": ".join, headers), b"", b""])
+    return b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" * reply.hints + head
+
+
 async def _send(
-    reply: Reply, asked: _Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait: Wait
+    reply: Reply, received: _Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait: _Wait
 ) -> bool:
-    """Deliver a reply in the way it asks for; returns whether another request may follow."""
+    """Send a reply, or break as it says; returns whether another request may follow on the connection."""
     if reply.error == "timeout":
-        await _silence(reader)
+        await _read_to_end(reader)
         return False
     if reply.error == "reset" or reply.error in NEVER_SENT:
-        _reset(writer)
+        # A socket that lingers for no time at all is reset when it is closed.
+        linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
         return False
     if reply.error == "garbage" and reply.status == 0:
         writer.write(reply.body)
         return False
-    keep_alive = asked.keep_alive and reply.error is None and not _says_close(reply)
-    head, pieces = write_head(reply, keep_alive=keep_alive), pieces_of(reply, method=asked.request.method)
+    closing = "close" in map(str.strip, reply.headers.get("connection", "").lower().split(","))
+    keep_alive = received.keep_alive and reply.error is None and not closing
+    head, pieces = _head_of(reply, keep_alive=keep_alive), body_pieces(reply, method=received.request.method)
     if reply.drip or not pieces:
         writer.write(head)
     else:
-        # In one piece with what follows: a small packet after another waits for an acknowledgement that is in no hurry.
+        # One write for both: a small packet after another would wait for a delayed acknowledgement.
         pieces[0] = memoryview(head + pieces[0])
     for piece in pieces:
         if reply.drip:
@@ -277,14 +347,3 @@ async def _send(
         await writer.drain()
     await writer.drain()
     return keep_alive
-
-
-def _says_close(reply: Reply) -> bool:
-    return "close" in map(str.strip, reply.headers.get("connection", "").lower().split(","))
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    # To linger for no time at all turns closing into a reset.
-    at_once = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-    writer.transport.abort()

@@ -1,17 +1,17 @@
-from base64 import b64decode
+"""The service through its API: routes, keys, what it records of requests, and the bill."""
+
 from collections.abc import Callable
-from typing import cast
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
 from flux_openai._http.library import httpx
-from flux_openai.emulator import Emulator, Reply, VirtualClock
-from flux_openai.emulator.api.hosting import link_to
-from flux_openai.errors import ConfigurationError
+from flux_openai.emulator import Bill, Emulator
+from flux_openai.emulator.api.responses import TransportFault
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 
 Post = Callable[..., httpx.Response]
-WEEK = 7 * 24 * 60 * 60
 
 
 def error_of(response: httpx.Response) -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_any_host_and_prefix_reaches_the_same_routes(emulator: Emulator) -> None
 
 
 def test_models_are_listed_in_the_documented_form(http: httpx.Client) -> None:
-    """The list names each model of the table, in its order."""
+    """The list names each model of the table, in the order of the table."""
     answer = http.get("/models").json()
     assert answer["object"] == "list"
     assert [model["id"] for model in answer["data"]] == list(FLUX_MODELS)
@@ -78,7 +78,7 @@ def test_other_paths_are_not_found(http: httpx.Client, path: str) -> None:
     [("GET", "/images/generations", "POST"), ("POST", "/models", "GET"), ("DELETE", "/files/x.png", "GET")],
 )
 def test_wrong_methods_are_refused(http: httpx.Client, method: str, path: str, allowed: str) -> None:
-    """A route called by the wrong method is a 405 that says which is right."""
+    """A route called by the wrong method is a 405 whose Allow header names the right one."""
     response = http.request(method, path)
     assert response.status_code == 405
     assert response.headers["allow"] == allowed
@@ -104,7 +104,7 @@ def test_a_bearer_key_is_needed(emulator: Emulator, path: str, key: str) -> None
 
 @pytest.mark.parametrize(("key", "status"), [("right", 200), ("wrong", 401), ("righter", 401)])
 def test_a_given_key_is_the_only_one(key: str, status: int) -> None:
-    """With `api_key`, no other key opens, and the refusal tells neither of them."""
+    """With `api_key`, any other key is refused, and the error repeats neither of them."""
     emulator = Emulator(api_key="right")
     with emulator.http_client(headers={"authorization": f"Bearer {key}"}) as client:
         response = client.get("https://api.example/v1/models")
@@ -113,14 +113,14 @@ def test_a_given_key_is_the_only_one(key: str, status: int) -> None:
 
 
 def test_every_answer_has_its_own_request_id(http: httpx.Client, post: Post) -> None:
-    """Ids count the requests of one emulator, good and bad, so that recordings repeat."""
+    """The ids count the requests of an emulator, refused ones too, so that recordings can be reproduced."""
     image = post().json()["data"][0]["url"]
     answers = [http.get(image), http.get(image + "x"), http.get("/models"), http.get("/nowhere"), post(n=9)]
     assert [answer.headers["x-request-id"] for answer in answers] == [f"emu-{number:06d}" for number in range(2, 7)]
 
 
-def test_requests_are_kept(http: httpx.Client, post: Post, emulator: Emulator) -> None:
-    """Each request is kept with method, path, headers and JSON body; the path is without a link's signature."""
+def test_requests_are_recorded(http: httpx.Client, post: Post, emulator: Emulator) -> None:
+    """Each request is recorded with method, path, headers and JSON body; the path is without a link's signature."""
     url = post(seed=7, headers={"Idempotency-Key": "k1"}).json()["data"][0]["url"]
     http.get(url)
     order, download = emulator.requests
@@ -145,70 +145,8 @@ def test_requests_are_given_out_as_a_copy(post: Post, emulator: Emulator) -> Non
     assert len(emulator.requests) == 1
 
 
-def test_a_link_opens_for_anyone(post: Post, emulator: Emulator) -> None:
-    """The signature is all a link needs: no key."""
-    url = post().json()["data"][0]["url"]
-    with emulator.http_client() as client:
-        response = client.get(url)
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "image/png"
-    assert response.content.startswith(b"\x89PNG")
-
-
-def test_a_link_gives_the_picture_that_came_inline(post: Post, http: httpx.Client) -> None:
-    """Both formats hold the same bytes."""
-    data = post(response_format="b64_json", n=2).json()["data"]
-    inline = [b64decode(image["b64_json"].partition(",")[2], validate=True) for image in data]
-    assert [http.get(image["url"]).content for image in data] == inline
-
-
-@pytest.mark.parametrize(
-    ("age", "status"), [(0, 200), (WEEK - 1, 200), (WEEK - 0.5, 410), (WEEK, 410), (WEEK * 9, 410)]
-)
-def test_links_live_seven_days(post: Post, http: httpx.Client, now: list[float], age: float, status: int) -> None:
-    """A link opens for seven days on the emulator's clock, and is gone after them."""
-    url = post().json()["data"][0]["url"]
-    now[0] += age
-    assert http.get(url).status_code == status
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda url: url.partition("?")[0],
-        lambda url: url[:-1] + ("0" if url[-1] != "0" else "1"),
-        lambda url: url.replace("expires=", "expires=9"),
-        lambda url: url.replace(".png", "0.png"),
-        lambda url: url.replace("expires=", "expires=x"),
-    ],
-    ids=["no query", "signature", "expiry", "name", "no number"],
-)
-def test_a_link_that_was_changed_does_not_open(post: Post, http: httpx.Client, spoil: Callable[[str], str]) -> None:
-    """Name and expiry are signed; the refusal is in XML, as object stores write it."""
-    response = http.get(spoil(post().json()["data"][0]["url"]))
-    assert response.status_code == 403
-    assert response.headers["content-type"] == "application/xml"
-    assert "<Code>SignatureDoesNotMatch</Code>" in response.text
-    assert f"<RequestId>{response.headers['x-request-id']}</RequestId>" in response.text
-
-
-def test_a_signed_expiry_that_is_no_number_does_not_open(http: httpx.Client) -> None:
-    """The key that signs is no secret, so anything may be signed."""
-    link = link_to("a.png", expires=cast("int", "soon"), origin=httpx.URL("https://api.example"))
-    assert http.get(link).status_code == 403
-
-
-def test_another_emulators_picture_is_not_here(post: Post) -> None:
-    """A good signature does not help where the picture was never made."""
-    url = post().json()["data"][0]["url"]
-    with Emulator(clock=lambda: 0).http_client() as client:
-        response = client.get(url)
-    assert response.status_code == 404
-    assert "<Code>NoSuchKey</Code>" in response.text
-
-
 def test_the_same_orders_get_the_same_answers() -> None:
-    """Two emulators on one clock answer to the byte alike, so that a recording can be made again."""
+    """Two emulators whose clocks agree answer alike to the byte, so that recordings can be reproduced."""
 
     def answer() -> bytes:
         emulator = Emulator(pixels=256, clock=lambda: 1e9)
@@ -219,42 +157,111 @@ def test_the_same_orders_get_the_same_answers() -> None:
     assert answer() == answer()
 
 
-def test_two_orders_never_share_a_link(post: Post) -> None:
-    """The same order twice gives the same picture under two links."""
-    first, second = (post().json()["data"][0]["url"] for _ in range(2))
-    assert first != second
+def test_the_bill_counts_images_and_calls(post: Post, emulator: Emulator) -> None:
+    """Three orders of six pictures cost six pictures in three calls."""
+    for n in (1, 2, 3):
+        post(n=n)
+    assert emulator.bill == Bill(images=6, calls=3, duplicates=0)
 
 
-def test_an_answer_in_plain_values(emulator: Emulator) -> None:
-    """`answer` speaks of status, headers and bytes alone, for servers that are not httpx."""
-    reply = emulator.answer(httpx.Request("GET", "https://api.example/v1/nowhere"))
-    assert isinstance(reply, Reply)
-    assert (reply.status, reply.error, reply.headers["x-request-id"]) == (404, None, "emu-000001")
+def test_only_orders_cost_anything(post: Post, http: httpx.Client, emulator: Emulator) -> None:
+    """Refused requests, lists and downloads are free."""
+    url = post().json()["data"][0]["url"]
+    http.get(url)
+    http.get("/models")
+    post(n=0)
+    post(headers={"authorization": "x"})
+    assert emulator.bill == Bill(images=1, calls=1, duplicates=0)
+
+
+def test_a_bill_does_not_change_afterwards(post: Post, emulator: Emulator) -> None:
+    """A bill is a value, so that one from before a call can be compared with one from after it."""
+    before = emulator.bill
+    post()
+    assert (before.images, emulator.bill.images) == (0, 1)
+
+
+def test_paying_twice_is_counted(post: Post, emulator: Emulator) -> None:
+    """Pictures billed again under the same Idempotency-Key are duplicates; other keys, and none, are not."""
+    for key in ("a", "a", "b", "a", "", ""):
+        post(n=2, headers={"Idempotency-Key": key} if key else None)
+    assert emulator.bill == Bill(images=12, calls=6, duplicates=4)
+
+
+def test_a_retry_after_a_free_failure_is_no_duplicate(post: Post, emulator: Emulator) -> None:
+    """What was not billed the first time is billed once."""
+    emulator.fail(status=503)
+    for _ in range(2):
+        post(headers={"Idempotency-Key": "a"})
+    assert emulator.bill == Bill(images=1, calls=1, duplicates=0)
+
+
+def test_a_retry_after_a_lost_answer_is_a_duplicate(post: Post, emulator: Emulator) -> None:
+    """A time-out hides work that was done, so the second attempt pays again."""
+    emulator.fail(error="timeout")
+    with pytest.raises(httpx.ReadTimeout):
+        post(n=3, headers={"Idempotency-Key": "a"})
+    post(n=3, headers={"Idempotency-Key": "a"})
+    assert emulator.bill == Bill(images=6, calls=2, duplicates=3)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("error", "billed", "images"),
     [
-        *({"pixels": value} for value in (0, -5, True, 1.5, "9")),
-        *({"api_key": value} for value in (" ", 5)),
-        *({"clock": value} for value in (5, VirtualClock)),
-        *({"journal": value} for value in (5, b"x")),
-        *({"limits": value} for value in (None, 10)),
-        *({"seed": value} for value in ("1", 1.5)),
+        ("connect", None, 0),
+        ("connect", False, 0),
+        ("timeout", None, 2),
+        ("timeout", False, 0),
+        ("reset", None, 2),
+        ("reset", False, 0),
+        ("truncate", None, 2),
+        ("truncate", False, 0),
     ],
 )
-def test_an_emulator_cannot_be_set_up_wrongly(options: dict[str, object]) -> None:
-    """Options out of range are refused by name."""
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        Emulator(**options)  # type: ignore[arg-type]
+def test_a_broken_exchange_is_billed_if_it_was_sent(
+    post: Post, emulator: Emulator, error: TransportFault, *, billed: bool | None, images: int
+) -> None:
+    """An exchange that breaks after sending is billed, unless the fault says otherwise."""
+    emulator.fail(error=error, billed=billed)
+    with pytest.raises(httpx.TransportError):
+        post(n=2)
+    assert emulator.bill.images == images
 
 
-@pytest.mark.anyio
-async def test_async_clients_reach_the_same_emulator(emulator: Emulator) -> None:
-    """Order and download work over an async client."""
-    async with emulator.async_http_client(headers={"authorization": "Bearer k"}) as client:
-        body = {"model": DEFAULT_MODEL, "prompt": "a fox"}
-        answer = await client.post("https://api.example/v1/images/generations", json=body)
-        image = await client.get(answer.json()["data"][0]["url"])
-    assert image.content.startswith(b"\x89PNG")
-    assert len(emulator.requests) == 2
+@pytest.mark.parametrize(
+    ("status", "billed", "images"),
+    [(200, None, 2), (200, False, 0), (201, None, 2), (500, None, 0), (500, True, 2), (429, None, 0), (504, True, 2)],
+)
+def test_a_status_is_billed_if_it_is_a_success(
+    post: Post, emulator: Emulator, status: int, *, billed: bool | None, images: int
+) -> None:
+    """An error status is free and a wrong 200 is not, unless the fault says otherwise."""
+    emulator.fail(status=status, billed=billed)
+    post(n=2)
+    assert emulator.bill.images == images
+
+
+def test_threads_do_not_disturb_each_other(emulator: Emulator) -> None:
+    """With eight at once, each request has its own number, each fault strikes once, and each picture is billed."""
+    threads, calls, faults = 8, 25, 40
+    emulator.fail(faults, status=503)
+    start = Barrier(threads)
+
+    def work(thread: int) -> list[tuple[int, str]]:
+        start.wait()
+        headers = {"authorization": "Bearer k", "idempotency-key": f"thread {thread}"}
+        body = {"model": DEFAULT_MODEL, "prompt": f"fox {thread}", "n": 2}
+        with emulator.http_client(base_url=emulator.base_url, headers=headers) as client:
+            answers = [client.post("/images/generations", json=body) for _ in range(calls)]
+            links = [image["url"] for answer in answers if answer.is_success for image in answer.json()["data"]]
+            assert all(client.get(link).status_code == 200 for link in links)
+        return [(answer.status_code, answer.headers["x-request-id"]) for answer in answers]
+
+    with ThreadPoolExecutor(threads) as pool:
+        seen = [answer for answers in pool.map(work, range(threads)) for answer in answers]
+    good = threads * calls - faults
+    assert [status for status, _ in seen].count(503) == faults
+    assert len({number for _, number in seen}) == threads * calls
+    assert emulator.bill.images == 2 * good
+    assert emulator.bill.calls == good
+    assert len(emulator.requests) == threads * calls + 2 * good

@@ -1,3 +1,5 @@
+"""The pictures: valid PNGs of exactly the asked ratio, the same for the same request."""
+
 import math
 import struct
 import zlib
@@ -9,11 +11,11 @@ from typing import get_args
 import pytest
 
 from flux_openai._http.library import httpx
-from flux_openai.emulator.api.pictures import Sketch, area_to_size, draw
+from flux_openai.emulator.api.pictures import PictureSpec, area_to_size, draw
 from flux_openai.models import AspectRatio
 
 Post = Callable[..., httpx.Response]
-FOX = Sketch(prompt="a fox", seed=-1, index=0, width=64, height=48)
+FOX = PictureSpec(prompt="a fox", seed=-1, index=0, width=64, height=48)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def test_every_ratio_is_exact(ratio: str, pixels: int) -> None:
 
 @pytest.mark.parametrize("ratio", get_args(AspectRatio))
 def test_an_order_is_drawn_in_its_ratio(post: Post, ratio: str) -> None:
-    """The ratio reaches the picture over the wire."""
+    """The picture in the answer has the ratio of the request."""
     (image,) = post(aspect_ratio=ratio, response_format="b64_json").json()["data"]
     picture = decode(b64decode(image["b64_json"].partition(",")[2], validate=True))
     across, down = map(int, ratio.split(":"))
@@ -76,7 +78,7 @@ def test_an_order_is_drawn_in_its_ratio(post: Post, ratio: str) -> None:
 
 
 def test_a_picture_is_never_smaller_than_its_ratio() -> None:
-    """Even the smallest area gives one pixel for each term of the ratio."""
+    """Even for an area of one pixel, the ratio itself is the size."""
     assert area_to_size(1, ratio=(21, 9)) == (21, 9)
     assert area_to_size(1, ratio=(1, 1)) == (1, 1)
 
@@ -98,14 +100,14 @@ def test_tiny_pictures_have_tiny_files(ratio: str) -> None:
 
 
 def test_a_picture_is_drawn_the_same_each_time() -> None:
-    """The same sketch gives the same bytes."""
+    """The same specification gives the same bytes."""
     assert draw(FOX) == draw(replace(FOX))
 
 
 def test_prompt_seed_and_index_all_change_the_picture() -> None:
-    """Pictures differ wherever any of the three does, down to 16 by 16 pixels."""
+    """Two pictures that differ in any of the three differ in their bytes, down to 16 by 16 pixels."""
     pictures = {
-        draw(Sketch(prompt=prompt, seed=seed, index=index, width=16, height=16))
+        draw(PictureSpec(prompt=prompt, seed=seed, index=index, width=16, height=16))
         for prompt in ("a fox", "a fox ", "1:a fox")
         for seed in range(-1, 9)
         for index in range(4)
@@ -121,8 +123,8 @@ def test_pictures_are_symmetric(size: tuple[int, int]) -> None:
     assert all(row == row[::-1] for row in rows)
 
 
-def test_pictures_are_no_plain_surface() -> None:
-    """A picture uses most of its five colours, which all differ, and none so much that nothing else is seen."""
+def test_pictures_are_not_plain() -> None:
+    """A picture uses at least three of its five colours, which all differ, and none on more than nine tenths."""
     for seed in range(20):
         picture = decode(draw(replace(FOX, seed=seed, width=300, height=300)))
         counts = [sum(row.count(colour) for row in picture.rows) for colour in range(5)]
@@ -148,7 +150,7 @@ def test_the_pictures_of_one_order_differ(post: Post) -> None:
 
 
 def test_the_area_is_close_to_what_was_asked() -> None:
-    """A megapixel is about a megapixel in every ratio."""
+    """In every ratio, the largest exact size has more than 95 % of a megapixel."""
     for ratio in get_args(AspectRatio):
         across, down = map(int, ratio.split(":"))
         assert math.prod(area_to_size(2**20, ratio=(across, down))) > 0.95 * 2**20

@@ -1,3 +1,5 @@
+"""The limits: what they admit over time, what they answer, and their text forms."""
+
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,14 +19,13 @@ from flux_openai.emulator import (
     TokenBucket,
     VirtualClock,
 )
-from flux_openai.emulator.load.gate import Gate
-from flux_openai.emulator.load.latency import Work
-from flux_openai.emulator.load.limit_texts import parse_limit
+from flux_openai.emulator.load.latency import Workload
+from flux_openai.emulator.load.limits import RateLimiter, parse_limit
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL
 
 START = 1_750_000_000.0
-WORK = Work(token="a fox")  # noqa: S106  # no password
+WORKLOAD = Workload(occurrence_id="a fox")  # no password
 GAPS = st.lists(st.floats(0, 5) | st.sampled_from((0.0, 0.1, 1.0)), min_size=1, max_size=60)
 RATES = st.sampled_from((0.1, 1 / 3, 1.0, 7.0, 60.0)) | st.floats(0.01, 100)
 LIMITS = st.one_of(
@@ -35,12 +36,12 @@ LIMITS = st.one_of(
 
 
 def admitted(limit: Limit, gaps: list[float], *, latency: str = "0s") -> list[float]:
-    """The times at which orders get through, of one after each gap."""
-    gate, now, through = Gate(limits=[limit], latency=latency), START, []
+    """The times at which orders are admitted, with one order after each gap."""
+    limiter, now, through = RateLimiter(limits=[limit], latency=latency), START, []
     for gap in gaps:
         now += gap
-        if gate.refuse(WORK, now=now) is None:
-            gate.charge(WORK, now=now)
+        if limiter.refuse(WORKLOAD, now=now) is None:
+            limiter.charge(WORKLOAD, now=now)
             through.append(now)
     return through
 
@@ -52,14 +53,14 @@ def windows(times: list[float]) -> list[tuple[float, int]]:
 
 @given(gaps=GAPS, rate=RATES, burst=st.integers(1, 20))
 def test_a_bucket_gives_no_more_than_its_rate_and_its_burst(gaps: list[float], rate: float, burst: int) -> None:
-    """No stretch of t seconds has more than rate * t + burst orders; two microseconds are for the rounding."""
+    """In no t seconds are more than rate * t + burst orders admitted; two microseconds are for the rounding."""
     through = admitted(TokenBucket(rate=rate, burst=burst), gaps)
     assert all(n <= rate * (length + 2e-6) + burst for length, n in windows(through))
 
 
 @given(gaps=GAPS, count=st.integers(1, 20), seconds=st.integers(1, 100))
 def test_a_window_gives_no_more_than_its_count(gaps: list[float], count: int, seconds: int) -> None:
-    """No window of Unix time has more than `count` orders, and so no stretch as long more than twice as many."""
+    """In no window of Unix time are more than `count` orders admitted."""
     through = admitted(FixedWindow(count=count, seconds=seconds), gaps)
     starts = [now // seconds for now in through]
     assert all(starts.count(start) <= count for start in starts)
@@ -67,14 +68,14 @@ def test_a_window_gives_no_more_than_its_count(gaps: list[float], count: int, se
 
 @given(gaps=GAPS, count=st.integers(1, 20))
 def test_no_more_than_so_many_are_under_way(gaps: list[float], count: int) -> None:
-    """Of orders that take two seconds, those of the last two seconds are under way."""
+    """Of orders that take two seconds, those admitted in the last two seconds are never more than `count`."""
     through = admitted(Concurrency(count=count), gaps, latency="2s")
     assert all(sum(now - 2 + 2e-6 < other <= now for other in through) <= count for now in through)
 
 
 @given(limit=LIMITS, pause=st.floats(0, 100))
 def test_no_limit_is_stricter_than_it_says(limit: Limit, pause: float) -> None:
-    """Of many orders at once, exactly as many get through as there is room for; and so again after a long pause."""
+    """Of many orders at once exactly as many are admitted as the limit allows, and again after a long pause."""
     assert isinstance(limit, TokenBucket | FixedWindow | Concurrency)
     room = limit.burst if isinstance(limit, TokenBucket) else limit.count
     at_once = [0.0] * 30
@@ -84,51 +85,51 @@ def test_no_limit_is_stricter_than_it_says(limit: Limit, pause: float) -> None:
 
 @given(seconds=st.lists(st.floats(0.01, 100), min_size=1, max_size=60))
 def test_a_place_is_free_when_its_order_has_ended(seconds: list[float]) -> None:
-    """Who orders again as soon as the answer is there is never alone too many."""
+    """A client that orders again as soon as it has its answer is admitted under a concurrency of one."""
     now = START
     for latency in seconds:
-        gate = Gate(limits=["concurrency=1"], latency=Constant(seconds=latency))
-        now += gate.charge(WORK, now=now)
-        assert gate.refuse(WORK, now=now) is None
+        limiter = RateLimiter(limits=["concurrency=1"], latency=Constant(seconds=latency))
+        now += limiter.charge(WORKLOAD, now=now)
+        assert limiter.refuse(WORKLOAD, now=now) is None
 
 
 @given(limits=st.lists(LIMITS, min_size=1, max_size=3), gaps=GAPS)
 def test_who_waits_as_asked_is_admitted(limits: list[Limit], gaps: list[float]) -> None:
-    """A client that comes back after exactly Retry-After, in whole seconds, gets through all limits."""
-    gate, now = Gate(limits=limits, latency="2s"), START
+    """A client that comes back after exactly Retry-After, in whole seconds, is admitted by all limits."""
+    limiter, now = RateLimiter(limits=limits, latency="2s"), START
     for gap in gaps:
         now += gap
-        refusal = gate.refuse(WORK, now=now)
+        refusal = limiter.refuse(WORKLOAD, now=now)
         if refusal is not None:
             assert refusal.status == 429
             now += int(refusal.headers["retry-after"])
-        assert gate.refuse(WORK, now=now) is None
-        gate.charge(WORK, now=now)
+        assert limiter.refuse(WORKLOAD, now=now) is None
+        limiter.charge(WORKLOAD, now=now)
 
 
 @given(limit=LIMITS, gaps=GAPS)
 def test_waiting_less_by_a_second_is_not_enough(limit: Limit, gaps: list[float]) -> None:
     """Retry-After is not longer than it has to be."""
-    gate, now = Gate(limits=[limit], latency="2s"), START
+    limiter, now = RateLimiter(limits=[limit], latency="2s"), START
     for gap in gaps:
         now += gap
-        refusal = gate.refuse(WORK, now=now)
+        refusal = limiter.refuse(WORKLOAD, now=now)
         if refusal is None:
-            gate.charge(WORK, now=now)
+            limiter.charge(WORKLOAD, now=now)
         elif (less := int(refusal.headers["retry-after"]) - 1) > 0:
-            assert gate.refuse(WORK, now=now + less - 2e-6) is not None
+            assert limiter.refuse(WORKLOAD, now=now + less - 2e-6) is not None
 
 
 @given(orders=st.lists(st.integers(1, 4), max_size=40), images=st.integers(0, 60))
 def test_credit_is_drawn_by_what_is_carried_out(orders: list[int], images: int) -> None:
-    """Images never exceed the credit, and an order is refused only if it does not fit any more."""
-    gate, left = Gate(limits=[Credits(images=images)], latency="0s"), images
+    """The images admitted never exceed the credit, and an order is refused only if it is for more than is left."""
+    limiter, left = RateLimiter(limits=[Credits(images=images)], latency="0s"), images
     for n in orders:
-        work = replace(WORK, images=n)
-        refusal = gate.refuse(work, now=START)
+        workload = replace(WORKLOAD, images=n)
+        refusal = limiter.refuse(workload, now=START)
         assert (refusal is not None) == (n > left)
         if refusal is None:
-            gate.charge(work, now=START)
+            limiter.charge(workload, now=START)
             left -= n
     assert left >= 0
 
@@ -141,8 +142,15 @@ def ordering(emulator: Emulator) -> Order:
     return lambda n=1: http.post("/images/generations", json={"model": DEFAULT_MODEL, "prompt": "a fox", "n": n})
 
 
+def test_an_account_without_credit_may_answer_otherwise() -> None:
+    """Status and code of the error can be set."""
+    order = ordering(Emulator(pixels=64, limits=[Credits(images=0, status=402, code="no_balance")]))
+    refused = order()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "no_balance")
+
+
 def test_a_refusal_is_the_documented_error_and_costs_nothing() -> None:
-    """429 in the envelope with Retry-After, nothing billed and no latency; lists and downloads are not limited."""
+    """429 as a documented error with Retry-After, not billed, at once; lists and downloads are not limited."""
     clock = VirtualClock()
     emulator = Emulator(pixels=64, clock=clock, limits=["1/min"], latency="4s")
     order = ordering(emulator)
@@ -159,7 +167,7 @@ def test_a_refusal_is_the_documented_error_and_costs_nothing() -> None:
 
 
 def test_what_one_limit_refuses_draws_on_no_other() -> None:
-    """An order for more than the credit takes no token from the bucket beside it, and no waiting is asked for."""
+    """An order for more than the credit takes no token from the bucket beside it, and gets no Retry-After."""
     order = ordering(Emulator(pixels=64, clock=VirtualClock(), limits=["1/h", "credits=2"]))
     refused = order(n=3)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
@@ -168,19 +176,19 @@ def test_what_one_limit_refuses_draws_on_no_other() -> None:
 
 
 def test_the_longest_wait_is_asked_for() -> None:
-    """Two limits that refuse at once speak with the voice of the slower."""
+    """Of several limits that refuse, the one with the longest Retry-After answers."""
     order = ordering(Emulator(pixels=64, clock=VirtualClock(), limits=["1/s", "1/min", "concurrency=1"], latency="0s"))
     assert [order().status_code, order().headers["retry-after"]] == [200, "60"]
 
 
-def test_wrong_orders_use_up_no_limit() -> None:
-    """What is refused for its content never got as far."""
+def test_invalid_orders_use_up_no_limit() -> None:
+    """A request that is refused for its content counts against no limit."""
     order = ordering(Emulator(pixels=64, clock=VirtualClock(), limits="1/h"))
     assert [order(n=n).status_code for n in (9, 0, 1, 1)] == [400, 400, 200, 429]
 
 
 def test_faults_strike_what_the_limits_admit() -> None:
-    """A refused call uses up no fault; an unbilled fault draws on no limit, and a billed one does."""
+    """A call that a limit refuses uses up no fault; an unbilled fault draws on no limit, and a billed one does."""
     emulator = Emulator(pixels=64, clock=VirtualClock(), limits=["1/h"])
     order = ordering(emulator)
     emulator.fail(status=503)
@@ -196,15 +204,15 @@ def test_faults_strike_what_the_limits_admit() -> None:
     [
         ("10/s", TokenBucket(rate=10, burst=10)),
         ("60/min", TokenBucket(rate=1, burst=60)),
-        ("36/h, burst=2", TokenBucket(rate=0.01, burst=2)),
+        ("36 / h", TokenBucket(rate=0.01, burst=36)),
         ("window:60/min", FixedWindow(count=60, seconds=60)),
         ("concurrency=8", Concurrency(count=8)),
         ("credits=100", Credits(images=100)),
-        ("credits=0,status=402,code=no_balance", Credits(images=0, status=402, code="no_balance")),
+        ("credits=0", Credits(images=0)),
     ],
 )
 def test_limits_are_read_from_text(text: str, limit: Limit) -> None:
-    """Each limit has a text form."""
+    """Each limit has a text form; spaces do not count."""
     assert parse_limit(text) == limit
 
 
@@ -215,13 +223,13 @@ def test_limits_are_read_from_text(text: str, limit: Limit) -> None:
         ("10", "10/s"),
         ("10/m", "10/min"),
         ("ten/min", "10/min"),
-        ("window:5/s,burst=2", "window:5/min"),
+        ("window:5", "window:5/min"),
         ("concurrent=4", "concurrency=4"),
         ("credit:100", "credits=100"),
     ],
 )
 def test_unreadable_limits_are_refused_with_what_would_do(text: str, nearest: str) -> None:
-    """The error has the forms there are and the nearest one, which can be read itself."""
+    """The error names the forms there are, and the nearest one, which is itself a limit."""
     with pytest.raises(ConfigurationError, match="must be like 10/s") as caught:
         Emulator(limits=[text])
     assert f"nearest: {nearest!r}" in str(caught.value)
@@ -229,14 +237,13 @@ def test_unreadable_limits_are_refused_with_what_would_do(text: str, nearest: st
 
 
 @pytest.mark.parametrize(
-    ("text", "pace"),
-    [("2/s", "2 orders a second"), ("10/min", "10 orders a minute"), ("9/h", "9 orders an hour")],
+    ("rate", "pace"), [(2, "2 orders a second"), (10 / 60, "10 orders a minute"), (9 / 3600, "9 orders an hour")]
 )
-def test_a_refusal_says_the_rate_as_it_was_meant(text: str, pace: str) -> None:
-    """Not in fractions of an order."""
-    gate = Gate(limits=[f"{text},burst=1"], latency="0s")
-    gate.charge(WORK, now=START)
-    refusal = gate.refuse(WORK, now=START)
+def test_a_refusal_names_the_rate_in_whole_orders(rate: float, pace: str) -> None:
+    """A slow rate is named by the minute or the hour, and not in fractions of an order."""
+    limiter = RateLimiter(limits=[TokenBucket(rate=rate)], latency="0s")
+    limiter.charge(WORKLOAD, now=START)
+    refusal = limiter.refuse(WORKLOAD, now=START)
     assert refusal is not None
     assert refusal.message.startswith(f"More than {pace}. Try again in ")
 
@@ -255,14 +262,14 @@ def test_a_refusal_says_the_rate_as_it_was_meant(text: str, pace: str) -> None:
         lambda: parse_limit("0/s"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(make: Callable[[], object]) -> None:
-    """What would admit nothing for ever, or is no error, is a mistake."""
+def test_impossible_limits_are_refused(make: Callable[[], object]) -> None:
+    """A limit that admits nothing for ever, or answers with no error, is a mistake."""
     with pytest.raises(ConfigurationError, match="must be"):
         make()
 
 
-def test_a_shared_limit_is_no_shared_state() -> None:
-    """Limits are values: two emulators with the same one count for themselves."""
+def test_a_shared_limit_shares_no_state() -> None:
+    """Two emulators with the same limit count for themselves."""
     limit = TokenBucket(rate=0.001)
     first, second = (ordering(Emulator(pixels=64, clock=VirtualClock(), limits=[limit])) for _ in range(2))
     assert [order().status_code for order in (first, first, second)] == [200, 429, 200]

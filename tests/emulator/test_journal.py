@@ -1,3 +1,5 @@
+"""The journal file: one line of JSON for each request, written at once and without secrets."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_journal_is_read_while_the_server_runs(tmp_path: Path) -> None:
-    """After each answer its line is there, with what was asked, answered and billed."""
+    """After each answer its line is there, with the request, the answer and the bill."""
     path = tmp_path / "journal.jsonl"
     emulator = Emulator(pixels=256, journal=path, clock=lambda: 1_750_667_997.5)
     headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "once"}
@@ -47,8 +49,10 @@ def test_the_journal_is_read_while_the_server_runs(tmp_path: Path) -> None:
         with pytest.raises(httpx.ReadError):
             http.post("/images/generations", json=ORDER)
         http.get(link)
-        told = [(line["status"], line["images_billed"], line["duplicate"], line["fault"]) for line in lines_of(path)]
-        assert told[1:] == [
+        outcomes = [
+            (line["status"], line["images_billed"], line["duplicate"], line["fault"]) for line in lines_of(path)
+        ]
+        assert outcomes[1:] == [
             (503, 0, False, "status 503"),
             (200, 1, True, None),
             (0, 1, True, "reset"),
@@ -59,7 +63,7 @@ def test_the_journal_is_read_while_the_server_runs(tmp_path: Path) -> None:
     assert "signature" not in text
 
 
-def test_what_is_long_or_secret_is_shortened(tmp_path: Path) -> None:
+def test_images_and_secrets_stay_out_of_the_file(tmp_path: Path) -> None:
     """Images, long texts and the queries of links do not get into the file, at any depth."""
     path = tmp_path / "journal.jsonl"
     emulator = Emulator(journal=path)
@@ -89,16 +93,16 @@ def test_what_is_long_or_secret_is_shortened(tmp_path: Path) -> None:
         ("what? you & me", "what? you & me"),
     ],
 )
-def test_nothing_that_opens_a_link_is_kept(tmp_path: Path, text: str, kept: str) -> None:
-    """However a link is written, in a value or in a name."""
+def test_no_line_opens_a_link(tmp_path: Path, text: str, kept: str) -> None:
+    """Passwords and queries of links are removed from values and names, however the link is written."""
     path = tmp_path / "journal.jsonl"
     with Emulator(journal=path).http_client() as http:
         http.post("https://api.example/v1/images/generations", json={text: [text]})
     assert lines_of(path)[0]["body"] == {kept: [kept]}
 
 
-def test_a_request_does_not_hold_up_the_journal(tmp_path: Path) -> None:
-    """A million beginnings of links are read in one go, and a body that is very deep down to its fiftieth level."""
+def test_no_request_stalls_the_journal(tmp_path: Path) -> None:
+    """A million beginnings of links take linear time, and of a deeply nested body 50 levels are written."""
     path = tmp_path / "journal.jsonl"
     deep = '{"a":' * 900 + "1" + "}" * 900
     with Emulator(journal=path).http_client() as http:
@@ -109,8 +113,8 @@ def test_a_request_does_not_hold_up_the_journal(tmp_path: Path) -> None:
     assert json.dumps(second["body"]).count("a") == 50
 
 
-def test_a_journal_that_is_gone_costs_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is billed is answered all the same, and the log says which line is missing."""
+def test_a_request_is_answered_without_its_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file is gone, a billed request is answered all the same, and a log message names the missing line."""
     folder = tmp_path / "folder"
     folder.mkdir()
     emulator = Emulator(pixels=64, journal=folder / "journal.jsonl")
@@ -123,7 +127,7 @@ def test_a_journal_that_is_gone_costs_no_answer(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_journal_only_grows(tmp_path: Path) -> None:
-    """A second emulator adds to what the first has written."""
+    """A second emulator appends to the file of the first."""
     path = tmp_path / "journal.jsonl"
     for _ in range(2):
         with Emulator(journal=str(path)).http_client() as http:

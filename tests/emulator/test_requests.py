@@ -1,3 +1,5 @@
+"""What the service reads in the body of a request, and what it refuses."""
+
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
@@ -5,8 +7,8 @@ import pytest
 
 from flux_openai._http.library import httpx
 from flux_openai.emulator import Emulator
-from flux_openai.emulator.api.requests import Order, read_order
-from flux_openai.emulator.api.responses import Refusal
+from flux_openai.emulator.api.requests import GenerateRequest, read_generate_request
+from flux_openai.emulator.api.responses import ServiceError
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField, FluxModel
 
 Post = Callable[..., httpx.Response]
@@ -65,41 +67,41 @@ GOOD = [(model, field.name, value) for model, field in FIELDS for value in good_
 BAD = [(model, field.name, value) for model, field in FIELDS for value in bad_values(field)]
 
 
-def order_of(model: FluxModel, **fields: object) -> Order | Refusal:
-    """The reading of an order that has everything the model needs, and the given fields."""
+def request_of(model: FluxModel, **fields: object) -> GenerateRequest | ServiceError:
+    """What the service reads in a request with all that the model requires, and these fields."""
     needed = {name: good_values(field)[0] for name, field in model.fields.items() if field.required}
-    return read_order({"model": model.id} | needed | fields, models={model.id: model})
+    return read_generate_request({"model": model.id} | needed | fields, models={model.id: model})
 
 
-def refusal_of(model: FluxModel, **fields: object) -> Refusal:
-    """The refusal of such an order."""
-    refusal = order_of(model, **fields)
-    assert isinstance(refusal, Refusal)
-    return refusal
+def error_of(model: FluxModel, **fields: object) -> ServiceError:
+    """The error for such a request."""
+    error = request_of(model, **fields)
+    assert isinstance(error, ServiceError)
+    return error
 
 
 @pytest.mark.parametrize(("model", "name", "value"), GOOD, ids=repr)
 def test_good_values_are_taken(model: FluxModel, name: str, value: object) -> None:
     """Each field takes its choices and both of its limits."""
-    assert isinstance(order_of(model, **{name: value}), Order)
+    assert isinstance(request_of(model, **{name: value}), GenerateRequest)
 
 
 @pytest.mark.parametrize(("model", "name", "value"), BAD, ids=repr)
 def test_bad_values_are_refused(model: FluxModel, name: str, value: object) -> None:
-    """Each field refuses wrong types and what lies just outside its limits, by name."""
-    refusal = refusal_of(model, **{name: value})
-    assert (refusal.status, refusal.code) == (400, "invalid_parameter")
-    assert refusal.message.startswith(f"{name} must ")
+    """Each field refuses wrong types and the first value beyond each limit, and the error names the field."""
+    error = error_of(model, **{name: value})
+    assert (error.status, error.code) == (400, "invalid_parameter")
+    assert error.message.startswith(f"{name} must ")
 
 
 @pytest.mark.parametrize(
     ("model", "field"), [(model, field) for model, field in FIELDS if field.enforced == "warn"], ids=repr
 )
 def test_doubtful_limits_are_not_enforced(model: FluxModel, field: FluxField) -> None:
-    """A limit that only the general page states holds nothing back, but the type still counts."""
+    """A limit that only the provider's general page states refuses nothing."""
     outside = [limit + step for limit, step in ((field.minimum, -1), (field.maximum, 1)) if limit is not None]
     assert outside
-    assert all(isinstance(order_of(model, **{field.name: value}), Order) for value in outside)
+    assert all(isinstance(request_of(model, **{field.name: value}), GenerateRequest) for value in outside)
 
 
 @pytest.mark.parametrize("value", [3, 10, 1])
@@ -109,7 +111,7 @@ def test_a_whole_number_does_for_a_float(post: Post, value: int) -> None:
 
 
 def test_every_fault_is_named_at_once(post: Post, emulator: Emulator) -> None:
-    """One refusal names all that is wrong, over the wire as a 400 in the documented form, and nothing is billed."""
+    """One 400 in the documented form names all that is wrong, and nothing is billed."""
     response = post(prompt=None, n=9, steps="20", quality="hd", aspect_ratio="5:4")
     error = response.json()["error"]
     assert response.status_code == 400
@@ -138,7 +140,7 @@ def test_unknown_models_are_not_found(post: Post, model: str) -> None:
 
 @pytest.mark.parametrize("model", [None, 7, [DEFAULT_MODEL]])
 def test_a_model_must_be_named(post: Post, model: object) -> None:
-    """Without the name of a model nothing can be checked."""
+    """A request without the name of a model is a 400."""
     response = post(model=model)
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("model must")
@@ -162,7 +164,7 @@ def test_a_model_must_be_named(post: Post, model: object) -> None:
     ids=lambda body: repr(body[:12]),
 )
 def test_a_body_must_be_a_json_object(http: httpx.Client, emulator: Emulator, body: bytes) -> None:
-    """Anything else is refused with 400 and kept without a parsed body."""
+    """Anything else is a 400, and is recorded without a parsed body."""
     response = http.post("/images/generations", content=body)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
     assert emulator.requests[0].body is None
@@ -170,7 +172,7 @@ def test_a_body_must_be_a_json_object(http: httpx.Client, emulator: Emulator, bo
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])
 def test_numbers_must_be_finite(http: httpx.Client, number: str) -> None:
-    """JSON can write what no float can hold."""
+    """A number too large for a float is refused."""
     body = f'{{"model": "{DEFAULT_MODEL}", "prompt": "a fox", "guidance_scale": {number}}}'
     response = http.post("/images/generations", content=body)
     assert response.status_code == 400
@@ -178,7 +180,7 @@ def test_numbers_must_be_finite(http: httpx.Client, number: str) -> None:
 
 
 def test_half_a_surrogate_pair_is_a_prompt(http: httpx.Client) -> None:
-    """JSON can hold what UTF-8 cannot; the service draws it."""
+    """JSON can hold a lone surrogate, which strict UTF-8 cannot encode; the service draws it all the same."""
     body = f'{{"model": "{DEFAULT_MODEL}", "prompt": "\\ud83e", "response_format": "b64_json"}}'
     response = http.post("/images/generations", content=body)
     assert response.status_code == 200
@@ -200,11 +202,11 @@ def field(name: str, kind: type = str, **rules: object) -> FluxField:
 IMAGE_ROW = row(field("image", required=True), field("strength", float, minimum=0, maximum=1, default=0.8))
 
 
-def test_a_needed_picture_must_be_there() -> None:
-    """What a row requires is required, whatever its name."""
-    refusal = read_order({"model": "test/new"}, models={"test/new": IMAGE_ROW})
-    assert isinstance(refusal, Refusal)
-    assert refusal.message == "image must be given."
+def test_a_required_image_must_be_there() -> None:
+    """A field is required where the table says so."""
+    error = read_generate_request({"model": "test/new"}, models={"test/new": IMAGE_ROW})
+    assert isinstance(error, ServiceError)
+    assert error.message == "image must be given."
 
 
 @pytest.mark.parametrize(
@@ -218,13 +220,13 @@ def test_a_needed_picture_must_be_there() -> None:
     ],
 )
 def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object], ratio: tuple[int, int]) -> None:
-    """aspect_ratio gives the ratio, given or by default; without either it is a square."""
-    order = order_of(model, **fields)
-    assert isinstance(order, Order)
-    assert order.ratio == ratio
+    """The ratio is that of aspect_ratio, given or by default; without either it is a square."""
+    wanted = request_of(model, **fields)
+    assert isinstance(wanted, GenerateRequest)
+    assert wanted.ratio == ratio
 
 
 def test_a_row_may_lack_what_others_have() -> None:
-    """Without these fields an order is for one picture, drawn without a prompt, of no seed, sent as a link."""
-    order = order_of(row(field("anything")))
-    assert order == Order(prompt="", inspiration="", seed=-1, n=1, ratio=(1, 1), inline=False)
+    """Without these fields a request is for one picture without a prompt or a seed, sent as a link."""
+    wanted = request_of(row(field("anything")))
+    assert wanted == GenerateRequest(prompt="", source_digest="", seed=-1, n=1, ratio=(1, 1), inline=False)
