@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from flux_openai._http.library import httpx
+from flux_openai._http.redaction import redact_json
 from flux_openai.errors import ConfigurationError
 
 __all__ = ["Bill", "JournalEntry", "JournalFile", "RequestLog", "SeenRequest", "request_key"]
@@ -122,7 +122,8 @@ class JournalFile:
     def add(self, entry: JournalEntry) -> None:
         """Append one line, whole, without the data of images and the queries of links."""
         moment = datetime.fromtimestamp(entry.time, tz=UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({**vars(entry), "time": moment, "body": _redact(entry.body)})
+        redacted = {"body": redact_json(entry.body), "fault": redact_json(entry.fault)}
+        line = json.dumps({**vars(entry), **redacted, "time": moment})
         try:
             self._append(f"{line}\n")
         except OSError as error:
@@ -132,39 +133,3 @@ class JournalFile:
         # Opened anew each time: there is nothing to close, and the file can be moved away while the emulator runs.
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)
-
-
-_DATA_URI = re.compile(r"data:([\w/+.-]*)[;,]")
-# Both run in linear time, however many links begin in a text: else one request could stall the emulator.
-_LINK = re.compile(r"""(https?:[\\/]+)([^\s"'<>]*)""", re.IGNORECASE)
-_QUERY_VALUE = re.compile(r"""([?&][\w.%~-]+=)[^&\s"'<>\[]+""")
-_MAX_TEXT = 1000
-_MAX_DEPTH = 50
-
-
-def _redact(value: object, depth: int = 0) -> object:
-    """The value with images and long texts cut short, and without what would open a link."""
-    match value:
-        case dict() | list() if depth == _MAX_DEPTH:
-            return "…"
-        case dict():
-            return {_redact_text(name): _redact(inner, depth + 1) for name, inner in value.items()}
-        case list():
-            return [_redact(inner, depth + 1) for inner in value]
-        case str():
-            return _redact_text(value)
-        case _:
-            return value
-
-
-def _redact_text(text: str) -> str:
-    if data := _DATA_URI.match(text):
-        return f"<{data[1] or 'data'}, {len(text)} characters>"
-    redacted = _QUERY_VALUE.sub(r"\1[redacted]", _LINK.sub(_redact_link, text))
-    return redacted if len(redacted) <= _MAX_TEXT else f"{redacted[:_MAX_TEXT]}… <{len(text)} characters>"
-
-
-def _redact_link(link: re.Match[str]) -> str:
-    address, mark, _ = link[2].partition("?")
-    host, slash, path = address.partition("/")
-    return f"{link[1]}{host.rpartition('@')[2]}{slash}{path}{mark and '?[redacted]'}"
