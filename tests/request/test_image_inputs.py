@@ -226,7 +226,7 @@ def test_the_type_comes_from_the_bytes(place: Place, format: str) -> None:
         assert unpacked(seen("sync", image), kind) == data
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     start=st.sampled_from([(b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF89a", "gif")]),
     rest=st.binary(max_size=300),

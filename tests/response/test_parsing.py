@@ -162,7 +162,7 @@ PREFIXES = st.sampled_from(["", "data:image/png;base64,", "data:;base64,", "Data
 GAPS = st.text(" \t\r\n", max_size=3)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(data=st.binary(min_size=1, max_size=80), encode=ALPHABETS, prefix=PREFIXES, gap=GAPS, padding=st.integers(0, 2))
 def test_base64_comes_back_as_the_bytes_that_went_in(
     data: bytes, encode: Callable[[bytes], bytes], prefix: str, gap: str, padding: int
@@ -175,7 +175,7 @@ def test_base64_comes_back_as_the_bytes_that_went_in(
     assert base64.b64decode(plain, validate=True) == data
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(text=st.text(max_size=40) | st.text(string.ascii_letters + "+/-_= \n\0é", max_size=12))
 def test_any_text_is_base64_or_refused(text: str) -> None:
     """No text makes the reader fail, and what it lets through is strictly valid."""
@@ -371,7 +371,7 @@ ANSWERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=150)
 @given(body=st.builds(dict.__or__, NAMED, ANSWERS) | JSON, n=st.integers(1, 4))
 def test_any_json_is_an_answer_or_unusable(body: object, n: int) -> None:
     """Whatever JSON comes back, it is a response on which everything works, or UnusableBody with a reason."""
@@ -384,7 +384,7 @@ def test_any_json_is_an_answer_or_unusable(body: object, n: int) -> None:
         exercise(answer)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     body=st.binary(max_size=40)
     | st.text('{}[]":,\\0truefalsn.eE-+ \ud800', max_size=30).map(lambda t: t.encode("utf-8", "replace"))
