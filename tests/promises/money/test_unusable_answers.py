@@ -234,7 +234,7 @@ def test_a_body_that_drips_for_ever_is_never_bought_again(serve: MakeServer, ope
     def drip(connection: Connection) -> None:
         connection.read()
         connection.send(head(Content_Length=10_000))
-        connection.drip(PLAIN * 100, 0.01)
+        connection.drip(PLAIN * 2, 0.01)  # then the connection ends, so that this test does too
 
     server = serve(drip)
     caller = open_client(server.base_url, timeout=openai.Timeout(60), retry={"duplicates": "allowed"})
@@ -274,15 +274,8 @@ MEBIBYTE = 1 << 20
 LIMIT = 64 * MEBIBYTE
 
 
-@pytest.mark.parametrize(
-    ("packed", "extra", "fits"),
-    [
-        (True, 0, True),
-        (True, 1, False),
-        (False, 1, False),
-        pytest.param(False, 0, True, marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.parametrize(("extra", "fits"), [(0, True), (1, False)])
+@pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_may_be_as_large_as_the_limit(
     serve: MakeServer, open_client: OpenClient, extra: int, *, fits: bool, packed: bool
 ) -> None:
