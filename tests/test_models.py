@@ -22,7 +22,7 @@ def test_every_field_of_a_model_has_a_type() -> None:
 
 @pytest.mark.parametrize("name", FluxParams.__annotations__)
 def test_the_type_of_a_parameter_is_that_of_its_row(name: str) -> None:
-    """`int`, `float` and `str` are the row's type; a Literal has just the row's choices; None and `omit` are allowed."""
+    """`int`, `float` and `str` are the type of the row, a Literal has its choices; None and `omit` are allowed."""
     [kind, *rest] = FluxParams.__annotations__[name].__forward_arg__.split(" | ")
     field: FluxField = FIELDS[name]
     assert rest == ["None", "Omit"]
