@@ -207,7 +207,7 @@ def _serve(server: Callable[[Console], ExitCode]) -> int:
 def models(*, as_json: _AsJson = False) -> int:
     """List the models with their short names and with the parameters that not all of them have.
 
-    A short name stands for whichever model of its family takes the images that are given.
+    A short name selects the model of its family that takes the images of the call.
     """
     Console(as_json=as_json).output([json.dumps(model_document())] if as_json else model_lines())
     return ExitCode.DONE

@@ -46,7 +46,7 @@ class FluxImages(Images):
 
         @cached_property
         def with_streaming_response(self) -> "_FluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
-            """The methods of this resource; each returns a response that is read by its user."""
+            """The methods of this resource; each returns a response whose body is not read yet."""
             return _FluxImagesWithStreamingResponse(self)
 
     @overload
@@ -174,7 +174,7 @@ class AsyncFluxImages(AsyncImages):
 
         @cached_property
         def with_streaming_response(self) -> "_AsyncFluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
-            """The methods of this resource; each returns a response that is read by its user."""
+            """The methods of this resource; each returns a response whose body is not read yet."""
             return _AsyncFluxImagesWithStreamingResponse(self)
 
     @overload

@@ -9,9 +9,9 @@
           target = a redirect, checked like the first URL
       bytes of a PNG, JPEG, WebP or GIF, or DownloadError, or UnsafeURLError
 
-The URL is signed: whoever reads it can fetch the image. So the HTTP library's loggers are muted, and since Sentry, rich
-and pytest print the locals of a traceback, no traceback leads to a frame that holds the URL: what goes wrong in a try
-is a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
+The URL is signed: everybody who reads it can fetch the image. So the HTTP library's loggers are muted, and no traceback
+leads to a frame that holds the URL, since Sentry, rich and pytest print the locals of such frames: a failed try raises
+a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
 """
 
 import logging
