@@ -10,15 +10,15 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # The star brings the SDK's names. Four of them are ours, for which mypy goes by the first import and pyright by the
-    # last: so ours stand before it and after it.
+    # `openai` and this package both have `OpenAI`, `AsyncOpenAI`, `Client` and `AsyncClient`. Of two star imports mypy
+    # keeps the first such name and pyright the last, so ours stand both before and after those of the SDK.
     # isort: off
     from flux_openai.client.clients import *  # noqa: F403
     from openai import *  # type: ignore[assignment]  # noqa: F403
     from flux_openai.client.clients import *  # noqa: F403
 
     # isort: on
-    # What `openai` has beside its `__all__`:
+    # Public names that `openai` does not list in its `__all__`, so that the star leaves them out:
     from openai import VERSION as VERSION
     from openai import APIResponse as APIResponse
     from openai import AssistantEventHandler as AssistantEventHandler
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from flux_openai.retry import RetryEvent as RetryEvent
     from flux_openai.retry import RetryPolicy as RetryPolicy
 
-# Hidden from the type checker, which would take any name at all for one of ours.
+# Hidden from type checkers: a module with `__getattr__` has every name for them, misspelt ones too.
 if not TYPE_CHECKING:
     _MODULES = {
         "AsyncClient": "client.clients",
@@ -68,8 +68,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         """Load a public name, a module of this package, or a public name of `openai`, when it is first used.
 
-        pytest imports this package in every test run, for its plugin, and most runs must not wait for the SDK; nor must
-        a program that makes images wait for the emulator.
+        Importing everything at once would cost time: pytest imports this package in every run, for its plugin, and most
+        runs do not need the SDK; a program that makes images does not need the emulator.
         """
         if name in _MODULES:
             value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
@@ -81,7 +81,7 @@ if not TYPE_CHECKING:
             value = importlib.import_module(f"{__name__}.{name}")
         else:
             try:
-                # Not remembered here: `openai` has names that change, such as `api_key`.
+                # Not cached: `openai` has module attributes that change, such as `api_key`.
                 return getattr(importlib.import_module("openai"), name)
             except AttributeError:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}, nor has openai") from None

@@ -1,4 +1,4 @@
-"""`python -m flux_openai` is the program `flux-openai`."""
+"""The command line: `python -m flux_openai` runs the program `flux-openai`."""
 
 import sys
 

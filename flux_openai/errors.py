@@ -1,4 +1,4 @@
-"""Everything this package raises. Each is an `openai.OpenAIError`, so existing `except` clauses keep working.
+"""The errors that this package raises. Each is an `openai.OpenAIError`, so existing `except` clauses keep working.
 
     openai.OpenAIError
     └── FluxError                          .billing .attempts .retry_after .request_id
@@ -22,8 +22,8 @@
                 ├── FluxRateLimitError             429, also an openai.RateLimitError
                 └── FluxInternalServerError        5xx, also an openai.InternalServerError
 
-An SDK error is not raised as it is: it cannot be unpickled, and it carries the request with the key in it. `answers`
-makes the class above from it, with the request and the response reduced to what may be shown.
+The SDK's own errors are not raised: they cannot be unpickled, and they carry the request with the API key in its
+headers. `sending/outcome.py` makes the matching class above from them, with a redacted request and response.
 """
 
 import os
@@ -65,11 +65,11 @@ __all__ = [
 ]
 
 Billing = Literal["none", "unknown", "paid"]
-"""What the failed call cost: nothing, nobody here can know, or the full price."""
+"""What a failed call cost: "none", "unknown" (it may have been carried out and billed), or "paid" (the full price)."""
 
 
 class PartialImage(Protocol):
-    """One image of a partial response: a `FluxImage`, as far as an error knows it."""
+    """One image of a partial response: a `FluxImage`. A protocol, since an import of that class would be a cycle."""
 
     def read(self) -> bytes:
         """The bytes of the image."""
@@ -79,7 +79,7 @@ class PartialImage(Protocol):
 
 
 class PartialResponse(Protocol):
-    """The images that a failed call brought all the same: a `FluxImagesResponse`, as far as an error knows it."""
+    """The images of a call that failed in part: a `FluxImagesResponse`; a protocol for the same reason."""
 
     @property
     def data(self) -> Sequence[PartialImage]:
@@ -87,11 +87,11 @@ class PartialResponse(Protocol):
 
     @property
     def sent(self) -> Mapping[str, object]:
-        """What was asked for as a whole."""
+        """The JSON body of the whole call, before it was split."""
 
     @property
     def missing(self) -> int:
-        """How many images were asked for and did not come."""
+        """How many of the requested images did not come."""
 
     def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
         """Save every image and return the paths."""
@@ -101,20 +101,39 @@ class PartialResponse(Protocol):
 
 
 class FluxWarning(UserWarning):
-    """Something was sent, or came back, in another way than asked; the same text is in `response.notices`."""
+    """A request was changed before it was sent, or its answer is not quite what was requested.
+
+    `response.notices` has the same text.
+    """
 
 
 class FluxError(openai.OpenAIError):
     """Base of every error this package raises.
 
-    `billing` is "none", "unknown" or "paid"; `attempts` counts the requests that were sent or tried; `retry_after` is
-    what the server asked for, in seconds; `request_id` comes from the body's `error.param`, else from the header.
+    Attributes:
+        billing: What the call cost: "none", "unknown" (it may have been billed) or "paid". After a split call it covers
+            all parts, so it is "unknown" if any part may have been billed without an image, else "paid" if there are
+            images in `partial`.
+        attempts: How many requests were sent or tried, retries included.
+        retry_after: The server's Retry-After in seconds; None if it sent none.
+        request_id: The service's id of the request: the body's `error.param`, else the X-Request-Id header.
+        partial: When a part of a split call fails: a response with the images of the other parts; else None.
+        rest: When a part of a split call fails: the arguments of one `images.generate` call for each part without
+            images. A part that was paid for but cannot be used is left out, otherwise it would be paid for twice. Your
+            own `extra_headers` and `extra_query` are not included, since they may hold a key: pass them again.
 
-    When a part of a split call fails, `partial` holds the images that the others brought, and `rest` the arguments of
-    one `images.generate` call for each part that brought none, the one that was refused included, but not one that was
-    paid for and cannot be used. Headers and a query of your own are to be given again. `billing` is then "unknown" if
-    one of those may have been billed, else "paid": the images in `partial` are. An interruption carries both too; under
-    asyncio it may stand behind what is raised, as its context or cause.
+    A KeyboardInterrupt or CancelledError during a split call has `partial` and `rest` too; under asyncio it may be the
+    `__context__` or `__cause__` of the exception that reaches you.
+
+    Example:
+        try:
+            response = client.images.generate(prompt="a red fox", n=9, split=True)
+        except FluxError as error:
+            if error.partial:
+                error.partial.save("out")
+            if error.billing != "unknown":
+                for arguments in error.rest:
+                    client.images.generate(**arguments).save("out")
     """
 
     billing: Billing = "none"
@@ -137,16 +156,21 @@ def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, obj
 
 
 class ConfigurationError(FluxError, ValueError):
-    """The client cannot be set up as asked: no key, a key that no header can hold, an unsafe base_url."""
+    """A client, a policy or an emulator is set up wrongly: no key, a malformed key, or an unsafe base_url, say."""
 
     @classmethod
     def of(cls, *invalid: "InvalidParam") -> Self:
-        """The error that reports these parameters of a client, a policy or an emulator, one a line."""
+        """The error that lists these parameters of a client, a policy or an emulator, one a line."""
         return cls("\n".join(map(str, invalid)))
 
 
 class ScriptError(ConfigurationError):
-    """A fault script of the emulator cannot be read; `line` and `column` count from 1, and the message shows them."""
+    """A fault script of the emulator cannot be parsed.
+
+    Attributes:
+        line: The line of the mistake, from 1.
+        column: Its column, from 1. The message contains both.
+    """
 
     line: int = 1
     column: int = 1
@@ -154,7 +178,14 @@ class ScriptError(ConfigurationError):
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidParam:
-    """One thing wrong with a call: the parameter, the value given, the rule, and the nearest value that would do."""
+    """One invalid parameter of a call.
+
+    Attributes:
+        param: The name of the parameter.
+        value: The invalid value; redacted if the parameter holds a credential.
+        rule: The rule that the value breaks, such as "must be an integer from 1 to 4".
+        nearest: The nearest valid value; None if there is none to suggest.
+    """
 
     param: str
     value: object
@@ -162,7 +193,7 @@ class InvalidParam:
     nearest: object | None = None
 
     def __post_init__(self) -> None:
-        """A credential that was passed to the wrong place must not travel on inside the error."""
+        """Redact a credential that was passed as the wrong parameter: errors are logged and pickled."""
         if is_secret(self.param):
             object.__setattr__(self, "value", redact_value(self.value, name=self.param))
 
@@ -173,24 +204,34 @@ class InvalidParam:
     __repr__ = __str__
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the value as it is shown: what was given can be anything, an open file too."""
-        kept = redact_value(self.value, name=self.param)
-        return (partial(type(self), param=self.param, value=kept, rule=self.rule, nearest=self.nearest), ())
+        """Pickle the redacted value: the value itself can be anything, also an open file."""
+        value = redact_value(self.value, name=self.param)
+        return (partial(type(self), param=self.param, value=value, rule=self.rule, nearest=self.nearest), ())
 
 
 def listed(choices: Iterable[str]) -> str:
-    """The choices as they stand in a message."""
+    """The choices as text for a message: quoted, with commas between them."""
     return ", ".join(repr(choice) for choice in choices)
 
 
 class InvalidParamsError(FluxError, ValueError):
-    """The call breaks the model's rules; nothing was sent. `faults` has every fault, in the order of the fields."""
+    """The call breaks the rules of its model; nothing was sent.
+
+    Attributes:
+        faults: Every invalid parameter of the call, in the order of the model's fields.
+
+    Example:
+        try:
+            client.images.generate(prompt="a red fox", steps=99)
+        except InvalidParamsError as error:
+            print(error.faults[0].nearest)  # 50
+    """
 
     faults: tuple[InvalidParam, ...] = ()
 
     @classmethod
     def of(cls, faults: Iterable[InvalidParam]) -> Self:
-        """The error that reports all the given faults."""
+        """The error that lists all the invalid parameters."""
         found = tuple(faults)
         heading = "1 invalid parameter" if len(found) == 1 else f"{len(found)} invalid parameters"
         error = cls("\n".join([f"{heading}, nothing was sent:", *(f"  {fault}" for fault in found)]))
@@ -199,35 +240,41 @@ class InvalidParamsError(FluxError, ValueError):
 
 
 class DownloadError(FluxError):
-    """The image was made and paid for, but its link could not be read; `status_code` is the answer's, if one came."""
+    """The image was made and paid for, but its URL could not be downloaded; `image.read()` can be called again.
+
+    Attributes:
+        status_code: The HTTP status of the failed download; None if no answer came.
+    """
 
     billing: Billing = "paid"
     status_code: int | None = None
 
 
 class UnsafeURLError(DownloadError):
-    """The link of an image points to where no image may come from; it was not opened."""
+    """The URL of an image, or a redirect from it, must not be fetched: because of a private address, for example."""
 
 
 class SaveError(FluxError, OSError):
-    """The image was made and paid for, but the file could not be written; the image object still holds it."""
+    """The image was made and paid for, but the file could not be written; `image.save()` can be called again."""
 
     billing: Billing = "paid"
 
     def __str__(self) -> str:
-        """The sentence, where OSError would show its number."""
+        """The message; `OSError` would print its `errno` instead."""
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with what OSError keeps outside the state of an object."""
+        """Pickle `errno`, `strerror` and `filename` too: OSError does not keep them in `__dict__`."""
         state = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename, **self.__dict__}
         return (_revive, (type(self), self.args, state))
 
 
 class FluxAPIError(FluxError, openai.APIError):
-    """The call reached for the service and failed there, or on the way.
+    """The request failed at the service, or on the way there or back.
 
-    `raw` is what came of the answer's body, 64 KiB at most, without keys and without the signatures of links.
+    Attributes:
+        raw: The first 64 KiB of the answer's body, without keys and without the signatures of links; empty if none
+            came.
     """
 
     raw: bytes = b""
@@ -246,15 +293,18 @@ class FluxAPIError(FluxError, openai.APIError):
 
 
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):
-    """The service answered with success, and nothing in the answer can be used."""
+    """The service answered with success, but nothing in the answer can be used: no JSON, or no image, for example.
+
+    It is not retried. `raw` has the answer, and `billing` is "paid" if it holds images.
+    """
 
 
 class FluxConnectionError(FluxAPIError, openai.APIConnectionError):
-    """No whole answer came back; `billing` says whether the request can have been carried out."""
+    """No complete answer came back; `billing` is "unknown" if the request may have been carried out, else "none"."""
 
 
 class FluxTimeoutError(FluxConnectionError, openai.APITimeoutError):
-    """A time limit ran out; `billing` says whether the request can have been carried out."""
+    """A time-out; `billing` is "unknown" if the request may have been carried out, else "none"."""
 
 
 class FluxStatusError(FluxAPIError, openai.APIStatusError):
@@ -278,11 +328,11 @@ class FluxNotFoundError(FluxStatusError, openai.NotFoundError):
 
 
 class FluxConflictError(FluxStatusError, openai.ConflictError):
-    """409: the service says the request clashes with another."""
+    """409: the service reports that the request conflicts with another."""
 
 
 class FluxUnprocessableEntityError(FluxStatusError, openai.UnprocessableEntityError):
-    """422: the service cannot work with the parameters."""
+    """422: the service cannot process the parameters."""
 
 
 class FluxRateLimitError(FluxStatusError, openai.RateLimitError):

@@ -1,4 +1,4 @@
-"""Image formats: the type of an image by its bytes, base64 and data URIs."""
+"""Image formats: type and size of an image from its bytes, base64 and data URIs."""
 
 import binascii
 import re
@@ -13,7 +13,7 @@ _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
 
 
 def plain_base64(text: str) -> str | None:
-    """Plain base64, as OpenAI sends it, for a data URI or url-safe, unpadded or wrapped base64; None if it is none."""
+    """Plain base64, as OpenAI sends it, from a data URI or url-safe, unpadded or wrapped base64; None if invalid."""
     head = _HEAD.match(text)
     bare = text[head.end() if head else 0 :].translate(_URL_SAFE).rstrip("=")
     padded = bare + "=" * (-len(bare) % 4)
@@ -51,7 +51,7 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], ImageType], ...] = (
 
 
 def sniff(data: bytes) -> ImageType | None:
-    """The type of an image by its first bytes; None if they are not those of a PNG, JPEG, WebP or GIF."""
+    """The type of an image by its magic number; None if it is no PNG, JPEG, WebP or GIF."""
     for magic, kind in _MAGIC:
         if magic.match(data):
             return kind
@@ -59,9 +59,9 @@ def sniff(data: bytes) -> ImageType | None:
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels of a PNG, GIF, WebP or JPEG from its header; None when that does not say.
+    """Width and height in pixels of a PNG, GIF, WebP or JPEG; None if its header does not contain them.
 
-    Nothing is decoded, so a file of a few bytes that claims to be huge does no harm.
+    Only the header is read: a small file that claims a huge size (a decompression bomb) does no harm.
     """
     try:
         size = _size_in_header(data)
@@ -106,7 +106,7 @@ _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")
 
 def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
     offset = 2
-    # Any number of fill bytes may precede a marker. They are skipped in one go: a hostile file has millions of them.
+    # Any number of fill bytes may precede a marker. One match skips them all: a hostile file may have millions.
     while fill := _JPEG_FILL.match(data, offset):
         offset = fill.end() - 1
         if _JPEG_FRAME.match(data, offset):

@@ -1,7 +1,11 @@
-"""What the service says about each model: one row per model, facts and nothing else.
+"""The table of models: one row per model, with its request fields and their limits as the service documents them.
 
-Every rule names the page it comes from. A rule that stands on the model's own page refuses; a rule that stands only on
-the provider's general page, which contradicts the model pages elsewhere, warns.
+Validation, the emulator, the command line and the tool schemas read this table; it contains no logic. Every rule names
+the page it comes from. A value that breaks a rule of the model's own page is refused. A value that breaks a rule of the
+provider's general page only gets a warning, because that page contradicts the model pages elsewhere.
+
+Example:
+    FLUX_MODELS["black-forest-labs/flux.1-dev"].fields["steps"].maximum  # 50
 """
 
 from collections.abc import Mapping
@@ -28,9 +32,9 @@ ResponseFormat = Literal["url", "b64_json"]
 
 
 class FluxParams(TypedDict, total=False):
-    """The types of the FLUX parameters that are no images, for `images.generate`, `images.edit` and type checkers.
+    """The types of the FLUX parameters, except images, for the signatures of `images.generate` and `images.edit`.
 
-    Their rules are in the rows below; a test holds the two equal.
+    Their limits are in the rows below; a test checks that both have the same parameters.
     """
 
     n: "int | None | Omit"
@@ -54,11 +58,21 @@ GENERAL_PAGE = "the provider's general page for image models"
 class FluxField:
     """One request field of a model.
 
-    `format` says what the text, or each text of a list, stands for: an image is a link or a data URI on the wire, a
-    ratio is "width:height", a size "WIDTHxHEIGHT". `minimum` and `maximum` are inclusive, for a size they hold for each
-    side; `default` is what the service documents for a field that is left out. `enforced` says whether a value outside
-    the limits is refused ("error") or only remarked on ("warn"); `source` is the page that states the limits; `hint`
-    tells what to do instead when the limits are too narrow.
+    Attributes:
+        name: The name of the field in the JSON body.
+        type: Its Python type.
+        doc: One sentence on what the field does.
+        hint: What to do instead if the limits are too narrow; appended to the error message.
+        format: What the text, or each text of a list, contains: "image" (a link or a data URI), "ratio"
+            ("width:height") or "size" ("WIDTHxHEIGHT").
+        required: Whether a request without the field is refused.
+        blank: Whether a text may be empty or whitespace.
+        minimum: The smallest value, inclusive; for a size, of each side in pixels; for a list, the number of items.
+        maximum: The largest value, inclusive, in the same units.
+        choices: The values allowed; empty if there is no list of them.
+        default: The value that the service documents for a field that is left out.
+        enforced: Whether a value outside the limits is refused ("error") or sent with a FluxWarning ("warn").
+        source: The page that states the limits.
     """
 
     name: str
@@ -78,9 +92,14 @@ class FluxField:
 
 @dataclass(frozen=True, kw_only=True)
 class FluxModel:
-    """One model: its full name on the wire, its family, and its fields by name in the order of its page.
+    """One model.
 
-    The family is the short name that it shares with its siblings, which take the same order with other images.
+    Attributes:
+        id: The full name, as it is sent in `model`.
+        family: The short name that the model shares with models of the same kind that take other images. As `model=` it
+            selects the one that takes the images of the call.
+        fields: The request fields by name, in the order of the model's page.
+        source: The page that documents the model.
     """
 
     id: str
@@ -200,4 +219,4 @@ FAMILIES: Mapping[str, tuple[FluxModel, ...]] = MappingProxyType(
         for family in dict.fromkeys(m.family for m in _ROWS)
     }
 )
-"""The models by the short name that they share."""
+"""The models by the short name of their family."""

@@ -1,4 +1,4 @@
-"""May this request be sent again, and after how long? Pure decisions on plain values; tenacity only runs the loop.
+"""Retry decisions: whether a request may be sent again, and after how long. Pure functions; tenacity runs the loop.
 
 cause           never    unlikely (default)  allowed   billing
 not_sent        retry    retry               retry     none      DNS, connect, TLS, pool, upload broken off
@@ -6,9 +6,9 @@ rate_limited    retry    retry               retry     none      429, unless the
 server_failed   raise    retry               retry     unknown   500, 502, 503, 409
 unknown         raise    raise               retry     unknown   408, 504, 524, other 5xx, time-out, reset, truncated
 refused         raise    raise               raise     none      other 4xx, 3xx, certificate errors
-unusable        raise    raise               raise     unknown   a complete 200 that nobody can use
+unusable        raise    raise               raise     unknown   a complete 200 that cannot be used
 
-The billing of an unusable 200 is "paid" when it holds images, and "none" when the error in it is a refusal.
+The billing of an unusable 200 is "paid" if it holds images, and "none" if it holds an error that means "refused".
 """
 
 import logging
@@ -27,10 +27,10 @@ from flux_openai.errors import Billing, ConfigurationError, InvalidParam
 __all__ = ["Cause", "Duplicates", "RetryEvent", "RetryPolicy", "RetryQuota"]
 
 Duplicates = Literal["never", "unlikely", "allowed"]
-"""How much risk of paying twice for one image a retry may take."""
+"""How much risk of paying twice for one image a retry may take: the columns of the table above."""
 
 Cause = Literal["not_sent", "rate_limited", "server_failed", "unknown", "refused", "unusable"]
-"""Why an attempt failed, as far as it matters for the next one."""
+"""Why an attempt failed: the rows of the table above."""
 
 BILLING: Mapping[Cause, Billing] = {
     "not_sent": "none",
@@ -51,9 +51,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RetryEvent:
-    """What `on_retry` is told before a wait: the attempt that failed (1 is the first), the wait in seconds, the cause.
+    """The argument of `RetryPolicy.on_retry`. It contains neither the prompt nor the key, so it can be logged.
 
-    `status_code` is None when no answer came. Neither the prompt nor the key is in it.
+    Attributes:
+        attempt: The number of the attempt that failed, from 1.
+        wait: Seconds until the next attempt.
+        reason: The cause of the failure.
+        status_code: The HTTP status; None if no answer came.
     """
 
     attempt: int
@@ -64,15 +68,24 @@ class RetryEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When a call is sent again.
+    """When and how often a call is sent again.
 
-    `duplicates`: the risk of paying twice that a retry may take, "never", "unlikely" or "allowed".
-    `max_attempts`: requests in all, 1 or more. `initial_wait` and `max_wait`: the wait before retry k is random between
-    0 and min(max_wait, initial_wait * 2**(k-1)) seconds. `max_retry_after`: the longest Retry-After, in seconds, that
-    is waited for; above it the error is raised at once. `max_elapsed`: seconds after which no further attempt starts.
-    `on_retry`: called with a RetryEvent before each wait; what it raises ends the call. `waiting=False` removes the
-    waits, for tests.
-    Raises ConfigurationError.
+    Args:
+        duplicates: How much risk of paying twice for one image a retry may take: "never", "unlikely" or "allowed", the
+            columns in the table of this module.
+        max_attempts: The number of requests, the first included; 1 or more.
+        initial_wait: Seconds. The wait before retry k is random between 0 and min(max_wait, initial_wait * 2**(k-1)).
+        max_wait: Seconds; the upper bound of such a wait.
+        max_retry_after: Seconds; a longer Retry-After is not waited for, and the error is raised at once.
+        max_elapsed: Seconds since the first attempt began, after which no further attempt starts.
+        on_retry: A function that is called with a RetryEvent before each wait. An exception in it ends the call.
+        waiting: False removes all waits, for tests.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+
+    Example:
+        FluxOpenAI(retry=RetryPolicy(duplicates="never", max_attempts=6, on_retry=print))
     """
 
     duplicates: Duplicates = "unlikely"
@@ -85,13 +98,17 @@ class RetryPolicy:
     waiting: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what no call could follow, all of it at once."""
+        """Check the values; one error lists all that are invalid."""
         faults = [str(fault) for fault in _policy_faults(self)]
         if faults:
             raise ConfigurationError("RetryPolicy: " + "; ".join(faults))
 
     def with_max_retries(self, max_retries: int) -> "RetryPolicy":
-        """The policy under the SDK's own word for it: N retries are N + 1 attempts."""
+        """The policy with the SDK's `max_retries`: N retries are N + 1 attempts.
+
+        Raises:
+            ConfigurationError: `max_retries` is not an integer from 0.
+        """
         if not _is_int(max_retries) or max_retries < 0:
             raise ConfigurationError.of(
                 InvalidParam(param="max_retries", value=max_retries, rule="must be 0 or more", nearest=0)
@@ -130,7 +147,7 @@ def cause_of_status(status: int, code: str | None = None) -> Cause:
     return "unknown" if status == 408 or status >= 500 else "refused"
 
 
-# The service documents no codes; these are the words OpenAI and its look-alikes use when waiting does not help.
+# The service documents no codes. OpenAI-compatible services use these words when the credit is used up.
 _QUOTA_CODE = re.compile(r"quota|balance|billing|credit|arrear", re.IGNORECASE)
 
 
@@ -144,10 +161,12 @@ _NEVER_SENT = frozenset({"SSLCertVerificationError", "UnsupportedProtocol", "Inv
 
 
 def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
-    """The cause behind an attempt without a whole answer.
+    """The cause behind an attempt without a complete answer.
 
-    `phase` is how far the request was seen to get; `names` are the class names of the error and of everything that
-    caused it. Where nobody watched (None: a transport without trace), only a clear name says that nothing was sent.
+    Args:
+        phase: How far the request got. None if the transport has no `trace` extension: then only an unambiguous class
+            name proves that nothing was sent.
+        names: The class names of the error and of everything that caused it, from `names_of`.
     """
     if phase in (None, "connecting", "sending") and names & _NEVER_SENT:
         return "refused"
@@ -157,7 +176,7 @@ def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
 
 
 def _surely_not_sent(names: frozenset[str]) -> bool:
-    # The SDK's aiohttp transport calls a connection that broke after sending a ConnectTimeout; its cause tells better.
+    # The SDK's aiohttp transport raises ConnectTimeout even for a connection that broke after sending: `broken`.
     broken = "ClientConnectionError" in names and not names & {"ClientConnectorError", "ConnectionTimeoutError"}
     return bool(names & _NOT_SENT) and not names & _MAYBE_SENT and not broken
 
@@ -167,8 +186,8 @@ def names_of(error: BaseException | None) -> frozenset[str]:
     names: set[str] = set()
     while error is not None:
         names.update(cls.__name__ for cls in type(error).__mro__)
-        # The HTTP libraries hide a cause by `from None`. A context that nobody hid may be an error the caller is just
-        # handling, and says nothing about this request.
+        # The HTTP libraries raise `from None`, and the cause is then the suppressed context. A context that is not
+        # suppressed may be an error that the caller is handling, which has nothing to do with this request.
         error = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
     return frozenset(names)
 
@@ -178,10 +197,10 @@ _FOREVER = 1e9
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Seconds to wait as the server asks in `retry-after-ms` or `Retry-After`; None when it does not, or not usably.
+    """The server's `retry-after-ms` or `Retry-After` in seconds; None if it is missing, malformed or not in the future.
 
-    A date counts from the answer's own `Date`, so that a wrong clock on this side does not matter; `now` stands in for
-    a missing one.
+    A date is compared with the answer's own `Date` header, so that a wrong local clock does not matter; `now` is used
+    if that header is missing.
     """
     milliseconds = _seconds(headers.get("retry-after-ms"))
     text = headers.get("retry-after")
@@ -216,10 +235,15 @@ def next_wait(
     asked: float | None,
     random: Callable[[], float],
 ) -> float | None:
-    """Seconds to wait before the next attempt; None when there must be none.
+    """Seconds to wait before the next attempt; None if there must be no further attempt.
 
-    `attempt` is the number of the attempt that failed, `elapsed` the seconds since the first began, `asked` the
-    server's Retry-After, `random` a source of numbers from 0 to 1.
+    Args:
+        cause: Why the last attempt failed.
+        policy: The retry policy.
+        attempt: The number of the attempt that failed, from 1.
+        elapsed: Seconds since the first attempt began.
+        asked: The server's Retry-After in seconds, if it sent one.
+        random: A source of numbers from 0 to 1, for the jitter.
     """
     if cause not in _RETRIED[policy.duplicates] or attempt >= policy.max_attempts:
         return None
@@ -228,15 +252,16 @@ def next_wait(
     if asked is not None:
         wait = asked * (1 + 0.1 * random())
     else:
-        # Beyond 2**63 the ceiling is long reached, and the power would overflow.
+        # A larger exponent would overflow; `max_wait` is the smaller of the two long before.
         wait = random() * min(policy.max_wait, policy.initial_wait * 2.0 ** min(attempt - 1, 63))
     return wait if elapsed + (wait if policy.waiting else 0) <= policy.max_elapsed else None
 
 
 class RetryQuota:
-    """A token bucket that one client and its copies share: when much fails, retries stop and first attempts go on.
+    """A token bucket against retry storms, shared by a client and its copies. Only retries need tokens.
 
-    A retry takes 10 tokens, or 5 after a 429; a success gives back what its own retries took, and one more.
+    It starts with 100. A retry takes 10 tokens, or 5 after a 429; a call that succeeds returns the tokens of its own
+    retries and one more.
     """
 
     _CAPACITY = 100
@@ -246,7 +271,7 @@ class RetryQuota:
         self._lock = Lock()
 
     def take(self, cause: Cause) -> int | None:
-        """Pay for one retry; the price, or None when the bucket does not hold it."""
+        """Take the tokens for one retry and return how many; None if the bucket has too few."""
         price = 5 if cause == "rate_limited" else 10
         with self._lock:
             if self._tokens < price:
@@ -255,6 +280,6 @@ class RetryQuota:
         return price
 
     def give_back(self, tokens: int) -> None:
-        """Reward a success with what its retries took and one more."""
+        """Return the tokens that a successful call's retries took, and one more."""
         with self._lock:
             self._tokens = min(self._CAPACITY, self._tokens + tokens + 1)

@@ -1,1 +1,1 @@
-"""HTTP without FLUX: the library in use, one exchange as seen on the wire, secrets, and which URLs may be fetched."""
+"""HTTP helpers that know nothing of FLUX: the library in use, capture of an exchange, redaction, the SSRF guard."""

@@ -1,7 +1,12 @@
-"""One exchange as seen on the wire: how far the request got, and its answer, read under a cap.
+"""Capture of one HTTP exchange: how far the request got, and the body of the answer, read up to a limit.
 
-The SDK hands over neither. How far a request got decides whether it can have been billed; an answer that is read
-without a cap can be a decompression bomb.
+The SDK gives access to neither. How far a request got decides whether it may have been billed; without a limit the
+body could be a decompression bomb.
+
+    with capture(exchange):                    the sender, around `client.post`
+      exchange = captured(request)             the client's `_send_request`, a hook of the SDK
+      exchange.attach(request)                 follows connect, send and receive through the `trace` extension
+      read_capped(response, exchange)          -> the response for the SDK, without secrets
 """
 
 import time
@@ -35,25 +40,30 @@ Phase = Literal["connecting", "sending", "sent", "answering"]
 PATH = "/images/generations"
 
 BODY_LIMIT = 64 * 1024 * 1024
-"""Bytes that the body of an answer may have, compressed and decompressed."""
+"""The largest body of an answer in bytes, both compressed and decompressed."""
 
 BODY_TIME: float = 2
-"""How many read time-outs the body of an answer may take until it is complete."""
+"""The longest time for the whole body of an answer, in read time-outs."""
 
 _CHUNK = 1024 * 1024
 _EMPTY_ANSWER = b'{"created":0,"data":[]}'
 _GZIP_MEMBERS = 16
-"""Members that a gzip body may have; one of millions would keep the processor busy for hours."""
+"""The largest number of members in a gzip body; one with millions would keep the processor busy for hours."""
 
 
 @dataclass(kw_only=True)
 class Exchange:
-    """What is seen of one attempt.
+    """The captured request and answer of one attempt.
 
-    `key` is its Idempotency-Key, and `secrets` the values of its headers that must not be shown. `phase` is how far the
-    request got, None if the transport has no trace. `response` is the answer as the SDK got it, and `body` its whole
-    body, or the beginning of one that broke off or has a `body_error`. `request_id` is the answer's X-Request-Id, and
-    `read_timeout` how many seconds the call waits for the network at a time, None for no limit.
+    Attributes:
+        key: The Idempotency-Key to send.
+        phase: How far the request got; None if the transport has no `trace` extension.
+        secrets: The values of the request's headers that are credentials.
+        response: The answer as the SDK got it; None if none came.
+        body: The whole body, or its beginning if it broke off or has a `body_error`.
+        body_error: What is wrong with the body, as the end of a sentence; None if nothing is.
+        request_id: The answer's X-Request-Id.
+        read_timeout: Seconds of one wait on the network; None for no limit.
     """
 
     key: str
@@ -72,7 +82,7 @@ class Exchange:
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def attach_async(self, request: httpx.Request) -> None:
-        """The same for a request that an async client sends."""
+        """The same as `attach`, for an async client."""
         self.secrets = secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
@@ -82,7 +92,7 @@ class Exchange:
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
         step = event.partition(".")[2]
         if step == "send_request_headers.started":
-            # A proxy is sent a CONNECT request first, under the same trace: nothing of ours is on its way yet.
+            # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
         if self._tunnelling or step.startswith(("connect_", "start_tls")):
             if self.phase not in ("sending", "sent", "answering"):
@@ -91,7 +101,7 @@ class Exchange:
             self.phase = _PHASES[step]
 
     def full_response(self) -> httpx.Response | None:
-        """The answer with its whole body, which the SDK is not always given."""
+        """The answer with its whole body; the one that the SDK got may have a placeholder instead."""
         if self.response is None:
             return None
         response = self.response
@@ -120,9 +130,10 @@ def capture(exchange: Exchange) -> Iterator[None]:
 
 
 def captured(request: httpx.Request) -> Exchange | None:
-    """The exchange that a request belongs to, its headers set; None for every request that is not a FLUX call.
+    """The exchange of a FLUX request, whose Idempotency-Key and Accept-Encoding are set; None for other requests.
 
-    The headers are set here and not in the SDK's options: openai 2 would send a default header of another spelling too.
+    The headers are set here because openai 2, given them as options, would also send default headers that differ in
+    case only.
     """
     exchange = _CURRENT.get()
     if exchange is None or request.method != "POST" or not request.url.path.endswith(PATH):
@@ -134,7 +145,7 @@ def captured(request: httpx.Request) -> Exchange | None:
 
 @dataclass(kw_only=True)
 class _BodyReader:
-    """A body under way: bytes and seconds are counted, and the first limit that is passed is the `error`."""
+    """The body of an answer while it is read; `error` says which limit it exceeds, if any."""
 
     limit: int
     seconds: float | None
@@ -145,7 +156,7 @@ class _BodyReader:
     error: str | None = None
 
     def feed(self, chunk: bytes) -> bool:
-        """Add a chunk; True when nothing more may be read."""
+        """Add a chunk; True if a limit is exceeded and nothing more may be read."""
         self.chunks.append(chunk)
         self.size += len(chunk)
         if self.size > self.limit:
@@ -162,9 +173,9 @@ def read_capped(
     limit: int = BODY_LIMIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Response:
-    """Read the body of an open response under the caps, into the exchange, and return the response for the SDK.
+    """Read the body of an open response into the exchange, up to the limits, and return the response for the SDK.
 
-    If the body breaks off, the error of the HTTP library is raised, and the exchange keeps what had come.
+    If the body breaks off, the error of the HTTP library is raised, and the exchange has the beginning.
     """
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
@@ -188,7 +199,7 @@ async def aread_capped(
     limit: int = BODY_LIMIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Response:
-    """The same for the response of an async client."""
+    """The same as `read_capped`, for an async client."""
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
     try:
@@ -211,25 +222,25 @@ def _reader(response: httpx.Response, exchange: Exchange, limit: int, clock: Cal
 
 
 def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> httpx.Response:
-    """Record the answer in the exchange, and make the response that the SDK is given.
+    """Record the answer in the exchange, and make the response for the SDK.
 
-    `encoded` is False for a body that a mock transport made: the HTTP library has decompressed it already.
+    `encoded` is False for the body of a mock transport, which the HTTP library has already decompressed.
     """
-    # Of a body above the limit the beginning is enough: a second copy would only cost memory.
+    # Of a body above the limit only the first chunks are kept: joining all would double the memory.
     whole = reader.error is None or reader.size <= _CHUNK
     body, exchange.body_error = b"".join(reader.chunks if whole else reader.chunks[:8]), reader.error
     encoding = response.headers.get("content-encoding")
     if encoding and encoded and reader.error is None:
         body, exchange.body_error = decompressed(body, encoding, reader.limit)
     exchange.body = body
-    # The trace leads from the response back to the exchange: such a cycle lives until a garbage collection.
+    # Remove the trace callback: it refers back to the exchange, and such a cycle lives until a garbage collection.
     request, extensions = response.request, {**response.request.extensions}
     extensions.pop("trace", None)
     request.extensions = extensions
-    # The SDK parses the body of a success, unless the caller asked for the raw response. It would be the second time,
-    # and it would raise a bare ValueError for a body that is no JSON.
+    # The SDK would parse the body of a success a second time, and raise a bare ValueError if it is not JSON. So the SDK
+    # gets a placeholder, unless the caller uses `with_raw_response` and reads the body.
     unparsed = response.is_success and "x-stainless-raw-response" not in request.headers
-    # Redacted here, for some releases of the SDK log every header of what they are given.
+    # Redacted here because some releases of the SDK log all headers.
     headers = redact_headers(response.headers, exchange.secrets)
     exchange.request_id = identifier(response.headers.get("x-request-id"))
     exchange.response = type(response)(
@@ -244,9 +255,9 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
 
 
 def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
-    """The body without its content encoding, and what is wrong with it, if anything.
+    """The decompressed body and None, or the body as it came and what is wrong with it.
 
-    Only gzip is asked for. It is undone twice at most, for each layer can multiply a few bytes by a thousand.
+    Only gzip is accepted, in two layers at most, because each layer can expand a body a thousandfold.
     """
     layers = [name for part in encoding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if len(layers) > 2 or set(layers) - {"gzip"}:
@@ -273,7 +284,7 @@ def _gunzip(data: bytes, limit: int) -> tuple[bytes, str | None]:
 
 
 def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
-    """Decompress one gzip member onto `out`, until it is over the limit, and return what comes after it."""
+    """Decompress one gzip member into `out`, stop above the limit, and return the data behind the member."""
     gunzip, rest = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), data
     while not gunzip.eof and len(out) <= limit:
         piece = gunzip.decompress(rest, _CHUNK)

@@ -1,7 +1,7 @@
 """The HTTP library under the installed OpenAI SDK: `httpx` for openai 2.x, `httpx2` for openai 3.x.
 
-Every other module takes it from here, so that no second place has to know the difference. Both have the same names;
-types are checked against httpx2.
+Every other module imports it from here, so that only this file knows the difference. Both libraries have the same
+names; types are checked against httpx2.
 """
 
 import importlib

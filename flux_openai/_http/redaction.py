@@ -1,14 +1,14 @@
-"""Redaction: what a secret, a signed link and an encoded body look like, and what of them a message may show.
+"""Redaction: removes keys, tokens and the signatures of links from texts, headers and bodies.
 
 Two policies use the patterns and `clean_body`:
 
-- A message (error, log, repr) needs no query of any link and shows `[redacted]` instead: `scrub` and `redact_*`, and
+- For messages (error, log, repr), `scrub` and `redact_*` replace the query of every link by `[redacted]`, and so does
   `redact_json` for the emulator's journal.
-- A cassette is compared and replayed, so it keeps the names in a query and the encoding of a body. That policy is
-  `flux_openai.testing.scrubbing`.
+- For cassettes, `flux_openai.testing.scrubbing` replaces only values: requests are compared and answers are replayed,
+  so the names in a query and the encoding of a body must stay.
 
-Servers write these texts, so every pattern takes linear time. In particular a link is matched as a whole and cut
-afterwards: a pattern that looks for its query would read to the end of the text at each `http:` in it.
+The texts come from servers, so every pattern takes linear time (no ReDoS). In particular a link is matched as a whole
+and cut afterwards: a pattern for its query would read to the end of the text at each `http:` in it.
 """
 
 import codecs
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 RAW_LIMIT = 64 * 1024
-"""Bytes of an answer that an error carries."""
+"""How many bytes of an answer an error carries."""
 
 _MAGIC_LIMIT = 16
-"""Bytes that stay of a body that is not text: enough for its magic number, which tells its type."""
+"""How many bytes of a binary body are kept: enough for its magic number."""
 
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1f]")
-"""Control characters that text does not have."""
+"""Control characters: their presence means that a body is binary."""
 
 LINK = re.compile(r"""https?:[^\s"'<>]*[^\s"'<>\\]""", re.IGNORECASE)
-"""A link, with whatever JSON escapes are in it; a backslash at its end belongs to the quote that follows."""
+"""A link, also with JSON escapes in it; a backslash at its end belongs to the quote behind it."""
 
 USER_INFO = re.compile(r"""(https?:(?:\\{0,4}/)+)[^\s"'<>/@]+@""", re.IGNORECASE)
-"""The start of a link (group 1), and a user name with or without a password."""
+"""The start of a link (group 1), and its user name with or without a password."""
 
 _RELATIVE_QUERY = re.compile(r"""\?[\w.~%-]+=(?:[^\s"'<>]*[^\s"'<>\\])?""")
 _SIGNATURE = re.compile(
@@ -64,12 +64,12 @@ _SIGNATURE = re.compile(
     r"""=)[^&\s"'<>\\]+""",
     re.IGNORECASE,
 )
-_QUERY_VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)  # an item without a name is a value as a whole
+_QUERY_VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)  # without "=" the whole item counts as a value
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[;,]", re.ASCII)
 _SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@#-]{1,128}")
-# Characters without width are replaced too: a person would not see the words in them, but a language model reads them.
+# Invisible characters are replaced too: they can hold instructions that only a language model would read.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -83,13 +83,13 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
-    """Text from the server as it may stand in a message: scrubbed, without control characters, not too long."""
+    """Text of a server for use in a message: scrubbed, without control characters, at most `limit` characters."""
     clean = _UNPRINTABLE.sub(" ", scrub(text, secrets)).strip()
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 
 def identifier(text: str | None) -> str | None:
-    """The text if it can be a request id; None if it is longer than one, or holds anything else."""
+    """The text if it has the form of a request id, else None."""
     return text if text is not None and _REQUEST_ID.fullmatch(text) else None
 
 
@@ -99,19 +99,19 @@ def is_secret(name: str) -> bool:
 
 
 def replace_secrets(text: str, secrets: Iterable[str], *, by: str) -> str:
-    """The text with another text in place of each secret."""
-    for secret in sorted(secrets, key=len, reverse=True):  # a shorter one may be the beginning of a longer one
+    """The text with each secret replaced."""
+    for secret in sorted(secrets, key=len, reverse=True):  # longest first: a secret may be the beginning of another
         text = text.replace(secret, by)
     return text
 
 
 def query_without_values(query: str, *, by: str) -> str:
-    """The query of a link with another text in place of each value."""
+    """The query of a link with each value replaced."""
     return "&".join(_QUERY_VALUE.sub(rf"\1{by}", item, count=1) for item in query.split("&") if item)
 
 
 def scrub_relative_links(text: str, *, by: str) -> str:
-    """The text with the query values replaced in what only its reader knows to be a link, such as `/a.png?sig=1`."""
+    """The text with the query values replaced in links without scheme and host, such as `/a.png?sig=1`."""
     text = _RELATIVE_QUERY.sub(lambda query: f"?{query_without_values(query[0][1:], by=by)}", text)
     return _SIGNATURE.sub(rf"\1{by}", text)
 
@@ -122,7 +122,7 @@ def without(value: object, secrets: tuple[str, ...]) -> object:
 
 
 def redact_json(value: object) -> object:
-    """A JSON value for the emulator's journal: no link opens, images and long texts are short, 50 levels at most."""
+    """A JSON value for the emulator's journal: links scrubbed, images and long texts cut, at most 50 levels deep."""
     return _map_text(value, _journal_text, depth=50)
 
 
@@ -134,7 +134,7 @@ def _journal_text(text: str) -> str:
 
 
 def _map_text(value: object, clean: Callable[[str], str], *, depth: int | None = None) -> object:
-    """A JSON value with every string and every name cleaned; below `depth` levels there is an ellipsis."""
+    """A JSON value with every string and every name cleaned; what is deeper than `depth` levels becomes "…"."""
     below = None if depth is None else depth - 1
     match value:
         case str():
@@ -150,7 +150,7 @@ def _map_text(value: object, clean: Callable[[str], str], *, depth: int | None =
 
 
 class Redacted(str):
-    """Text that stands in the place of a value; its repr is the text itself."""
+    """Text in the place of a redacted value."""
 
     __slots__ = ()
 
@@ -160,7 +160,7 @@ class Redacted(str):
 
 
 def redact_value(value: object, *, name: str = "") -> object:
-    """The value of a parameter, if it may stand in a message and in a pickle; else text that tells what it was."""
+    """The value of a parameter if it is safe in a message and a pickle, else a description such as `<bytes>`."""
     if is_secret(name):
         return Redacted("[redacted]")
     if isinstance(value, int) and value.bit_length() > 256:
@@ -173,23 +173,23 @@ def redact_value(value: object, *, name: str = "") -> object:
     if data := _DATA_URI.match(value):
         return Redacted(f"<{data[1] or 'data'}, {len(value)} characters>")
     plain = str(value)
-    # A typo in a link, such as a space, would end it for `scrub` and show the rest of its query.
-    shown = f"{plain.partition('?')[0]}?[redacted]" if LINK.match(plain.lstrip()) and "?" in plain else plain
-    text = printable(repr(shown), limit=80)
+    # Not left to `scrub`, which ends a link at a space: if there is one by mistake, the rest of the query would stay.
+    unsigned = f"{plain.partition('?')[0]}?[redacted]" if LINK.match(plain.lstrip()) and "?" in plain else plain
+    text = printable(repr(unsigned), limit=80)
     return value if text == repr(plain) else Redacted(text)
 
 
 def redacted_repr(value: object, *, name: str = "") -> str:
-    """The value of a parameter as it stands in a message: plain, scrubbed, on one line, 80 characters at most."""
+    """The repr of a parameter's value for a message: scrubbed, on one line, at most 80 characters."""
     return repr(redact_value(value, name=name))
 
 
-_SHOWN_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempotency-key", b"user-agent"})
-_HIDDEN_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
+_KEPT_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempotency-key", b"user-agent"})
+_DROPPED_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
 def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
-    """Every header value of a request that must not be shown: credentials and cookies, whole and without the scheme."""
+    """The credentials and cookies in the headers of a request, each with and without its scheme (`Bearer`)."""
     values = [
         value
         for name, value in headers.items()
@@ -200,24 +200,24 @@ def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
 
 
 def redact_request(request: httpx.Request) -> httpx.Request:
-    """The request as an error may carry it: method, address and harmless headers; no key, no query, no body."""
-    headers = [(name, value) for name, value in request.headers.raw if name.lower() in _SHOWN_REQUEST_HEADERS]
+    """A copy of the request for an error: method, URL without query, and harmless headers; no key, no body."""
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() in _KEPT_REQUEST_HEADERS]
     return type(request)(request.method, scrub(str(request.url)), headers=headers)
 
 
 def redact_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """The headers of an answer, scrubbed: without cookies, and without those that describe the body's encoding."""
     secrets = tuple(secrets)
-    shown = [(name, value) for name, value in headers.raw if name.lower() not in _HIDDEN_RESPONSE_HEADERS]
-    # Latin-1 gives back every byte as it was.
-    together = b"\n".join(value for _, value in shown).decode("latin-1")
-    if scrub(together, secrets) == together:
-        return shown
-    return [(name, scrub(value.decode("latin-1"), secrets).encode("latin-1")) for name, value in shown]
+    kept = [(name, value) for name, value in headers.raw if name.lower() not in _DROPPED_RESPONSE_HEADERS]
+    # Latin-1 decodes every byte, and encodes it to the same byte again.
+    joined = b"\n".join(value for _, value in kept).decode("latin-1")
+    if scrub(joined, secrets) == joined:
+        return kept
+    return [(name, scrub(value.decode("latin-1"), secrets).encode("latin-1")) for name, value in kept]
 
 
 def redact_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:
-    """The response as an error may carry it: scrubbed headers and the first 64 KiB of the scrubbed body."""
+    """A copy of the response for an error: scrubbed headers and the first 64 KiB of the scrubbed body."""
     secrets = tuple(secrets)
     return type(response)(
         response.status_code,
@@ -228,47 +228,47 @@ def redact_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.R
 
 
 def redact_body(content: bytes, secrets: Iterable[str]) -> bytes:
-    """The first 64 KiB of a body, scrubbed, in UTF-8; 16 bytes of one that is not text."""
+    """The first 64 KiB of a body, scrubbed, in UTF-8; the first 16 bytes if it is binary."""
     clean = partial(scrub, secrets=tuple(secrets))
-    # What is cut off is scrubbed first: a secret may lie across the cut.
+    # The body is cut after scrubbing: otherwise half of a secret at the cut would stay.
     _, text = clean_body(content[: RAW_LIMIT * 2], clean)
     if text is None:
         text = content[:_MAGIC_LIMIT].decode("utf-8", "backslashreplace")
-    # Once more as plain text: a key that is all digits may be a number in JSON.
+    # Scrubbed again as plain text: a key of digits only may be a number in JSON, which `clean_body` does not touch.
     return clean(text).encode("utf-8", "surrogateescape")[:RAW_LIMIT]
 
 
 def clean_body(body: bytes, clean: Callable[[str], str]) -> tuple[bytes, str | None]:
-    """The body with its text cleaned, in its own encoding, and that text.
+    """The cleaned body in its own encoding, and its text.
 
-    Where there is nothing to clean, not a byte changes. Of a body that is not text the first 16 bytes stay, and the
-    text is None: the body may be compressed, and cannot be searched.
+    If there is nothing to clean, not a byte changes. A binary body is cut to its first 16 bytes, and the text is None:
+    it may be compressed, so it cannot be searched.
     """
     texts: list[tuple[bool, str]] = []
-    # A body can be read in more than one way; searching it in one way too many does no harm.
+    # A body may be valid in several encodings. All of them are searched: a wrong one does no harm.
     for encoding, errors in ((json.detect_encoding(body), "strict"), ("utf-8", "strict"), ("utf-8", "surrogateescape")):
         try:
-            # The incremental decoder leaves out a letter that is cut off at the end.
+            # Incremental, because that decoder ignores an incomplete character at the end.
             text = codecs.getincrementaldecoder(encoding)(errors).decode(body)
         except UnicodeDecodeError:
             continue
-        letters = text.replace("\0", "")  # UTF-16 that was not detected as such has them between its letters
+        letters = text.replace("\0", "")  # UTF-16 that was not detected has NULs between its letters
         cleaned = _clean_document(letters, clean)
         if cleaned != letters:
             body = cleaned.encode(encoding, errors)
-        # Strict UTF-8 needs no proof: other data hardly passes for it.
+        # Binary data is hardly ever valid UTF-8; in the other encodings control characters mean that it is binary.
         if (encoding, errors) == ("utf-8", "strict") or not _BINARY.search(letters if errors == "strict" else text):
             texts.append((cleaned == letters, cleaned))
     if not texts:
         return body[:_MAGIC_LIMIT], None
-    # The right reading is the first in which there was something to clean.
+    # If one of the decodings revealed something to clean, it is the right one.
     return body, min(texts, key=lambda reading: reading[0])[1]
 
 
 def _clean_document(text: str, clean: Callable[[str], str]) -> str:
     try:
         value = json.loads(text, object_pairs_hook=_unique_names)
-        # JSON is parsed before it is searched: `\/` and `\u0026` hide a link, and `\u0073` a letter of a key.
+        # JSON is parsed before it is searched: escapes such as `\/` or `\u0073` would hide links and keys.
         cleaned = _map_text(value, clean)
         return text if cleaned == value else json.dumps(cleaned)
     except (ValueError, RecursionError):

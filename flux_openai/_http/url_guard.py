@@ -36,7 +36,7 @@ class RefusedURLError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class AllowedURL:
-    """A URL that may be fetched: on the API's own origin, or on a host with a public name."""
+    """A URL that may be fetched: on the API's own origin (`own`), or on a host with a public name."""
 
     url: httpx.URL
     own: bool
@@ -83,7 +83,7 @@ def check_url(url: str, *, own_origin: str | None, redirected_from: AllowedURL |
 
 
 def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL | None:
-    # Two parsers may disagree about the host of such a URL, so it is refused before the only parser used here sees it.
+    # URL parsers disagree about the host of a URL with backslashes or spaces, so it is refused before it is parsed.
     if len(url) > _MAX_LENGTH or "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
         return None
     try:
@@ -185,7 +185,7 @@ _PRIVATE_PEER = "its host led to an address that is not public"
 
 
 def check_peer(event: str, info: Mapping[str, _Stream]) -> None:
-    """The `trace` extension of a request: closes the connection to a peer that is not public before sending to it.
+    """The `trace` extension of a request; it closes a connection to a private address before anything is sent.
 
     Raises:
         RefusedURLError: The peer is not public.

@@ -1,4 +1,4 @@
-"""The program `flux-openai`: arguments -> library calls -> exit codes. Needs the extra `cli`."""
+"""The command line program `flux-openai`. Needs the extra `cli`."""
 
 import sys
 from collections.abc import Sequence

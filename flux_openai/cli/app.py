@@ -1,4 +1,4 @@
-"""The commands and their options, as typer reads them.
+"""The commands of the program and their options, for typer.
 
 Options that belong together are the fields of a dataclass: `ServiceOptions`, `EmulateOptions`, and one made from the
 table of models for the FLUX parameters. A command takes such a dataclass as one argument, see `_expand`.
@@ -41,11 +41,11 @@ _app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # they print the values of local variables, and one of those is the key
-    rich_markup_mode=None,  # square brackets in a text are only text
+    pretty_exceptions_enable=False,  # they print local variables, and one of them holds the key
+    rich_markup_mode=None,  # otherwise square brackets in the help would be read as markup
 )
 
-# typer carries a click of its own since 0.26 and used the real one before: this finds the UsageError of either.
+# typer contains its own copy of click since 0.26, and used the installed one before: this finds the UsageError of both.
 _UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
 
@@ -64,7 +64,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _expand(**groups: type["DataclassInstance"]) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Let a command take several options as one dataclass: typer sees the fields in place of the named argument."""
+    """Let a command take several options as one dataclass: typer sees the fields instead of the argument."""
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
@@ -194,7 +194,7 @@ def emulate(*, options: EmulateOptions) -> int:
 
 
 def _serve(server: Callable[[Console], ExitCode]) -> int:
-    """Run a server, or report in one line what is wrong with its options."""
+    """Run a server, or print the error about its options."""
     console = Console(as_json=False)
     try:
         return server(console)
@@ -207,7 +207,7 @@ def _serve(server: Callable[[Console], ExitCode]) -> int:
 def models(*, as_json: _AsJson = False) -> int:
     """List the models with their short names and with the parameters that not all of them have.
 
-    A short name stands for whichever model of its family takes the images that are given.
+    A short name selects the model of its family that takes the images of the call.
     """
     Console(as_json=as_json).output([json.dumps(model_document())] if as_json else model_lines())
     return ExitCode.DONE

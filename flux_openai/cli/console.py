@@ -1,6 +1,6 @@
-"""The two streams of the program: results on stdout, all else on stderr.
+"""The output of the program: results on stdout, everything else on stderr.
 
-A stream that cannot be written to does not end a run: its images are paid for.
+A stream that cannot be written to (a closed pipe, a full disk) does not end a run: its images are paid for.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ __all__ = ["Console"]
 
 @dataclass(frozen=True, kw_only=True)
 class Console:
-    """The two streams; with `as_json`, stdout is kept for the one document."""
+    """Writes to stdout and stderr; with `as_json`, stdout gets only the JSON document."""
 
     as_json: bool
 
@@ -32,7 +32,7 @@ class Console:
         """A spinner on stderr, if that is a terminal; nothing may be written to stdout until it ends."""
         if sys.stderr is None or not sys.stderr.isatty():
             return contextlib.nullcontext()
-        # While it turns, rich redirects stdout to stderr too.
+        # rich redirects stdout to stderr while the spinner is shown.
         return rich_console.Console(stderr=True).status(escape(text))
 
     def message(self, text: str) -> None:
@@ -41,12 +41,12 @@ class Console:
             _write(sys.stderr, as_printable(text))
 
     def retrying(self, event: RetryEvent) -> None:
-        """Announce a retry; for `RetryPolicy.on_retry`."""
+        """Print that a retry follows; for `RetryPolicy.on_retry`."""
         status = "" if event.status_code is None else f", status {event.status_code}"
         self.message(f"attempt {event.attempt} failed ({event.reason}{status}); the next in {event.wait:.1f} s")
 
     def output(self, lines: Iterable[str]) -> None:
-        """Write the lines that were asked for to stdout."""
+        """Write lines of results to stdout."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A path may hold characters that the locale cannot encode.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -54,7 +54,7 @@ class Console:
             for line in lines:
                 _write(sys.stdout, line)
         except OSError:
-            # The reader has left, or a disk is full. Without this, Python would fail again when it closes the stream.
+            # The pipe is closed, or the disk full. Without this, Python would fail again when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def saved(self, images: Iterable[SavedImage]) -> None:
@@ -80,7 +80,7 @@ class Console:
             self.message("; ".join(filter(None, facts)))
         with contextlib.suppress(OSError):
             for link in report.unsaved:
-                # Not redacted: without its signature, the link would not open, and the image is paid for.
+                # Not redacted: without its signature the link is useless, and the image is paid for.
                 text = link.encode("unicode_escape").decode()
                 _write(sys.stderr, f"not saved; until it expires, the image is at {text}")
         if self.as_json:
@@ -88,7 +88,7 @@ class Console:
 
 
 def _write(stream: TextIO | None, line: str) -> None:
-    # A program can be started without one of its streams.
+    # A stream is None if the program was started without it.
     if stream is not None:
         stream.write(f"{line}\n")
         stream.flush()

@@ -1,7 +1,4 @@
-"""The commands that serve until they are ended: the emulator over HTTP, and the tools over stdin and stdout.
-
-Both check their options before they serve anything.
-"""
+"""The server commands: `emulate` serves the emulator over HTTP, `mcp` the tools over stdin and stdout."""
 
 import signal
 from collections.abc import Iterator
@@ -29,7 +26,7 @@ _EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DON
 
 @dataclass(frozen=True, kw_only=True)
 class EmulateOptions:
-    """Where the emulator listens and how it behaves: the values of the options, unchecked."""
+    """The options of `emulate`; their values are not checked yet."""
 
     host: Annotated[
         str,
@@ -122,8 +119,8 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
 
 @contextmanager
 def _signals() -> Iterator[SimpleQueue[ExitCode]]:
-    """Catch SIGINT and SIGTERM: a queue that gets the exit code of each."""
-    exit_codes: SimpleQueue[ExitCode] = SimpleQueue()  # the one kind of queue that a signal handler may put into
+    """Catch SIGINT and SIGTERM, and put the exit code of each into the queue."""
+    exit_codes: SimpleQueue[ExitCode] = SimpleQueue()  # its `put` is reentrant, as a signal handler requires
 
     def handle(number: int, _frame: FrameType | None) -> None:
         exit_codes.put(_EXIT_CODES[signal.Signals(number)])
@@ -141,7 +138,7 @@ def serve_mcp(
 ) -> ExitCode:
     """Serve the tools over stdin and stdout until stdin ends. Raises ConfigurationError."""
     try:
-        # It takes half a second to import, and an extra of its own: no other command waits for it or needs it.
+        # Imported here, because it needs another extra and takes half a second.
         adapter = import_module("flux_openai.tools.mcp")
     except ImportError as error:
         console.message(
@@ -155,7 +152,7 @@ def serve_mcp(
         async with service.async_client(on_retry=console.retrying) as client:
             tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
             prove_writable(folder)
-            # Nothing can interrupt the thread that reads stdin, so Ctrl-C has to end the process itself.
+            # The thread that reads stdin cannot be interrupted, so Ctrl-C must end the process.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             await adapter.serve_stdio(tool)
 

@@ -1,4 +1,4 @@
-"""The exit codes, and which error ends the program with which. `--help` shows the same table."""
+"""The exit codes of the program, and the exit code for each error. `--help` prints the same table."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -11,7 +11,7 @@ __all__ = ["EXIT_CODES", "ExitCode", "InterruptedRunError", "MissingImagesError"
 
 
 class ExitCode(IntEnum):
-    """What the program returns; `EXIT_CODES` says what each means."""
+    """The exit codes; `EXIT_CODES` has their meanings."""
 
     DONE = 0
     BAD_INPUT = 2
@@ -37,13 +37,13 @@ EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
 
 
 class MissingImagesError(FluxError):
-    """Fewer usable images came back than the run asked for; the usable ones are saved."""
+    """Fewer usable images came back than were requested; the usable ones are saved."""
 
     billing: Billing = "paid"
 
 
 class InterruptedRunError(FluxError):
-    """Ctrl-C ended the run; `billing` says what the request in flight may have cost."""
+    """Ctrl-C ended the run; `billing` is what the run may have cost."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -56,7 +56,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         case FluxError(billing="unknown"):
             return ExitCode.UNKNOWN
         case FluxStatusError() if _is_refusal(error):
-            return ExitCode.REFUSED  # also after calls that were paid for: the same command would be refused again
+            return ExitCode.REFUSED  # even if earlier calls were paid for: a second run would be refused too
         case FluxError(billing="paid"):
             return ExitCode.UNUSABLE
         case FluxError():
@@ -66,7 +66,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def _is_refusal(error: FluxStatusError) -> bool:
-    # openai 2 passes on the code as the service wrote it, which may be a number.
+    # openai 2 does not convert the code to text; it may be a number.
     code = None if error.code is None else str(error.code)
     return cause_of_status(error.status_code, code) == "refused"
 

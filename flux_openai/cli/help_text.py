@@ -1,4 +1,4 @@
-"""The table of models as options with their help, as a list for people, and as a JSON document."""
+"""The table of models as command line options with their help, as lines of text, and as a JSON document."""
 
 from collections.abc import Mapping
 from dataclasses import make_dataclass
@@ -15,11 +15,11 @@ _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
 def param_options(*, editing: bool) -> type:
-    """A dataclass with an option for each parameter of `generate`, or of `edit`, without the prompt and the images.
+    """A dataclass with an option for each parameter of `generate` or `edit`, without the prompt and the images.
 
-    An option that is not given is None: the default in its help is the service's own, and is not sent.
+    The default of each option is None, and None is not sent: the default in the help is the one of the service.
     """
-    # `strength` is how far a picture may depart from a given image.
+    # `strength` has no meaning without an image.
     apart = {"prompt", *IMAGE_FIELDS, *(() if editing else ["strength"])}
     found: dict[str, FluxField] = {}
     for model in FLUX_MODELS.values():
@@ -27,7 +27,7 @@ def param_options(*, editing: bool) -> type:
         if images if editing else not any(image.required for image in images):
             found |= {name: field for name, field in model.fields.items() if name not in {*found, *apart}}
     common = _common_fields()
-    # Help shows the fields first in which the models differ, and the number of images last.
+    # The help lists the fields that not all models have first, and the number of images last.
     ordered = sorted(found.values(), key=lambda field: (field.name == "n", field.name in common))
     options = [(field.name, field.type | None, _option(field)) for field in ordered]
     return make_dataclass("ParamOptions", options, frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ def _option(field: FluxField) -> object:
 
 
 def field_help(field: FluxField) -> str:
-    """The help text of a parameter: what it is for, the values that it may have, and the service's default."""
+    """The help text of a parameter: description, allowed values, and the service's default."""
     facts = []
     if field.choices:
         facts.append(f"one of {', '.join(field.choices)}")
-    # The limit of `n` is that of a single call, and a run makes as many calls as it takes.
+    # The maximum of `n` applies to one call only: a run makes several.
     elif field.maximum is not None and field.name != "n":
         facts.append(f"{'each side ' if field.format == 'size' else ''}from {field.minimum} to {field.maximum}")
     if field.default is not None:
@@ -77,7 +77,7 @@ def _common_fields() -> set[str]:
 
 
 def model_document() -> list[Mapping[str, object]]:
-    """The table of models as plain values."""
+    """The table of models as JSON values."""
     return [
         {
             "id": model.id,

@@ -20,13 +20,13 @@ _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
 
 
 def as_printable(text: str) -> str:
-    """Text that may come from the service, without secrets, control characters and more than 4000 characters."""
+    """Text from the service for the terminal: scrubbed, without control characters, at most 4000 characters."""
     return printable(text, limit=4000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedImage:
-    """One file; `mime_type` is None when its bytes are of no known type, and `bytes` counts them."""
+    """One saved file: its path, its MIME type (None if unknown), and its size in bytes."""
 
     path: str
     mime_type: str | None
@@ -41,7 +41,7 @@ class SavedImage:
 
 
 def error_document(error: FluxError) -> dict[str, object]:
-    """The facts of an error, without control characters that a terminal would obey."""
+    """The attributes of an error as JSON values, without control characters, which a terminal would execute."""
     return {
         "type": type(error).__name__,
         "message": as_printable(str(error)),
@@ -57,10 +57,16 @@ def error_document(error: FluxError) -> dict[str, object]:
 class Report:
     """The result of a run.
 
-    `images`: the files. `request_ids` and `sent`: the request ids and the bodies of the calls that were answered.
-    `attempts`: requests in all. `notices`: parameters that were sent, or images that came back, in another way than
-    asked. `missing`: number of images that did not come back usable. `unsaved`: the links of images that came and are
-    in no file. `expires_at`: when the first link of the service stops working.
+    Attributes:
+        images: The saved files.
+        request_ids: The request ids of the calls that were answered.
+        sent: The bodies of these calls.
+        attempts: The number of requests, retries included.
+        notices: The texts of the warnings about the calls.
+        missing: The number of images that did not come back usable.
+        unsaved: The links of images that could not be saved.
+        expires_at: When the first link of the service stops working.
+        error: The error that ended the run, if any.
     """
 
     images: tuple[SavedImage, ...] = ()
@@ -75,11 +81,11 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the program returns."""
+        """The exit code of the program."""
         return ExitCode.DONE if self.error is None else exit_code_of(self.error)
 
     def as_json(self) -> str:
-        """The report on one line; in ASCII, which every terminal and every locale can show."""
+        """The report on one line, in ASCII, which every locale can encode."""
         document = vars(self) | {
             "images": [asdict(image) for image in self.images],
             "sent": [{name: _without_bytes(value) for name, value in body.items()} for body in self.sent],
@@ -91,7 +97,7 @@ class Report:
 
 
 def _without_bytes(value: object) -> object:
-    """The value of a parameter; of an image its type and length, because the document would repeat whole files."""
+    """The value of a parameter; for an image only its type and length, not the base64 of the whole file."""
     if isinstance(value, list):
         return [_without_bytes(item) for item in value]
     return repr(value) if isinstance(value, WireImage) else value

@@ -1,6 +1,14 @@
-"""One run of `generate` or `edit`: check everything, prove the folder, then make one call after the other.
+"""A run of `generate` or `edit`.
 
-The images of a call are saved before the next call is made, so that an error or Ctrl-C loses none of them.
+    make_images(params)
+      validate(params)                   every fault at once, before anything is sent
+      prove_writable(folder)             so that no image is paid for that cannot be saved
+      for part in split_params(…):       one call after the other
+        client.images.generate(…)
+        image.save(folder)               before the next call: an error or Ctrl-C then loses no image
+    Report
+
+Errors do not end the run without a report: it contains the images that were saved before.
 """
 
 import os
@@ -24,7 +32,7 @@ __all__ = ["make_images"]
 
 
 class _RunState:
-    """What a run has made, said and failed at so far."""
+    """The images, notices and errors of a run so far."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -40,7 +48,7 @@ class _RunState:
         return sum(response.missing for response in self.responses)
 
     def notice(self, notices: Iterable[str]) -> None:
-        """Print and keep the notices that are new: the calls of one run repeat theirs."""
+        """Print each notice once: the calls of one run repeat their notices."""
         for notice in map(as_printable, notices):
             if notice not in self.notices:
                 self.notices[notice] = None
@@ -48,7 +56,7 @@ class _RunState:
 
     def fail(self, error: FluxError) -> None:
         if self.responses and isinstance(error, FluxAPIError) and error.billing == "none":
-            # The report is about the whole run, and not only about the call that failed.
+            # The billing is that of the whole run, not only of the call that failed.
             error.billing = "paid"
             error.add_to_message("the images of the calls before are paid for")
         self.errors.append(error)
@@ -72,19 +80,19 @@ class _RunState:
 def make_images(
     params: Mapping[str, object], *, editing: bool, service: ServiceOptions, folder: Path, console: Console
 ) -> Report:
-    """Make and save the images; an error is reported with everything that was made before it.
+    """Make and save the images; the report has everything that was made, also after an error.
 
     Args:
-        params: The parameters by name; None stands for one that was not given.
+        params: The parameters by name; those that are None count as left out.
         editing: Whether the parameters are those of `edit`.
-        service: Which service is asked.
+        service: The service and its options.
         folder: The folder for the images.
-        console: Where the paths and the messages go.
+        console: The output for paths and messages.
     """
     state = _RunState(console)
     try:
         with warnings.catch_warnings():
-            # Each warning comes as a notice too, and a filter that raises warnings would end a run half way.
+            # Each warning is printed as a notice. A filter that turns warnings into errors would end the run half way.
             warnings.simplefilter("ignore", FluxWarning)
             checked = validate(params, editing=editing, split=True)
             state.notice(checked.notices)
@@ -106,7 +114,7 @@ def make_images(
 
 
 def _make_part(part: CheckedParams, client: FluxOpenAI, folder: Path, state: _RunState) -> None:
-    """Make one call and save its images; an image that cannot be saved does not keep the others from being saved."""
+    """Make one call and save its images; if one cannot be saved, the others still are."""
     before = len(state.images)
     try:
         with state.console.spinner("waiting for the service"):
@@ -119,7 +127,7 @@ def _make_part(part: CheckedParams, client: FluxOpenAI, folder: Path, state: _Ru
             state.notice(response.notices)
             for image in response.data:
                 try:
-                    # Ending in a separator, it is a folder to `save`, also where its name looks like a file's.
+                    # With a separator at its end: otherwise `save` would take a folder "fox.png" for a file.
                     path = image.save(os.path.join(folder, ""))  # noqa: PTH118  # a Path drops the separator
                 except FluxError as error:
                     state.fail(error)

@@ -1,4 +1,4 @@
-"""The options about the service, which the commands share, and the client that they describe. Nothing is sent here."""
+"""The common options of the commands about the service, and the client that is made from them."""
 
 import math
 import os
@@ -23,12 +23,12 @@ __all__ = ["ServiceOptions", "prove_writable", "read_key"]
 _POLICY = RetryPolicy()
 
 _MAX_TIMEOUT = 86_400.0
-"""Seconds. A much longer time-out overflows in the operating system's own call."""
+"""The longest time-out in seconds. A much longer one overflows in the system call."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions:
-    """Which service is asked, with which key, and how patiently: the values of the options, unchecked."""
+    """The options about the service, the key, retries and time-outs; their values are not checked yet."""
 
     emulator: Annotated[bool, typer.Option("--emulator", help="Ask the emulator: no key, network or bill.")] = False
     base_url: Annotated[
@@ -70,7 +70,7 @@ class ServiceOptions:
         return Emulator().client(**options) if self.emulator else FluxOpenAI(**options)
 
     def async_client(self, *, on_retry: Callable[[RetryEvent], object]) -> AsyncFluxOpenAI:
-        """The same for async code."""
+        """The async client. Raises ConfigurationError."""
         options = self._client_options(on_retry)
         return Emulator().async_client(**options) if self.emulator else AsyncFluxOpenAI(**options)
 
@@ -107,7 +107,7 @@ class ServiceOptions:
 
 
 def read_key(file: str) -> str:
-    """The key in a file, - for stdin; empty when the file is. Raises ConfigurationError."""
+    """The key in a file, or "-" for stdin; empty if the file is. Raises ConfigurationError."""
     try:
         if file == "-":
             text = "" if sys.stdin is None else sys.stdin.read()
@@ -116,13 +116,16 @@ def read_key(file: str) -> str:
     except OSError as error:
         raise ConfigurationError(f"cannot read the key from {file!r}: {error.strerror}") from None
     except UnicodeDecodeError:
-        # The cause would show the bytes around the fault, and they may be the key.
+        # `from None`: UnicodeDecodeError contains the bytes of the file, which may be the key.
         raise ConfigurationError(f"cannot read the key from {file!r}: it is not text") from None
     return text.strip()
 
 
 def prove_writable(folder: Path) -> None:
-    """Make the folder and write in it once: better to fail before images are paid for. Raises ConfigurationError."""
+    """Create the folder and write a test file: an error must come before images are paid for.
+
+    Raises ConfigurationError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, prefix=".flux-") as probe:

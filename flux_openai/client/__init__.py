@@ -1,1 +1,1 @@
-"""What users hold: `FluxOpenAI`, `AsyncFluxOpenAI` and `adapt`."""
+"""The clients `FluxOpenAI` and `AsyncFluxOpenAI`, their images resource, and `adapt` for existing clients."""

@@ -1,4 +1,4 @@
-"""adapt: an existing OpenAI client -> the FLUX-aware client of its kind, with everything it was set up with."""
+"""`adapt`: makes a FLUX-aware client from an existing OpenAI client, with the same options and HTTP client."""
 
 import os
 from typing import Any, Unpack, overload
@@ -25,13 +25,14 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
 
     Args:
         client: The existing client. Key, base_url, HTTP client, time-outs, headers and query are taken from it, and the
-            HTTP client is shared: closing either closes both. Its `max_retries` counts too, unless it is the SDK's
-            default or `retry` is given. What it took from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS is
-            left behind. A client that is FLUX-aware is returned as it is.
+            HTTP client is shared: closing either closes both. `max_retries` is taken too, unless it is the SDK's
+            default or `retry` is given. Values that the client read from OPENAI_ORG_ID, OPENAI_PROJECT_ID and
+            OPENAI_CUSTOM_HEADERS are not taken: they belong to another service. A FLUX-aware client is returned as it
+            is.
         options: `retry`, `unsupported`, `split` and `defaults`, as for `FluxOpenAI`.
 
     Raises:
-        ConfigurationError: For what cannot be adapted.
+        ConfigurationError: The client is of a subclass, signs in without an API key, or is for api.openai.com.
 
     Example:
         adapt(existing).images.generate(prompt="a red fox")
@@ -47,7 +48,7 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
 
 
 def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:
-    """What a client was set up with, as arguments for one of ours."""
+    """The options of a client, as arguments for `FluxOpenAI`."""
     ambient = env_headers()
     untouched = client.max_retries == openai.DEFAULT_MAX_RETRIES
     return {
@@ -71,7 +72,7 @@ def _unless_ambient(value: str | None, variable: str) -> str | None:
 
 
 def _refuse(client: object) -> None:
-    """Say clearly what cannot be adapted, and what to do instead."""
+    """Raise ConfigurationError for a client that cannot be adapted, and say what to do instead."""
     if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
         raise ConfigurationError(f"adapt() takes an openai.OpenAI or openai.AsyncOpenAI, not {_name(client)}")
     if type(client) not in (openai.OpenAI, openai.AsyncOpenAI):

@@ -1,4 +1,8 @@
-"""The clients: the SDK's own, with our images resource and with a view of what they send. Async mirrors sync."""
+"""The clients: subclasses of the SDK's own, with another images resource. Async mirrors sync.
+
+Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url before each request, and `_send_request`
+captures FLUX requests and their answers (see `_http/capture.py`).
+"""
 
 from functools import cached_property
 from typing import Any, Self, Unpack
@@ -26,20 +30,21 @@ __all__ = ["AsyncClient", "AsyncFluxOpenAI", "AsyncOpenAI", "Client", "FluxOpenA
 
 
 class FluxOpenAI(openai.OpenAI):
-    """An `openai.OpenAI` whose `images.generate` and `images.edit` speak FLUX; all else about it is the SDK's.
+    """An `openai.OpenAI` whose `images.generate` and `images.edit` support FLUX models; everything else is the SDK's.
 
     Args:
-        api_key: The key, or a function that returns it; else MODELVERSE_API_KEY.
-        base_url: The address of the service; else MODELVERSE_BASE_URL, or https://api.umodelverse.ai/v1.
+        api_key: The key, or a function that returns it. Default: the variable MODELVERSE_API_KEY.
+        base_url: The address of the service. Default: MODELVERSE_BASE_URL, else https://api.umodelverse.ai/v1.
         retry: A RetryPolicy; `max_retries=N` is the short form for N retries.
-        unsupported: What happens to options that FLUX does not take: "error", "warn", "drop" or "send".
-        split: Whether more images than one request makes are made in several.
-        defaults: Parameters for every call that can use them and does not give them.
-        options: All else as in the SDK. OPENAI_* variables are not used.
+        unsupported: What happens to options that the model does not take: "error" (default) refuses them, "warn" leaves
+            them out with a FluxWarning, "drop" leaves them out, "send" sends them unchecked.
+        split: Whether a call for more than 4 images is split into several requests. Default: False.
+        defaults: Parameters for every call whose model takes them, unless the call has its own.
+        options: The SDK's other options. OPENAI_* variables are not read.
 
     Raises:
-        ConfigurationError: For the key, the base_url and the options that are ours.
-        InvalidParamsError: For the defaults.
+        ConfigurationError: The key, the base_url or one of these options is invalid.
+        InvalidParamsError: `defaults` has an invalid parameter.
 
     Example:
         FluxOpenAI(retry=RetryPolicy(duplicates="never")).images.generate(prompt="a red fox")
@@ -95,7 +100,7 @@ class FluxOpenAI(openai.OpenAI):
 
 
 class AsyncFluxOpenAI(openai.AsyncOpenAI):
-    """An `openai.AsyncOpenAI` whose `images.generate` and `images.edit` speak FLUX; all else about it is the SDK's.
+    """An `openai.AsyncOpenAI` whose `images.generate` and `images.edit` support FLUX; everything else is the SDK's.
 
     The arguments and errors are those of `FluxOpenAI`; `api_key` may be an async function.
     """

@@ -1,4 +1,4 @@
-"""`client.images`: `generate` and `edit`. Async mirrors sync, and a test proves it."""
+"""The images resource, `client.images`: `generate` and `edit`. Async mirrors sync; a test compares them."""
 
 import copy
 import os
@@ -46,7 +46,7 @@ class FluxImages(Images):
 
         @cached_property
         def with_streaming_response(self) -> "_FluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
-            """The methods of this resource; each returns a response that is read by its user."""
+            """The methods of this resource; each returns a response whose body is not read yet."""
             return _FluxImagesWithStreamingResponse(self)
 
     @overload
@@ -65,33 +65,37 @@ class FluxImages(Images):
     def generate(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse | openai.Stream[ImageGenStreamEvent]:
-        """Make images from a prompt, or from images where the model takes them; the call this package is about.
+        """Generate images from a prompt, or from a prompt and images with a model that takes images.
 
-        Only what is given is sent. The rules are those of the model's own page; `models.py` has them with their source.
+        Only the parameters that you pass are sent. Their limits are those of the model's page; see `models.py`.
 
         Args:
             prompt: What to draw, or what to change about the images.
-            model: A full name, or "kontext-max" (the default), "kontext-pro" or "flux-dev" for whichever model of that
-                family takes the images given. A model that is not FLUX passes the call on to the SDK unchanged.
-            n: 1 to 4 images; with `split` up to 1000, made in several requests side by side.
+            model: A full name, or the short name "kontext-max" (the default), "kontext-pro" or "flux-dev": it selects
+                the model of that family that takes the images of the call. A call for any other model goes to the SDK
+                unchanged.
+            n: Number of images, 1 to 4; with `split` up to 1000, in several requests, eight at a time.
             aspect_ratio: One of nine, "21:9" to "9:21".
-            size: OpenAI's WIDTHxHEIGHT, sent as the aspect ratio that it equals within 3 %; for flux-dev, the size.
+            size: WIDTHxHEIGHT. It is sent as the aspect ratio that it equals within 3 %; flux-dev takes it as it is.
             image: A path, bytes, an open file, a PIL image, a link or a data URI.
-            images: Several of them, 32 MiB together; links do not count.
+            images: A list of them, 32 MiB in total; links do not count.
             strength: How far the picture may depart from the image, 0 to 1.
-            seed: The same seed draws the same picture; -1 draws a new one each time.
+            seed: The same seed returns the same picture; -1 stands for a random seed.
             steps: Inference steps, 1 to 50.
             guidance_scale: How closely the picture follows the prompt, 1 to 10.
             negative_prompt: What must not appear.
-            response_format: "url", a link that lives 7 days, or "b64_json".
-            split: Whether more images than one request makes are made in several.
+            response_format: "url" for a link that works for 7 days, or "b64_json" for the image itself.
+            split: Whether a call for more than 4 images is split into several requests. Default: the client's `split`.
             stream: For models that are not FLUX; FLUX answers are not streamed.
-            params: Other options of OpenAI's follow the client's `unsupported=`; `extra_headers`, `extra_query`,
-                `extra_body` and `timeout` are the SDK's.
+            params: Other options of OpenAI's models are handled by the client's `unsupported=`; `extra_headers`,
+                `extra_query`, `extra_body` and `timeout` are the SDK's.
+
+        Returns:
+            The answer, an `openai.types.ImagesResponse` whose images can be read and saved.
 
         Raises:
             InvalidParamsError: With every fault of the call; nothing was sent.
-            openai.OpenAIError: Afterwards, of the SDK's own classes, with `.billing` and `.attempts`.
+            openai.OpenAIError: The request failed; an error of the SDK's own class, with `.billing` and `.attempts`.
 
         Example:
             client.images.generate(prompt="a red fox", aspect_ratio="16:9", seed=7).save("out")
@@ -122,14 +126,17 @@ class FluxImages(Images):
 
         Args:
             image: One image, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
-                together. One goes to the family's image model, several to its /multi model.
-            prompt: What to change; FLUX can do without.
+                in total. One image goes to the family's model for one image, several to its /multi model.
+            prompt: What to change; optional for FLUX models.
             stream: For models that are not FLUX; FLUX answers are not streamed.
-            params: All else as in `generate`; `aspect_ratio` is for the /multi models, `strength` for the others.
+            params: As in `generate`; only the /multi models take `aspect_ratio`, only the others `strength`.
+
+        Returns:
+            The answer, as from `generate`.
 
         Raises:
             InvalidParamsError: With every fault of the call; nothing was sent.
-            openai.OpenAIError: Afterwards, of the SDK's own classes, with `.billing` and `.attempts`.
+            openai.OpenAIError: The request failed; an error of the SDK's own class, with `.billing` and `.attempts`.
 
         Example:
             client.images.edit(image=open("fox.png", "rb"), prompt="make it snow").save("out")
@@ -167,7 +174,7 @@ class AsyncFluxImages(AsyncImages):
 
         @cached_property
         def with_streaming_response(self) -> "_AsyncFluxImagesWithStreamingResponse":  # type: ignore[override]  # likewise
-            """The methods of this resource; each returns a response that is read by its user."""
+            """The methods of this resource; each returns a response whose body is not read yet."""
             return _AsyncFluxImagesWithStreamingResponse(self)
 
     @overload
@@ -226,17 +233,17 @@ class AsyncFluxImages(AsyncImages):
 
 
 _SDK_FIELDS = ("model", "prompt", "n", "response_format")
-"""The fields that the SDK's methods have a parameter for; all others go through `extra_body`."""
+"""The fields for which the SDK's methods have a parameter; all others go through `extra_body`."""
 
 
 def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments for the SDK's own method, so that whatever patches it sees the call; a split call as a whole.
+    """The arguments for the SDK's own method; for a split call, with the total `n`.
 
-    `given` are the caller's arguments.
+    Tracers and test suites that patch the SDK's method see these arguments. `given` are the caller's.
     """
     first = calls[0]
     extra_body = {**first.body}
-    # The SDK insists on a prompt; FLUX does without one where an image is given.
+    # The SDK requires a prompt; FLUX models that take images do not.
     arguments: dict[str, Any] = {"prompt": omit}
     for name in _SDK_FIELDS:
         if name in extra_body:

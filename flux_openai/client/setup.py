@@ -1,4 +1,4 @@
-"""Setup of a client: its options, the checks of key and base_url, and what must not come from OPENAI_* variables."""
+"""The setup of a client: its options, the checks of key and base_url, and the removal of OPENAI_* variables."""
 
 import ipaddress
 import os
@@ -30,7 +30,8 @@ __all__ = [
 
 BASE_URL = "https://api.umodelverse.ai/v1"
 TIMEOUT = openai.Timeout(300.0, connect=5.0, write=30.0, pool=10.0)
-"""The read time-out is long on purpose: a client that stops waiting after the request is sent has paid for nothing."""
+"""The default time-outs in seconds. The read time-out is long, because a request that was sent is billed: a client that
+stops waiting for the answer pays for nothing."""
 
 
 class _CommonOptions(FluxOptions, total=False):
@@ -91,7 +92,10 @@ _R = TypeVar("_R")
 
 
 def hide_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a function that is given the key: its errors lose the frames whose locals a traceback might show."""
+    """Decorate a function that has the key as an argument: its errors are raised without the frames that hold the key.
+
+    Otherwise tools that print the locals of a traceback (Sentry, rich, pytest) would show the key.
+    """
 
     @wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -105,9 +109,10 @@ def hide_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a new client as the SDK takes them, with a checked key and base_url, and our time-outs.
+    """The SDK's options for a new client, with a checked key and base_url, and our default time-outs.
 
-    Raises ConfigurationError.
+    Raises:
+        ConfigurationError: The key or the base_url is missing or invalid.
     """
     sdk = {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
     base_url, timeout = sdk.get("base_url"), sdk.get("timeout", openai.NOT_GIVEN)
@@ -127,7 +132,7 @@ def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @hide_locals
 def check_client(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
-    """Check before a request the key and the base_url, which can be assigned at any time. Raises ConfigurationError."""
+    """Check key and base_url again, because both attributes can be assigned. Raises ConfigurationError."""
     _checked_url(str(client.base_url))
     if client.api_key:
         _checked_key(client.api_key)
@@ -146,7 +151,7 @@ def _checked_key(api_key: object) -> object:
         )
     if isinstance(key, str) and not _KEY.fullmatch(key):
         raise ConfigurationError(
-            "the API key must be plain ASCII without spaces or line breaks; what was given is not "
+            "the API key must be plain ASCII without spaces or line breaks; this one is not "
             "(a key read from a file often ends in a line break: use .strip())"
         )
     return key
@@ -165,15 +170,15 @@ def _checked_url(text: str) -> str:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
-    # Without user name and query, which may be secrets.
-    shown = re.sub(r"//.*@", "//", text).partition("?")[0]
+    # User name and query may be secrets.
+    redacted = re.sub(r"//.*@", "//", text).partition("?")[0]
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
         rule = "must be an https:// address without a user name in it"
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=shown, rule=rule, nearest=BASE_URL))
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=BASE_URL))
     if url.scheme == "http" and not _is_loopback(url.host):
-        rule = "plain http would send the key in the clear, and is taken for loopback addresses only"
-        nearest = shown.replace("http:", "https:", 1)
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=shown, rule=rule, nearest=nearest))
+        rule = "plain http would send the key in the clear, and is allowed for loopback addresses only"
+        nearest = redacted.replace("http:", "https:", 1)
+        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=nearest))
     return text
 
 
@@ -185,7 +190,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _default_timeout(http_client: object) -> openai.Timeout | NotGiven:
-    """Our time-outs, unless the given HTTP client was made with time-outs of its own."""
+    """Our time-outs, unless the HTTP client has time-outs other than the library's default."""
     own = getattr(http_client, "timeout", None)
     return TIMEOUT if own is None or own == type(own)(5.0) else openai.NOT_GIVEN
 
@@ -199,7 +204,7 @@ def env_headers() -> dict[str, str]:
 def drop_openai_env(client: openai.OpenAI | openai.AsyncOpenAI, options: Mapping[str, Any]) -> None:
     """Undo what the SDK's constructor read from OPENAI_* variables, which belong to another service.
 
-    `options` are those that the client was made with.
+    `options` are the arguments of the constructor.
     """
     client.organization = options.get("organization")
     client.project = options.get("project")

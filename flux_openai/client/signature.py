@@ -1,4 +1,4 @@
-"""Signatures of functions whose keywords are written once, in a TypedDict."""
+"""Signatures for functions whose keyword arguments are typed by a TypedDict (PEP 692)."""
 
 import inspect
 from collections.abc import Callable
@@ -10,9 +10,9 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def with_signature(keywords: type) -> Callable[[_F], _F]:
-    """Decorate a function whose `**keywords` are the keys of a TypedDict: `help()` and notebooks then show each.
+    """Decorate a function with `**keywords: Unpack[TypedDict]`, so that `help()` and notebooks list every keyword.
 
-    `inspect.signature` would show `**keywords` alone, for it does not look into `Unpack`.
+    Without it `inspect.signature` shows only `**keywords`, because it does not resolve `Unpack`.
     """
 
     def decorate(function: _F) -> _F:
@@ -31,15 +31,15 @@ def with_signature(keywords: type) -> Callable[[_F], _F]:
         first = [parameter for parameter in own if parameter.kind is not parameter.KEYWORD_ONLY]
         last = [parameter for parameter in own if parameter.kind is parameter.KEYWORD_ONLY]
         added.sort(key=lambda parameter: parameter.default is not parameter.empty)
-        shown = signature.replace(parameters=[*first, *added, *last])
-        function.__signature__ = shown  # type: ignore[attr-defined]  # where `inspect.signature` looks first
+        expanded = signature.replace(parameters=[*first, *added, *last])
+        function.__signature__ = expanded  # type: ignore[attr-defined]  # where `inspect.signature` looks first
         return function
 
     return decorate
 
 
 def _readable(annotation: Any) -> object:  # noqa: ANN401  # annotations have no common type
-    """The annotation of a key without what only a TypedDict needs: `Required[...]`, and the wrapping of text."""
+    """The annotation of a key without `Required[...]` and `ForwardRef`, which make sense in a TypedDict only."""
     if getattr(annotation, "__origin__", None) is Required:
         annotation = annotation.__args__[0]
     return getattr(annotation, "__forward_arg__", annotation)

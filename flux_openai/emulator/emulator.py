@@ -1,4 +1,4 @@
-"""The emulator as users hold it: its options, what it has seen, faults, clients, and a port."""
+"""The public class `Emulator`: clients, faults, recorded requests and a server, on top of `ImageService`."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ __all__ = ["Emulator", "HTTPClientOptions"]
 
 
 class HTTPClientOptions(TypedDict, total=False):
-    """The options of an httpx client that mean something when no network lies behind it."""
+    """The options of an httpx client that have an effect without a network."""
 
     auth: tuple[str, str] | httpx.Auth
     base_url: str | httpx.URL
@@ -49,28 +49,31 @@ class Emulator:
         emulator = Emulator()
         client = emulator.client()
         emulator.fail(status=429)
-        client.images.generate(prompt="a red fox")  # is sent again after the 429
+        client.images.generate(prompt="a red fox")  # the client retries after the 429
         assert emulator.bill.images == 1
 
-    It is safe to use from several threads. What a limit refuses uses up no fault; what a fault leaves unbilled draws on
-    no limit and takes no time. On a VirtualClock the clients wait in virtual time, so that a limit admits them when
-    they come back; what they measure themselves stays real: `max_elapsed` of their RetryPolicy, and how long a body or
-    a download may take.
+    It is safe to use from several threads. An "order" is a request for images. Limits are checked first: a request that
+    a limit refuses uses up no fault. Then come the faults: an order that its fault leaves unbilled counts against no
+    limit and has no latency.
+
+    With a VirtualClock the clients wait in virtual time, so a limit admits them when they retry. Two things are still
+    measured in real time: `max_elapsed` of their RetryPolicy, and the time-outs for a whole body and a download.
 
     Args:
         api_key: The only key accepted; None accepts any.
-        pixels: The approximate area of a picture, at least 1; None is a megapixel, or the exact size that is asked for.
-        clock: A clock, or a function that gives the Unix time in seconds.
-        limits: What is turned away: objects such as TokenBucket, or texts such as "10/s", "window:60/min",
+        pixels: The approximate area of a picture, at least 1. None stands for a megapixel, or for the exact size where
+            the request has one.
+        clock: A clock, or a function that returns the Unix time in seconds.
+        limits: The rate limits and quotas: objects such as TokenBucket, or texts such as "10/s", "window:60/min",
             "concurrency=8" and "credits=100".
         latency: How long an order takes: an object such as Lognormal, or a text such as "6s", "lognormal:6s,p99=20s"
             or "steps:1s+0.2s*steps".
-        script: What goes wrong, as a fault script.
-        seed: Decides where the script leaves it to chance.
-        journal: A file that gets a line of JSON for each request.
+        script: A fault script, such as "prompt~/cat/ #1 -> status(503)".
+        seed: The seed of the script's probabilities.
+        journal: The path of a file to which each request is appended as a line of JSON.
 
     Raises:
-        ConfigurationError: For any other value.
+        ConfigurationError: An option is invalid.
     """
 
     base_url: str = "https://api.umodelverse.ai/v1"
@@ -102,12 +105,12 @@ class Emulator:
 
     @property
     def requests(self) -> list[SeenRequest]:
-        """Every request so far, oldest first, those that failed included; a copy."""
+        """A list of every request so far, oldest first, including those that failed."""
         return self._service.requests
 
     @property
     def bill(self) -> Bill:
-        """What the calls so far would have cost; a value that does not change afterwards."""
+        """What the calls so far would have cost: an immutable snapshot."""
         return self._service.bill
 
     def client(self, **options: Any) -> FluxOpenAI:  # noqa: ANN401  # whatever FluxOpenAI takes
@@ -126,18 +129,26 @@ class Emulator:
         return chosen
 
     def http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.Client:
-        """A client of httpx whose requests end here, whatever their host."""
+        """An `httpx.Client` whose requests are answered by this emulator, whatever their host."""
         return httpx.Client(transport=httpx.MockTransport(self.handle), **options)
 
     def async_http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.AsyncClient:
-        """An async client of httpx whose requests end here, whatever their host."""
+        """An `httpx.AsyncClient` whose requests are answered by this emulator, whatever their host."""
         return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
-        """This emulator on a port of this machine, for a `with` block or until `close`; port 0 picks a free one.
+        """Serve this emulator on a port of this machine, until `close` or the end of a `with` block.
+
+        Args:
+            host: A loopback address.
+            port: 0 to 65535; 0 picks a free one.
 
         Raises:
-            ConfigurationError: For a host that other machines can reach, and for a port that cannot be had.
+            ConfigurationError: `host` is not a loopback address, or the port is not available.
+
+        Example:
+            with emulator.serve() as server:
+                requests.get(f"{server.base_url}/models", headers={"Authorization": "Bearer any"})
         """
         return Server(self.answer, host=host, port=port, wait=self.clock.asleep)
 
@@ -152,37 +163,47 @@ class Emulator:
         billed: bool | None = None,
         on: Target = "generate",
     ) -> None:
-        """Make the next `times` calls of one kind go wrong, after those already lined up.
+        """Make the next `times` calls of one kind fail. Several calls of this method queue up.
 
         Args:
-            times: How many calls.
-            status: From 200 to 599: answers in place of the service.
-            headers: The headers of that answer, beside the usual ones.
-            body: The body of that answer; left out, it is the documented error.
-            error: Breaks the exchange, in place of a status: before the order was sent ("connect", "dns", "tls", …),
-                after that ("timeout", "reset", "garbage"), or "truncate" half way through a good answer.
-            billed: Whether an order counts on the bill all the same; left out, it does for a 2xx and for what breaks
-                after sending.
-            on: "generate" or "download".
+            times: The number of calls, at least 1.
+            status: The status of the answer, 200 to 599. Give this or `error`.
+            headers: Additional headers of that answer.
+            body: Its body: bytes, text, or a value for JSON. Default: the documented error of the status.
+            error: How the exchange breaks: before the request is sent ("connect", "dns", "tls", …), afterwards
+                ("timeout", "reset", "garbage"), or half way through the body of a good answer ("truncate").
+            billed: Whether an order is billed. Default: True for a 2xx, and for an error after the request was sent.
+            on: The kind of call: "generate" or "download".
 
         Raises:
-            ConfigurationError: For anything else.
+            ConfigurationError: With everything that is wrong with the arguments.
+
+        Example:
+            emulator.fail(2, status=429, headers={"retry-after": "1"})
+            emulator.fail(error="timeout")
         """
         fault = make_fault(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
         self._service.fail(fault, times=times, on=on)
 
     def script(self, script: str | Script | Rule | None) -> None:
-        """Let this script decide from now on what goes wrong, or nothing with None; what `fail` lines up goes first.
+        """Replace the fault script; None removes it. Faults that `fail` has queued come before the script.
 
-        Occurrences count what no limit turned away, also before now.
+        Occurrences (`#1`, `#every 5`) count all requests that no limit refused, also those before this call.
 
         Raises:
-            ScriptError: For a text that is no script.
+            ScriptError: The text is not a valid script.
+
+        Example:
+            emulator.script("prompt~/cat/ #1..2 -> status(429, retry_after=1s)")
         """
         self._service.script(as_script(script))
 
     def handle(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request of httpx when it is time; for `httpx.MockTransport`. Raises what `fail` asked for."""
+        """Answer one request after its latency, for `httpx.MockTransport`.
+
+        Raises:
+            httpx.TransportError: A fault breaks the exchange.
+        """
         self.clock.sleep(self._postponed())
         reply = apply_read_timeout(self.answer(request), request=request)
         self.clock.sleep(reply.delay)
@@ -190,7 +211,7 @@ class Emulator:
         return deliver(reply, request=request, clock=self.clock)
 
     async def ahandle(self, request: httpx.Request) -> httpx.Response:
-        """The same without blocking the event loop."""
+        """The same as `handle`, for async clients."""
         await self.clock.asleep(self._postponed())
         reply = apply_read_timeout(self.answer(request), request=request)
         await self.clock.asleep(reply.delay)
@@ -201,7 +222,7 @@ class Emulator:
         return self.clock.postponed() if isinstance(self.clock, VirtualClock) else 0.0
 
     def answer(self, request: httpx.Request) -> Reply:
-        """Answer one request in plain values, for a transport of your own."""
+        """Answer one request with plain values, for a custom transport. It does not wait: see `Reply.delay`."""
         return self._service.answer(request)
 
 
@@ -226,10 +247,10 @@ def _check_options(*, api_key: object, pixels: object, clock: object, seed: obje
 
 
 def _wait_on(clock: VirtualClock, policy: RetryPolicy) -> RetryPolicy:
-    """The policy with its waits on that clock.
+    """The policy with waits on a virtual clock instead of real ones.
 
-    `on_retry` is no coroutine and cannot wait itself, so it postpones the next attempt, which is made in the same
-    thread or task.
+    `on_retry` is not a coroutine, so it cannot wait for the clock. Instead it postpones the next request of its thread
+    or task, and `handle` waits before it answers that.
     """
     users_hook = policy.on_retry
 

@@ -1,4 +1,4 @@
-"""What the emulator has seen: every request, the bill, and a file that other programs can read meanwhile."""
+"""The record of an emulator: every request, the bill, and the journal file, which other programs can follow."""
 
 import json
 import logging
@@ -20,10 +20,13 @@ _log = logging.getLogger("flux_openai.emulator")
 
 @dataclass(frozen=True, kw_only=True)
 class SeenRequest:
-    """One request as it arrived.
+    """One recorded request.
 
-    `headers` can be looked up in any case, and stay out of the repr since they hold the key; `path` is without the
-    query, since a link's query is its signature; `body` is the parsed JSON object, or None if the body was none.
+    Attributes:
+        method: The HTTP method.
+        path: The path without the query, which may be the signature of a link.
+        headers: The headers, case-insensitive. They hold the key, so the repr leaves them out.
+        body: The parsed JSON object; None if the body was not a JSON object.
     """
 
     method: str
@@ -36,8 +39,10 @@ class SeenRequest:
 class Bill:
     """What the calls so far would have cost.
 
-    `images` counts billed images, `calls` billed calls, and `duplicates` those of the images that were billed under an
-    Idempotency-Key that had been billed before.
+    Attributes:
+        images: The number of billed images.
+        calls: The number of billed calls.
+        duplicates: How many of the images were billed under an Idempotency-Key that had been billed before.
     """
 
     images: int = 0
@@ -46,9 +51,9 @@ class Bill:
 
 
 def request_key(seen: SeenRequest) -> str:
-    """A digest of method, path and body: equal requests share it, whenever and by whomever they are sent.
+    """A digest of method, path and body, by which equal requests are counted.
 
-    What is decided by it comes out the same however many other requests are under way.
+    Faults are chosen by this key and its count, so the result does not depend on other requests at the same time.
     """
     text = json.dumps([seen.method, seen.path, seen.body], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
@@ -61,7 +66,7 @@ class RequestLog:
         self.requests: list[SeenRequest] = []
         self.bill = Bill()
         self.admitted: Counter[str] = Counter()
-        """How many requests of each key no limit has turned away."""
+        """How many requests with each key were not refused by a limit."""
         self._billed_keys: set[str] = set()
 
     def add(self, seen: SeenRequest) -> int:
@@ -85,10 +90,20 @@ class RequestLog:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One line of the journal file: a request and what became of it.
+    """One line of the journal file: a request and its result.
 
-    `time` is a Unix time in seconds; `status` is 0 where no head was sent back; `images_billed` counts this request
-    alone, and `duplicate` says whether its Idempotency-Key had been billed before; `fault` is the planned fault.
+    Attributes:
+        time: The Unix time in seconds.
+        number: The number of the request, from 1.
+        method: The HTTP method.
+        path: The path without the query.
+        status: The status of the answer; 0 if none was sent.
+        body: The JSON object of the request, if it has one.
+        idempotency_key: The Idempotency-Key, if it has one.
+        request_id: The request id in the answer.
+        images_billed: The number of images billed for this request.
+        duplicate: Whether its Idempotency-Key had been billed before.
+        fault: The faults as text, if any.
     """
 
     time: float
@@ -105,10 +120,10 @@ class JournalEntry:
 
 
 class JournalFile:
-    """A file that gets a line of JSON for each request.
+    """A file to which each request is appended as a line of JSON.
 
-    Raises ConfigurationError if it cannot be written. If that fails later, the error is logged: the request is on the
-    bill already, and its answer is due.
+    The constructor raises ConfigurationError if the file cannot be written. If writing fails later, the error is only
+    logged: the request is already billed and must be answered.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -130,6 +145,6 @@ class JournalFile:
             _log.error("cannot write request %d to the journal %r: %s", entry.number, str(self._path), error.strerror)
 
     def _append(self, text: str) -> None:
-        # Opened anew each time: there is nothing to close, and the file can be moved away while the emulator runs.
+        # Opened for each line: so there is nothing to close, and the file can be rotated while the emulator runs.
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -1,10 +1,12 @@
-"""The service: what it decides about a request, and the state behind that, under one lock.
+"""The emulated service: its state, and the decisions about each request, under one lock.
 
-The way of a request through `answer`:
+    answer(request)
+      call = _admit(request)     check key and body; then under the lock: record, limit, choose faults, bill
+      reply = _serve(call)       the answer without faults
+      apply_faults(reply, …)     the fault that `fail()` has queued, or else those of the script
+      journal.add(…)
 
-    call = admit(request)    under the lock: counted, checked, limited, billed; and the fault that strikes it, if any
-    reply = serve(call)      the service's own answer
-    apply_faults(reply)      the one that `fail()` has queued, or else those of the script
+Transports wait for `reply.delay` and deliver the reply.
 """
 
 import base64
@@ -38,16 +40,15 @@ __all__ = ["ImageService"]
 
 _MEGAPIXEL = 2**20
 
-_MODELS_CREATED = 1_750_667_997  # that of the documented example; a clock would make recordings differ
+_MODELS_CREATED = 1_750_667_997  # from the documented example; the current time would change every recording
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """A request on its way through the service.
+    """A request and the decisions about it.
 
-    Its answer is `error` if there is one, else `images`, by name, which it orders or downloads, else the list of
-    models. `id` counts the requests; `seconds` is how long the work takes. `faults` is what goes wrong: the one that
-    `fail()` has queued, or else those of the script.
+    The answer is `error` if there is one, else `images` by name (to generate or to download), else the list of models.
+    `id` is the request id, `seconds` the latency, and `faults` are those that `_admit` has chosen.
     """
 
     request: httpx.Request
@@ -66,11 +67,7 @@ class _Call:
 
 
 class ImageService:
-    """The service behind every transport; safe to use from several threads.
-
-    `api_key` is the only key accepted, or None for any. `pixels` is the approximate area of a picture, or None for a
-    megapixel, and for the exact size where a request has one. `seed` decides where the script leaves it to chance.
-    """
+    """The service behind every transport; safe to use from several threads. The arguments are those of `Emulator`."""
 
     def __init__(
         self,
@@ -88,7 +85,7 @@ class ImageService:
         self._clock = clock
         self._journal = journal
         self._seed = seed
-        self._lock = Lock()  # around all below
+        self._lock = Lock()  # guards the attributes below
         self._limiter = limiter
         self._script = script
         self._log = RequestLog()
@@ -103,7 +100,7 @@ class ImageService:
 
     @property
     def bill(self) -> Bill:
-        """The bill so far, a value that does not change."""
+        """An immutable snapshot of the bill."""
         with self._lock:
             return self._log.bill
 
@@ -118,7 +115,7 @@ class ImageService:
             self._script = script
 
     def answer(self, request: httpx.Request) -> Reply:
-        """What is sent back to one request, and after which delay."""
+        """The reply to one request, with its delay."""
         call = self._admit(request)
         on: Target = "download" if call.route == "download" else "generate"
         path = request.url.raw_path.decode("ascii")
@@ -130,9 +127,10 @@ class ImageService:
         return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + latency)
 
     def _admit(self, request: httpx.Request) -> _Call:
-        """Decide all that depends on the state.
+        """Make the decisions that depend on the state: limits first, then faults, then the bill.
 
-        What a limit refuses uses up no fault; what is not billed draws on no limit and takes no time.
+        A request that a limit refuses uses up no fault. An order that is not billed counts against no limit and has no
+        latency.
         """
         content = read_json(request.read())
         seen = SeenRequest(
@@ -146,7 +144,7 @@ class ImageService:
         faults: tuple[Fault, ...] = ()
         images_billed, duplicate, seconds = 0, False, 0.0
         with self._lock:
-            # The clock is read under the lock: otherwise the request that is counted first could be the later one.
+            # The clock is read under the lock, so that the order of times is that of the request numbers.
             now = self._clock.now()
             number, nth = self._log.add(seen), self._log.admitted[key] + 1
             images = {name: self._hosted[name]} if name in self._hosted else {}
@@ -187,11 +185,11 @@ class ImageService:
     def _check(
         self, request: httpx.Request, *, content: dict[str, object] | ServiceError
     ) -> tuple[Route | None, GenerateRequest | None, ServiceError | None]:
-        """The route of a request, and what it wants drawn or why it is refused, as far as no state is needed."""
+        """The route of a request, with the parsed request or the error; no state is needed for these checks."""
         route = find_route(request.method, path=request.url.path)
         if isinstance(route, ServiceError):
             return None, None, route
-        if route == "download":  # anybody with the link may
+        if route == "download":  # needs no key: the link is signed
             return route, None, None
         error = check_key(request.headers.get("authorization"), api_key=self._api_key)
         if error is not None or route == "models":
@@ -202,7 +200,7 @@ class ImageService:
     def _images(
         self, wanted: GenerateRequest, *, occurrence_id: str, body: dict[str, object] | None
     ) -> dict[str, HostedImage]:
-        """The images of a request by their names, in order; they are drawn when they are needed."""
+        """The images of a request by name, in order. They are drawn later, when an answer contains them."""
         pixels = _MEGAPIXEL if wanted.area is None else wanted.area
         if self._pixels is not None:
             pixels = min(self._pixels, wanted.area or self._pixels)
@@ -211,7 +209,7 @@ class ImageService:
         for index in range(wanted.n):
             spec = PictureSpec(
                 prompt=wanted.prompt,
-                # Without a seed of its own, every request gets another picture.
+                # A seed below 0 stands for a random one, so every request gets another picture.
                 source_digest=wanted.source_digest + (occurrence_id if wanted.seed < 0 else ""),
                 seed=wanted.seed,
                 index=index,
@@ -223,7 +221,7 @@ class ImageService:
 
 
 def _serve(call: _Call) -> Reply:
-    """The service's own answer."""
+    """The answer without faults."""
     if call.error is not None:
         error_reply = xml_error if call.route == "download" else error_response
         return error_reply(call.error, request_id=call.id)

@@ -1,1 +1,1 @@
-"""Arguments to one checked request: every fault of a call at once, or the exact values that go over the wire."""
+"""The request stage: keyword arguments in, checked values for the wire out, or one error with every fault."""

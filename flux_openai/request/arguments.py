@@ -14,9 +14,9 @@ __all__ = ["EditParams", "GenerateParams"]
 
 
 class _CommonParams(FluxParams, total=False):
-    """What `generate` and `edit` take both: FLUX parameters, the options of OpenAI's own models, and request options.
+    """The arguments of both `generate` and `edit`: FLUX parameters, options of OpenAI's own models, request options.
 
-    The SDK's own TypedDicts cannot stand in for the options: their values lack `Omit`, which the SDK's methods accept.
+    The SDK's own TypedDicts cannot be reused: their values lack `Omit`, which the SDK's methods accept.
     """
 
     prompt: Required[str]
@@ -40,7 +40,7 @@ class _CommonParams(FluxParams, total=False):
 
 
 class GenerateParams(_CommonParams, total=False):
-    """The keyword arguments of `images.generate`, but for `stream`."""
+    """The keyword arguments of `images.generate`, except `stream`."""
 
     image: ImageInput | None | Omit
     images: Sequence[ImageInput] | None | Omit
@@ -49,7 +49,7 @@ class GenerateParams(_CommonParams, total=False):
 
 
 class EditParams(_CommonParams, total=False):
-    """The keyword arguments of `images.edit`, but for `stream`."""
+    """The keyword arguments of `images.edit`, except `stream`."""
 
     image: Required[ImageInput | SequenceNotStr[ImageInput]]
     input_fidelity: Literal["high", "low"] | None | Omit

@@ -1,6 +1,6 @@
-"""Values against the fields of a model: types, limits and choices, and the nearest value that would do.
+"""Field checks: the type, limits and choices of each value, and the nearest valid value.
 
-Types are strict: no "20" for 20, no True for 1, no NaN; an integer is fine where a number is asked.
+Types are strict: no "20" for 20, no True for 1, no NaN; an integer is accepted for a float.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ from flux_openai.request.size import nearest_ratio, nearest_size, sides_of
 __all__ = ["INT64", "SPLIT_LIMIT", "faults_of", "fields_of", "limit_warnings"]
 
 SPLIT_LIMIT = 1000
-"""The most images of one call that is split. A larger number is rather a slip than a wish."""
+"""The largest `n` of a split call. A larger number is more likely a mistake."""
 
 INT64 = 2**63 - 1
-"""The largest integer that every JSON reader takes; beyond it a service may read another number than was written."""
+"""The largest 64-bit integer: many JSON parsers would read a larger number as another one."""
 
 
 @cache
 def fields_of(model_id: str, *, split: bool = False) -> Mapping[str, FluxField]:
-    """The fields of a model; a call that is split may ask for more images than one request makes."""
+    """The fields of a model; with `split`, `n` may be larger than one request allows."""
     fields = FLUX_MODELS[model_id].fields
     if not split:
         return fields
@@ -36,7 +36,7 @@ def fields_of(model_id: str, *, split: bool = False) -> Mapping[str, FluxField]:
 
 
 def faults_of(values: Mapping[str, object], model_id: str, *, split: bool = False) -> list[InvalidParam]:
-    """What is wrong with the values; all of them must be fields of the model."""
+    """The invalid values; every name must be a field of the model."""
     fields = fields_of(model_id, split=split)
     try:
         _schema(model_id, split=split).model_validate(dict(values))
@@ -49,7 +49,7 @@ def faults_of(values: Mapping[str, object], model_id: str, *, split: bool = Fals
 
 @cache
 def _schema(model_id: str, *, split: bool) -> type[BaseModel]:
-    """The pydantic model of a row; fields that only warn are checked for their type alone."""
+    """The pydantic model of a row; of fields with `enforced="warn"` it checks only the type."""
     columns = {
         name: (_annotation(field), ... if field.required else None)
         for name, field in fields_of(model_id, split=split).items()
@@ -135,7 +135,7 @@ def _nearest(field: FluxField, value: object) -> object | None:
 
 
 def _number(value: object) -> int | float | None:
-    """The number a value was probably meant as; None when there is none."""
+    """The number that a value was probably meant as, such as 20 for "20"; None if there is none."""
     if isinstance(value, int):
         return int(value)
     try:
@@ -155,7 +155,7 @@ def _limits(field: FluxField) -> tuple[float, float]:
 
 
 def limit_warnings(values: Mapping[str, object], fields: Mapping[str, FluxField]) -> list[str]:
-    """A warning for each value that is sent although a page other than the model's own states a limit below it."""
+    """A warning for each value outside a limit that is not enforced: see `FluxField.enforced`."""
     warnings = []
     for name, value in values.items():
         field = fields[name]

@@ -1,6 +1,6 @@
-"""Images as people have them -> text as the service takes it: a link as it is, all else as a data URI.
+"""Image inputs: a path, bytes, file or PIL image becomes a data URI; an http(s) link is sent as it is.
 
-The type comes from the bytes. A file is read once, and never beyond the limit.
+The MIME type comes from the bytes. A file is read once, and never beyond the limit.
 """
 
 import os
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_LIMIT", "ImageInput", "WireImage", "needs_reading", "normalize_edit_images", "read_images"]
 
 IMAGE_LIMIT = 32 * 1024 * 1024
-"""Bytes that the images of one call may have together. The service documents no limit, and none is held for links."""
+"""The largest total size of the images of one call in bytes. It is our own: the service documents none, and images that
+are given as links do not count."""
 
 ImageInput: TypeAlias = Union[str, bytearray, memoryview, FileTypes, Image, "PIL.Image.Image"]
-"""A path, bytes, an open binary file, a PIL image, a link, a data URI, an image of an answer, or the SDK's tuple."""
+"""A path, bytes, open binary file, PIL image, link, data URI, image of an answer, or file tuple of the SDK."""
 
 _CHUNK = 1024 * 1024
 _LINK = re.compile(r"https?://[^\s/?#\ud800-\udfff]+[^\s\ud800-\udfff]*", re.IGNORECASE)
@@ -41,7 +42,7 @@ _KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a 
 
 
 class WireImage(str):
-    """An image as it goes over the wire; its repr is short and shows no signature of a link."""
+    """An image as it is sent, a link or a data URI; its repr is short and contains no signature."""
 
     __slots__ = ()
 
@@ -51,11 +52,11 @@ class WireImage(str):
 
 
 class _ImageProblem(Exception):  # noqa: N818  # it becomes an InvalidParam, which is the error
-    """Why a value is no image for the service; the message is the rule of the InvalidParam."""
+    """The value cannot be sent as an image; the message becomes the rule of an InvalidParam."""
 
 
 def needs_reading(options: object) -> bool:
-    """Whether these options of a call hold an image that is no text yet; reading it may take a while."""
+    """Whether an image among these arguments is still to be read, which would block an event loop."""
     return isinstance(options, Mapping) and any(
         options.get(name) is not None and not isinstance(options[name], WireImage | Omit | NotGiven)
         for name in IMAGE_FIELDS
@@ -63,7 +64,7 @@ def needs_reading(options: object) -> bool:
 
 
 def normalize_edit_images(options: Mapping[str, object]) -> Mapping[str, object]:
-    """The options of an edit, whose `image` may hold one image or several, with several as `images`."""
+    """The arguments of an edit with a list in `image` moved to `images`; a list of one image is unwrapped."""
     image = options.get("image")
     if not isinstance(image, Sequence) or _is_one(image) or "images" in options:
         return options
@@ -74,7 +75,7 @@ def normalize_edit_images(options: Mapping[str, object]) -> Mapping[str, object]
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[InvalidParam]]:
-    """The options of a call with every image as it goes over the wire, and what is wrong with those that cannot."""
+    """The arguments with every image as it is sent, and an InvalidParam for each that cannot be sent."""
     values, invalid, left = dict(options), list[InvalidParam](), IMAGE_LIMIT
     for name in sorted(IMAGE_FIELDS & options.keys()):
         given = options[name]
@@ -95,7 +96,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
 
 
 def _is_one(value: object) -> bool:
-    """Whether a sequence is a single image all the same: text, bytes, or the SDK's (name, content, type, headers)."""
+    """Whether a sequence is one image: text, bytes, or the SDK's file tuple (name, content, type, headers)."""
     return isinstance(value, str | bytes | bytearray | memoryview) or _is_file_tuple(value)
 
 
@@ -109,13 +110,13 @@ def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
 
 
 def _byte_size(image: WireImage) -> int:
-    """The bytes of image data that it holds; a link holds none."""
+    """The size of the image in a data URI, in bytes; 0 for a link."""
     return 0 if _LINK.match(image) else len(image.partition(",")[2]) * 3 // 4 - image.count("=", -2)
 
 
 def _encode(value: object, limit: int) -> WireImage:
     if isinstance(value, WireImage | Image):
-        return value if isinstance(value, WireImage) else _answered(value, limit)
+        return value if isinstance(value, WireImage) else _encode_response_image(value, limit)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
@@ -128,18 +129,18 @@ def _encode(value: object, limit: int) -> WireImage:
     return WireImage(data_uri(data, mime=kind.mime))
 
 
-def _answered(image: Image, limit: int) -> WireImage:
-    """The image of an answer; its base64 may be bare or, as this service sends it, a data URI."""
+def _encode_response_image(image: Image, limit: int) -> WireImage:
+    """Encode an image of an answer; its base64 may be plain or, as this service sends it, a data URI."""
     packed = image.b64_json
     text = image.url if packed is None else packed if _SCHEME.match(packed) else f"data:,{packed}"
-    # The text comes from a server: read as a path, it could name any file on this machine.
+    # The text comes from a server. If it were taken for a path, the server could make us send any local file.
     if text is not None and not _SCHEME.match(text):
         raise _ImageProblem(_NO_LINK)
     return _encode(text, limit)
 
 
 def _bytes_of(value: object, limit: int) -> bytes:
-    """The bytes of an image, which may be more than the limit; of a file, one more at most."""
+    """The bytes of an image. They may exceed the limit, but a file is read no further than one byte beyond it."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, str) and _SCHEME.match(value):
@@ -178,7 +179,7 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def _content(file: IO[bytes], limit: int) -> bytes:
-    """A file from its start, as the SDK sends files; what cannot be rewound, from where it is."""
+    """The bytes of a file from its start, as the SDK sends files; from the current position if it cannot seek."""
     read, size = list[bytes](), 0
     try:
         with suppress(AttributeError, OSError):
@@ -194,7 +195,7 @@ def _content(file: IO[bytes], limit: int) -> bytes:
 
 
 def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":
-    """Whether it is an image of Pillow's: it can only be one where Pillow is loaded already."""
+    """Whether the value is a PIL image. Pillow is not imported: whoever has such an image has imported it."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 
@@ -205,24 +206,24 @@ _NEAREST_MODES = {"I": "I;16", "I;16B": "I", "I;16L": "I", "La": "LA", "PA": "RG
 
 def _png_of(image: "PIL.Image.Image") -> bytes:
     if image.mode == "F":
-        raise _ImageProblem("is a PIL image of floats, whose black and white nobody has told: convert it first")
+        raise _ImageProblem("is a PIL image of mode F, whose floats have no fixed black and white: convert it first")
     buffer = BytesIO()
     try:
         upright = _upright(image)
         while upright.mode not in _PNG_MODES:
             upright = upright.convert(_NEAREST_MODES.get(upright.mode, "RGB"))
         upright.save(buffer, "PNG")
-    # Pillow's name for a broken file is now and then SyntaxError.
+    # Pillow raises SyntaxError for some broken files.
     except (OSError, SyntaxError, ValueError) as error:
         raise _ImageProblem(f"cannot be written as PNG: {error}") from None
     return buffer.getvalue()
 
 
 def _upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
-    """The image as it is to be looked at: a photograph may say that in its metadata, and the PNG would not."""
-    from PIL import ImageOps  # noqa: PLC0415  # there, for it has made the image; and needed by nobody else
+    """The image rotated as its EXIF orientation says, because the PNG has no EXIF data."""
+    from PIL import ImageOps  # noqa: PLC0415  # optional: it is installed if the caller has a PIL image
 
-    # Metadata that cannot be read says nothing, and the picture is as good as without.
+    # Malformed EXIF data is ignored: the image itself is intact.
     with suppress(SyntaxError, ValueError, struct.error):
         return ImageOps.exif_transpose(image)
     return image

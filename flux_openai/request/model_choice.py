@@ -12,7 +12,7 @@ from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel
 __all__ = ["IMAGE_FIELDS", "is_flux_call", "model_for", "models_with_field"]
 
 IMAGE_FIELDS = frozenset({"image", "images"})
-"""The parameters that hold images; the ones given choose among the models of a family."""
+"""The parameters that hold images; which of them are given decides among the models of a family."""
 
 
 _REQUIRED_IMAGES: Mapping[str, AbstractSet[str]] = {
@@ -22,7 +22,7 @@ _REQUIRED_IMAGES: Mapping[str, AbstractSet[str]] = {
 
 
 def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
-    """Whether a call is for a FLUX model, by `model` or `extra_body["model"]`; if not, the SDK serves it as it came."""
+    """Whether a call is for a FLUX model, by `model` or `extra_body["model"]`; other calls go to the SDK unchanged."""
     extra_body = params.get("extra_body")
     named = False
     for model in (params.get("model"), extra_body.get("model") if isinstance(extra_body, Mapping) else None):
@@ -34,10 +34,10 @@ def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -
 
 
 def _is_flux_name(model: object) -> bool:
-    """Whether a call with this `model` is ours to check; the name of a model of another family is the SDK's."""
+    """Whether `model` is meant as a FLUX model; a value that is not text counts too, so that it is reported."""
     if not isinstance(model, str):
         return True
-    # A misspelt FLUX name is ours too: the SDK would send it unchecked and repeat it by its own retries.
+    # A misspelt FLUX name counts too: otherwise the SDK would send it unchecked, and with its own retries.
     name = model.strip().lower()
     return "flux" in name or name.startswith("black-forest-labs/") or name in FAMILIES
 
@@ -45,9 +45,12 @@ def _is_flux_name(model: object) -> bool:
 def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, editing: bool = False) -> FluxModel:
     """The model for the parameters of a call.
 
-    A short name stands for whichever model of its family takes the images given. A full name is used as it is, except
-    that an edit goes to the model of the family that takes as many images, and that a default gives way like a short
-    name. Raises InvalidParamsError for a name that no model has.
+    A short name selects the model of its family that takes the images of the call. A full name is used as it is, with
+    two exceptions: an edit goes to the model of the family that takes as many images, and a full name that comes from
+    `defaults` is treated like a short name.
+
+    Raises:
+        InvalidParamsError: No model has this name.
     """
     name = called.get("model", defaults.get("model", DEFAULT_MODEL))
     family = FAMILIES.get(name) if isinstance(name, str) else None
@@ -71,16 +74,16 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
 
 
 def _best_match(family: tuple[FluxModel, ...], given: AbstractSet[str]) -> FluxModel:
-    """The model that takes just these images; if none does, the one whose error message helps most."""
+    """The model that takes exactly these image parameters; if none does, the one with the most helpful error."""
     matching = (model for model in family if _REQUIRED_IMAGES[model.id] <= given <= model.fields.keys())
     closest = (model for model in family if given & model.fields.keys())
     return next(matching, next(closest, family[0]))
 
 
 def models_with_field(field: str, *, instead_of: FluxModel) -> list[str]:
-    """The models that accept a field which `instead_of` does not: of its family if there are any, else all of them.
+    """The names of the models that have a field which `instead_of` lacks: of its family if there are any, else of all.
 
-    If `instead_of` takes images, only models that take images are named.
+    If `instead_of` takes images, only models that take images count.
     """
     found = [model for model in FLUX_MODELS.values() if field in model.fields]
     if IMAGE_FIELDS & instead_of.fields.keys():

@@ -1,4 +1,4 @@
-"""Shapes of pictures: which aspect ratio a size or a spelling stands for."""
+"""Sizes and aspect ratios: the aspect ratio that matches a size, and the nearest valid size or ratio."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from flux_openai.errors import listed
 __all__ = ["Fit", "fit_of_size", "nearest_ratio", "nearest_size", "sides_of"]
 
 TOLERANCE = Fraction(3, 100)
-"""How far a `size` may be from an aspect ratio, as a share, and still stand for it."""
+"""The largest relative difference between a `size` and the aspect ratio that is sent instead."""
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _RATIO = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*[:x×/*]\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*", re.ASCII)
@@ -18,7 +18,7 @@ _RATIO = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*[:x×/*]\s*([0-9]{1,9}(
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a size fits the ratios: the nearest one, how far off it is as a share, and the rule broken, if any."""
+    """The aspect ratio nearest to a size, the relative difference, and the rule that the size breaks, if any."""
 
     ratio: str | None
     off: Fraction = Fraction(0)
@@ -26,7 +26,7 @@ class Fit:
 
 
 def fit_of_size(size: object, choices: Sequence[str]) -> Fit:
-    """The aspect ratio that a WIDTHxHEIGHT stands for."""
+    """The aspect ratio nearest to a WIDTHxHEIGHT."""
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None:
         rule = "must be 'auto' or WIDTHxHEIGHT such as '1024x1024'; FLUX takes an aspect_ratio instead"
@@ -41,13 +41,13 @@ def fit_of_size(size: object, choices: Sequence[str]) -> Fit:
 
 
 def sides_of(size: str) -> tuple[int, int] | None:
-    """Width and height of a WIDTHxHEIGHT; None when it is none."""
+    """Width and height of a WIDTHxHEIGHT; None for any other text."""
     match = _SIZE.fullmatch(size)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
 def nearest_size(value: object, *, low: int, high: int, largest: bool = False) -> str | None:
-    """The WIDTHxHEIGHT with sides within the limits whose shape, and unless `largest` size, is nearest to the value."""
+    """The WIDTHxHEIGHT within the limits that is nearest to the value; with `largest`, the largest of that shape."""
     match = _RATIO.fullmatch(value) if isinstance(value, str) else None
     if match is None or not float(match[1]) or not float(match[2]):
         return None
@@ -67,7 +67,7 @@ def _apart(one: Fraction, other: Fraction) -> Fraction:
 
 
 def nearest_ratio(value: object, choices: Iterable[str]) -> str | None:
-    """The ratio nearest to what was probably meant, such as "16x9", "16/10" or 1.5; None when that is no shape."""
+    """The ratio nearest to a value such as "16x9", "16/10" or 1.5; None if the value is not a ratio."""
     match = _RATIO.fullmatch(value) if isinstance(value, str) else None
     if match is not None and float(match[1]) and float(match[2]):
         shape = Fraction(match[1]) / Fraction(match[2])

@@ -1,4 +1,4 @@
-"""Options that a model does not take, and what `unsupported=` makes of them: error, warn, drop or send."""
+"""Unsupported options: what `unsupported=` does with options that a model does not take."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ __all__ = ["Unsupported", "handle_unsupported"]
 
 Unsupported = Literal["error", "warn", "drop", "send"]
 """What happens to options that a model does not take: "error" refuses them, "warn" leaves them out with a notice,
-"drop" leaves them out, "send" passes them on."""
+"drop" leaves them out, "send" sends them unchecked."""
 
 _NEVER = {
     "stream": "FLUX answers are not streamed; leave it out",
@@ -47,33 +47,33 @@ def handle_unsupported(
 ) -> tuple[dict[str, object], list[str]]:
     """Move the options that the model has no field for out of `values`.
 
-    Returns the options that are passed on, and a notice for each that is left out. One that is refused is appended to
-    `faults`.
+    Returns the options to send unchecked, and a notice for each that is left out. Each that is refused adds an
+    InvalidParam to `faults`.
     """
-    strange = {name: values.pop(name) for name in list(values) if name not in model.fields}
-    if not strange:
+    unknown = {name: values.pop(name) for name in list(values) if name not in model.fields}
+    if not unknown:
         return {}, []
-    never = {name: strange.pop(name) for name in _NEVER if name in strange}
+    never = {name: unknown.pop(name) for name in _NEVER if name in unknown}
     faults += [
         InvalidParam(param=name, value=value, rule=_NEVER[name]) for name, value in never.items() if value is not False
     ]
-    # An image that is left out would be paid for and missed: no setting makes that right.
-    images = {name: strange.pop(name) for name in IMAGE_FIELDS if name in strange}
+    # Images are refused whatever the setting: without them the answer would be paid for and useless.
+    images = {name: unknown.pop(name) for name in IMAGE_FIELDS if name in unknown}
     faults += [_image_fault(name, value, model, beside=values.keys() & IMAGE_FIELDS) for name, value in images.items()]
     if unsupported == "error":
-        faults += [_fault(name, value, model) for name, value in strange.items()]
+        faults += [_fault(name, value, model) for name, value in unknown.items()]
     if unsupported == "send":
-        faults += [fault for name, value in strange.items() for fault in _json_faults(name, value)]
-        return strange, []
-    said = [
+        faults += [fault for name, value in unknown.items() for fault in _json_faults(name, value)]
+        return unknown, []
+    notices = [
         f"{name}={redacted_repr(value, name=name)} was left out: {model.id} does not take it"
-        for name, value in strange.items()
+        for name, value in unknown.items()
     ]
-    return {}, said if unsupported == "warn" else []
+    return {}, notices if unsupported == "warn" else []
 
 
 def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]) -> InvalidParam:
-    # The image as it was read: megabytes, or a link with its signature, which must not travel on inside the error.
+    # By now the image is a data URI of megabytes or a signed link: the error must carry neither.
     value = redact_value(str(image) if isinstance(image, str) else image)
     if beside:
         return InvalidParam(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
@@ -90,9 +90,9 @@ def _fault(name: str, value: object, model: FluxModel) -> InvalidParam:
     if others:
         return InvalidParam(param=name, value=value, rule=f"{_not_taken(model, others)}; {ways}")
     close = get_close_matches(name, model.fields, n=1)
-    whose = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return InvalidParam(param=name, value=value, rule=f"{whose}{meant}; {ways}")
+    reason = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
+    suggestion = f"; did you mean {close[0]}?" if close else ""
+    return InvalidParam(param=name, value=value, rule=f"{reason}{suggestion}; {ways}")
 
 
 def _not_taken(model: FluxModel, others: list[str]) -> str:

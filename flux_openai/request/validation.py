@@ -1,6 +1,16 @@
-"""Validation of one call: arguments and a model's row in, frozen parameters out, every fault at once.
+"""Validation of one call: keyword arguments in, checked parameters out, or one error with every fault.
 
-Where a model takes no `size`, the size becomes the aspect ratio that it stands for; images become links and data URIs.
+    validate(keywords, extra_body=…, defaults=…)
+      keywords and extra_body are merged           the same parameter twice with different values is a fault
+      read_images(…)                               image_inputs.py: paths, bytes, files -> data URIs
+      model_for(…)                                 model_choice.py: short name -> model
+      defaults fill in what is missing
+      size -> aspect_ratio                         size.py, for models that take no `size`
+      handle_unsupported(…)                        unsupported.py: options that the model does not take
+      faults_of(…)                                 fields.py: types, limits, choices
+    CheckedParams, or InvalidParamsError
+
+Faults are collected on the way, and raised together at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,8 +35,12 @@ __all__ = ["CheckedParams", "check_defaults", "given", "split_params", "validate
 class CheckedParams:
     """The checked parameters of one call.
 
-    `values` has the parameters of the model that were given, `extra` what `unsupported="send"` passes on unchecked.
-    `first` is the index of its first image, other than 0 for a part of a split call.
+    Attributes:
+        model: The model of the call.
+        values: The parameters that were given, in the order of the model's fields.
+        extra: The unchecked options that `unsupported="send"` lets through.
+        notices: The texts of the warnings about this call.
+        first: The index of its first image in the whole call; above 0 for a part of a split call.
     """
 
     model: FluxModel
@@ -37,7 +51,7 @@ class CheckedParams:
 
 
 def given(options: Mapping[str, object]) -> dict[str, object]:
-    """The options that were given: None and the SDK's own marks for "not given" count as left out."""
+    """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out."""
     return {
         name: value
         for name, value in options.items()
@@ -57,12 +71,12 @@ def validate(
     """Check the arguments of one call for a FLUX model; image files are read here.
 
     Args:
-        keywords: The named arguments; None and the SDK's marks for "not given" count as left out.
-        extra_body: The SDK's argument of that name; a parameter may stand there instead.
-        defaults: Parameters that fill in what neither has.
+        keywords: The named arguments; those that are None, `omit` or `NOT_GIVEN` count as left out.
+        extra_body: The SDK's argument of that name; it may contain parameters too.
+        defaults: Values for parameters that are in neither.
         unsupported: What happens to options that the model does not take.
-        editing: Whether the call is an edit, which goes to the model that takes as many images as it has.
-        split: Whether `n` may be more than one request makes.
+        editing: Whether the call is an edit; then the number of images selects the model.
+        split: Whether `n` may be larger than one request allows.
 
     Raises:
         InvalidParamsError: With every fault of the call.
@@ -93,7 +107,7 @@ def validate(
     if not values.keys() <= model.fields.keys():
         passed_on, left_out = handle_unsupported(values, model, unsupported, faults)
         notices += left_out
-    # The values themselves and not pydantic's reading of them: an integer stays an integer on the wire.
+    # The caller's values are sent, not those that pydantic returns: it would turn an integer into a float.
     ordered = dict[str, object]()
     for name in model.fields:
         if name in values:
@@ -122,7 +136,7 @@ def validate(
 
 
 def _add_extra_body(called: dict[str, object], extra_body: object, faults: list[InvalidParam]) -> None:
-    """Add the parameters in `extra_body` to the named ones; one that is given twice must have the same value."""
+    """Add the parameters in `extra_body` to the keywords; a parameter in both must have the same value."""
     if not isinstance(extra_body, Mapping) or not all(isinstance(key, str) for key in extra_body):
         faults.append(InvalidParam(param="extra_body", value=extra_body, rule="must be a mapping with text keys"))
         return
@@ -140,13 +154,13 @@ _COMPARABLE = (str, int, float, bytes, list, tuple, dict)
 
 def _same(one: object, other: object) -> bool:
     if not (isinstance(one, _COMPARABLE) and isinstance(other, _COMPARABLE)):
-        # Arrays and their like answer `==` with an array.
+        # `==` between NumPy arrays returns an array, which has no truth value.
         return one is other
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _applicable(defaults: Mapping[str, object], called: Mapping[str, object], model: FluxModel) -> dict[str, object]:
-    """The defaults that a call can use: none of other models, and no shape where the call gives one."""
+    """The defaults for a call: without parameters of other models only, and without a shape if the call has one."""
     shape = {"size", "aspect_ratio"}
     unusable = shape if shape & called.keys() else set[str]()
     not_taken = {name for name in defaults if not _accepts(model, name)}
@@ -159,7 +173,7 @@ def _accepts(model: FluxModel, name: str) -> bool:
 
 
 def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[InvalidParam]) -> list[str]:
-    """Replace OpenAI's `size` by the aspect ratio that it stands for; a size that stands for none is a fault."""
+    """Replace OpenAI's `size` by the aspect ratio that matches it; a size that matches none is a fault."""
     if values["size"] == "auto":
         del values["size"]
         return []
@@ -179,15 +193,15 @@ def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Inv
 
 
 def split_params(params: CheckedParams) -> tuple[CheckedParams, ...]:
-    """The parameters of each request of a call: several if `n` is more than one request makes.
+    """The parameters of each request of a call: several if `n` is larger than one request allows.
 
-    A seed counts up from request to request: with the same one, each would draw the same pictures.
+    The seed is incremented from request to request: with the same seed, each would return the same images.
     """
     most, n = int(params.model.fields["n"].maximum or 1), params.values.get("n", 1)
     if not isinstance(n, int) or n <= most:
         return (params,)
     seed = params.values.get("seed")
-    # A seed below 0 means that none was chosen, and the service draws a new one each time.
+    # A seed below 0 stands for a random one, which the service draws for each request.
     counts = isinstance(seed, int) and seed >= 0
     return tuple(
         replace(
@@ -215,9 +229,12 @@ def _seed_overflow(params: CheckedParams, last: CheckedParams) -> list[InvalidPa
 
 
 def check_defaults(defaults: Mapping[str, object], *, unsupported: Unsupported, split: bool) -> None:
-    """Check the `defaults=` of a client, each by the model named in them or by one that takes it.
+    """Check the `defaults=` of a client: each by the rules of their own `model`, or else of a model that takes it.
 
-    Raises InvalidParamsError: otherwise each call would fail with it, far from the line that sets it.
+    Without this check every call would fail instead, far from the line that sets the default.
+
+    Raises:
+        InvalidParamsError: With every fault of the defaults.
     """
     model = model_for(given(defaults), {})
     shares: dict[str, dict[str, object]] = {}

@@ -1,1 +1,1 @@
-"""The answer of the service, its images, and their files."""
+"""The response stage: the body of an answer in, a response with images out; their download and their files."""

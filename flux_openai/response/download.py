@@ -9,9 +9,9 @@
           target = a redirect, checked like the first URL
       bytes of a PNG, JPEG, WebP or GIF, or DownloadError, or UnsafeURLError
 
-The URL is signed: whoever reads it can fetch the image. So the HTTP library's loggers are muted, and since Sentry, rich
-and pytest print the locals of a traceback, no traceback leads to a frame that holds the URL: what goes wrong in a try
-is a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
+The URL is signed: everybody who reads it can fetch the image. So the HTTP library's loggers are muted, and no traceback
+leads to a frame that holds the URL, since Sentry, rich and pytest print the locals of such frames: a failed try raises
+a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
 """
 
 import logging
@@ -46,7 +46,7 @@ from flux_openai.formats import sniff
 __all__ = ["TIMEOUT", "DownloadSettings", "afetch", "fetch"]
 
 TIMEOUT = 30.0
-"""Seconds of one wait on the network, at most."""
+"""Time-out of one wait on the network, in seconds."""
 
 _TRIES = 5
 _JITTER = wait_random_exponential(multiplier=0.5, max=10)
@@ -58,11 +58,11 @@ _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "f
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """What a download needs beside the URL. The HTTP clients are not pickled; only URLs on `origin` need them.
+    """The settings of a download. The HTTP clients are not pickled; only URLs on `origin` need them.
 
     Attributes:
-        origin: The API's base_url, of which scheme, host and port count. Only the client's own HTTP client fetches from
-            there, and it may fetch by http and from private hosts.
+        origin: The API's base_url; only its scheme, host and port matter. URLs on it are fetched with the client's own
+            HTTP client, and may use http and private hosts.
         client: The HTTP client of a sync SDK client.
         aclient: The HTTP client of an async SDK client.
         waiting: Whether there is a pause before another try.
@@ -193,7 +193,7 @@ def _client_for(target: AllowedURL, settings: DownloadSettings) -> Iterator[tupl
     proxy = environment_proxy(target.host)
     if proxy is None:
         check_addresses(socket.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
-    # With a transport of our own: the client would read the environment again, perhaps with another result.
+    # An explicit transport: otherwise the client would read the proxy variables again, perhaps with another result.
     with httpx.Client(transport=httpx.HTTPTransport(proxy=proxy)) as client:
         yield client, {} if proxy else {"trace": check_peer}
 
@@ -210,13 +210,13 @@ async def _aclient_for(
     proxy = environment_proxy(target.host)
     if proxy is None:
         check_addresses(await anyio.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
-    # With a transport of our own: the client would read the environment again, perhaps with another result.
+    # An explicit transport: otherwise the client would read the proxy variables again, perhaps with another result.
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(proxy=proxy)) as client:
         yield client, {} if proxy else {"trace": acheck_peer}
 
 
 class _Download:
-    """What sync and async downloads have in common: one URL, its limits, and the meaning of every answer. No I/O."""
+    """The state of one download and its decisions about every answer, for sync and async code. No I/O."""
 
     def __init__(self, url: str, settings: DownloadSettings) -> None:
         self._url = url  # this class is not a dataclass because a repr would show the URL
@@ -375,7 +375,8 @@ _LOGGERS = (
 
 @contextmanager
 def _muted_loggers() -> Iterator[None]:
-    # They log whole URLs at INFO, cookies and redirects at DEBUG. Added every time: `dictConfig` may drop filters.
+    # These loggers write whole URLs at INFO, cookies and redirects at DEBUG. The filter is added for each download,
+    # because `logging.config.dictConfig` may have removed it.
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_not_muted)
     token = _muted_here.set(True)

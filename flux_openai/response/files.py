@@ -1,4 +1,4 @@
-"""Saves image bytes to a file: the extension follows the bytes, names are sanitized, and writing is atomic."""
+"""Image files: the extension follows the bytes, names are safe on every system, and writing is atomic."""
 
 import contextlib
 import errno
@@ -99,7 +99,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
 
 def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path:
     if "\0" in str(place):
-        raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # Python raises a ValueError
+        raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # `mkdir` would raise ValueError
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -1,4 +1,8 @@
-"""Parsing: the body of a 200 -> FluxImagesResponse, or UnusableBody. The documented traps of the service end here."""
+"""The parser of answers: the body of a 200 in, a FluxImagesResponse out, or UnusableBody.
+
+It corrects what the service does differently from OpenAI: a data URI in `b64_json`, a `usage` without counts, errors
+inside a 200.
+"""
 
 import binascii
 import re
@@ -37,9 +41,12 @@ def text_of(body: object, name: str) -> str | None:
 def read_answer(
     body: bytes, *, info: CallInfo, downloads: DownloadSettings, secrets: tuple[str, ...] = ()
 ) -> FluxImagesResponse:
-    """Read the body of a 200.
+    """Parse the body of a 200.
 
-    What is odd but leaves an image becomes a notice, without the `secrets`. Raises UnusableBody.
+    A fault that leaves at least one usable image becomes a notice. The `secrets` are replaced in all texts.
+
+    Raises:
+        UnusableBody: There is no usable image in the body.
     """
     try:
         answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
@@ -90,7 +97,7 @@ def read_answer(
 
 
 def _without_secrets(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer without the secrets, except in the links and the data of the images: those would be lost."""
+    """The answer with the secrets replaced, but not in `url` and `b64_json`: that would break the images."""
     return {
         name: value
         if name in ("url", "b64_json")
@@ -102,7 +109,7 @@ def _without_secrets(answer: Mapping[str, object], secrets: tuple[str, ...]) -> 
 
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields without those that would collide with the private attributes of a pydantic model."""
+    """The fields without leading underscore: others could overwrite private attributes of the pydantic model."""
     public = {**fields}
     for name in fields:
         if name.startswith("_"):
@@ -121,13 +128,13 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     if plain is None and link is None:
         return image, "it has neither a link nor data"
     if plain is not None and sniff(binascii.a2b_base64(plain[:64])) is None:
-        # A link may still lead to the picture; without one the bytes are kept, for they are paid for.
+        # If there is a URL, the image may be there. If not, the unknown bytes are kept: they were paid for.
         return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
     return image, None
 
 
 def _usage(usage: object) -> object:
-    """The token counts, if the service counts; a `usage` without counts would crash code that adds them up."""
+    """The token counts, or None if one is missing: code that adds them up would fail."""
     if not isinstance(usage, dict):
         return None
     for name in ("input_tokens", "output_tokens", "total_tokens"):

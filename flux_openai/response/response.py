@@ -141,7 +141,7 @@ class CallInfo:
         sent: The JSON body of the request.
         attempts: How many requests were sent or tried.
         request_id: The service's id of the request.
-        notices: What was sent, or came back, in another way than asked.
+        notices: The texts of the warnings: about parameters that were changed, and about an incomplete answer.
         missing: How many images did not come back usable.
         first: The index of this answer's first image in the whole call; above 0 in a split call.
         received: When the answer came.
@@ -232,7 +232,7 @@ class FluxImagesResponse(ImagesResponse):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was sent, or came back, in another way than asked; each was also issued as a FluxWarning."""
+        """The texts of the warnings about this call; each was also issued as a FluxWarning."""
         return self._receipt.notices
 
     @property

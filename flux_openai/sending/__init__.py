@@ -1,1 +1,1 @@
-"""One request to one outcome, under the retry policy."""
+"""The sending stage: checked calls in, their answer or error out, under the retry policy."""

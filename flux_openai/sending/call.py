@@ -1,4 +1,4 @@
-"""Call: one checked request with its Idempotency-Key."""
+"""The calls of one `images.generate` or `images.edit`: checked requests, each with its Idempotency-Key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +21,17 @@ Method = Literal["generate", "edit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One request as it goes out: the same body and the same Idempotency-Key on every attempt.
+    """One checked request; every attempt has the same body and the same Idempotency-Key.
 
-    `body` is the JSON body, `images` how many images it asks for, `first` the index of the first of them in the whole
-    call, `notices` what is sent in another way than asked. `headers`, `query` and `timeout` are the SDK's
-    `extra_headers`, `extra_query` and `timeout`.
+    Attributes:
+        body: The JSON body.
+        key: The Idempotency-Key.
+        images: How many images the request is for.
+        first: The index of its first image in the whole call; above 0 for a part of a split call.
+        notices: The texts of the warnings about the request.
+        headers: The SDK's `extra_headers`.
+        query: The SDK's `extra_query`.
+        timeout: The SDK's `timeout`.
     """
 
     body: Mapping[str, object]
@@ -39,26 +45,28 @@ class Call:
 
     @property
     def raw_response(self) -> bool:
-        """Whether the caller asked for the raw response; the SDK's wrappers say so in a header."""
+        """Whether the caller used `with_raw_response` or `with_streaming_response`: they add a header to the call."""
         return any(name.lower() == "x-stainless-raw-response" for name in self.headers)
 
     @property
     def resend_arguments(self) -> dict[str, object]:
-        """The arguments of `images.generate` that ask for the same images under the same Idempotency-Key.
+        """The arguments of `images.generate` that send the same request with the same Idempotency-Key.
 
-        The caller's own headers and query are left out: an error carries these arguments, and a key may stand in those.
+        The caller's own headers and query are left out, since they may hold a key: errors carry these arguments.
         """
-        # A call without a shape would take the one in the client's `defaults`; "auto" keeps it without.
+        # If the request had no shape, "auto" keeps the client's `defaults` from adding one.
         shape = {} if {"aspect_ratio", "size"} & self.body.keys() else {"size": "auto"}
         timeout = {} if isinstance(self.timeout, openai.NotGiven) else {"timeout": self.timeout}
         return {"extra_body": {**self.body, **shape}, "extra_headers": {"Idempotency-Key": self.key}, **timeout}
 
 
 def build_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
-    """The calls for the arguments of `images.generate` or `images.edit`, checked.
+    """Check the arguments of `images.generate` or `images.edit`, and make one call from them.
 
-    It is one call, or several if `split` is on and there are more images than one request makes. Raises
-    InvalidParamsError.
+    With `split` there are several calls if `n` is larger than one request allows.
+
+    Raises:
+        InvalidParamsError: With every fault of the arguments.
     """
     params: dict[str, Any] = {**arguments}
     headers, query = params.pop("extra_headers", None) or {}, params.pop("extra_query", None) or {}
@@ -96,7 +104,7 @@ def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the
 
 
 def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
-    """The call as several, one for each request; each has an Idempotency-Key of its own."""
+    """Split the call into one for each request; each has its own Idempotency-Key."""
     parts = split_params(params)
     if len(parts) == 1:
         return (call,)
@@ -109,7 +117,7 @@ def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
 
 
 async def abuild_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
-    """The same for async code; image files are read in a thread."""
+    """The same as `build_calls`, for async code; image files are read in a thread."""
     if needs_reading(arguments) or needs_reading(arguments.get("extra_body")):
         return await to_thread.run_sync(build_calls, method, arguments, settings)
     return build_calls(method, arguments, settings)

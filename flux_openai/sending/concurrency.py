@@ -1,4 +1,4 @@
-"""Concurrency: several jobs side by side, in threads for sync code and in tasks for async code.
+"""Concurrency: runs several jobs at a time, in threads for sync code and in tasks for async code.
 
 The failure of one job does not cancel the others.
 """
@@ -14,7 +14,7 @@ from threading import Semaphore, Thread
 __all__ = ["MAX_CONCURRENCY", "arun_all", "run_all"]
 
 MAX_CONCURRENCY = 8
-"""Requests of one split call that are under way at a time."""
+"""How many requests of one split call run at a time."""
 
 _POLL_SECONDS = 0.2
 """How often the waiting thread wakes up to notice Ctrl-C."""
@@ -23,8 +23,9 @@ _POLL_SECONDS = 0.2
 def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     """Run all the jobs, and return for each the exception that it raised.
 
-    KeyboardInterrupt is raised at once: jobs that have not begun are dropped, and those under way finish in the
-    background. The threads are daemons: unlike those of a ThreadPoolExecutor, they do not keep a process from ending.
+    KeyboardInterrupt is raised at once: jobs that have not begun are dropped, and running jobs finish in the
+    background. The threads are daemons: otherwise, as with ThreadPoolExecutor, the interpreter would wait for them at
+    exit.
     """
     ordered = [_Job(job) for job in jobs]
     left, idle = deque(ordered), Semaphore(0)
@@ -34,8 +35,8 @@ def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
         for thread in threads:
             thread.start()
         for _ in threads:
-            # `acquire` cannot be interrupted on Windows, nor on Linux just as it begins to wait, so it is repeated.
-            # `Thread.join` would mark a thread as ended when it is interrupted.
+            # Polled, because a signal does not interrupt `acquire` on Windows, nor on Linux just as it begins to wait.
+            # `Thread.join` is no alternative: after an interruption it takes the thread for ended.
             while not idle.acquire(timeout=_POLL_SECONDS):
                 pass
     finally:
@@ -53,7 +54,7 @@ def _work(left: "deque[_Job]", idle: Semaphore) -> None:
 
 
 class _Job:
-    """A job, the context that it was ordered in, and the exception that it raised."""
+    """A job, the context variables of the caller, and the exception that the job raised."""
 
     def __init__(self, job: Callable[[], None]) -> None:
         self._job = job
@@ -63,17 +64,17 @@ class _Job:
     def run(self) -> None:
         try:
             self._context.run(self._job)
-        except BaseException as error:  # noqa: BLE001  # it is raised by the thread that ordered the job
+        except BaseException as error:  # noqa: BLE001  # `run_all` returns it
             self._error = error
 
     def take_error(self) -> BaseException | None:
-        """The exception, which is then forgotten: its traceback leads back here, a cycle for the garbage collector."""
+        """Return and drop the exception: its traceback refers to this object, which would be a reference cycle."""
         error, self._error = self._error, None
         return error
 
 
 async def arun_all(jobs: Sequence[Callable[[], Coroutine[object, object, None]]]) -> list[BaseException | None]:
-    """The same for async jobs; a cancellation cancels them all."""
+    """The same as `run_all`, for async jobs; a cancellation cancels them all."""
     room = asyncio.Semaphore(MAX_CONCURRENCY)
 
     async def limited(job: Callable[[], Coroutine[object, object, None]]) -> None:

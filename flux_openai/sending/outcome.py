@@ -1,7 +1,7 @@
-"""Outcome: how one attempt ended, read from the SDK's error and the answer on the wire.
+"""The outcome of one attempt: a response or an error, made from the captured exchange and the SDK's error.
 
-The failure of an attempt is not raised here: the retry loop looks at the outcome first, and only the outermost frame
-raises the error, where no local variable holds a key or a link.
+An error is returned, not raised: the retry loop has to look at it, and the sender raises it from a frame whose locals
+hold no key and no link, because tools such as Sentry record the locals of a traceback.
 """
 
 import re
@@ -35,9 +35,15 @@ __all__ = ["AnswerReader", "Outcome"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attempt came to: a response, or an error with its cause; neither, if nothing went over the wire.
+    """How one attempt ended: with a response, or with an error and its cause; neither, if nothing was sent.
 
-    `notices` are those of the response that are about what came back.
+    Attributes:
+        response: The response.
+        notices: Those of its notices that are about the answer, and not about the request.
+        error: The error.
+        cause: Its cause, by which the retry policy decides.
+        retry_after: The server's Retry-After in seconds.
+        status_code: The HTTP status; None if no answer came.
     """
 
     response: FluxImagesResponse | None = None
@@ -50,9 +56,9 @@ class Outcome:
 
 @dataclass(kw_only=True, eq=False)
 class AnswerReader:
-    """The reader of one attempt's answer: the SDK calls it as `post_parser`, and the sender asks it for the outcome.
+    """The reader of one attempt's answer. The SDK calls it as `post_parser`; then `outcome` is set.
 
-    `outcome` is None until the answer was read.
+    If the SDK returned without calling it, the sender calls `read`; if the SDK raised, `failed`.
     """
 
     exchange: Exchange
@@ -61,9 +67,9 @@ class AnswerReader:
     outcome: Outcome | None = None
 
     def __call__(self, parsed: object) -> object:
-        """What `parse()` of the SDK returns: our reading of the answer, unless the caller asked for another type.
+        """What the SDK's `parse()` returns: our response, unless the caller asked for another type.
 
-        Raises the error of an answer that cannot be used, so that what watches `client.post` sees it.
+        The error of an unusable answer is raised here, so that tracers around `client.post` see the call fail.
         """
         if not isinstance(parsed, FluxImagesResponse):
             return parsed
@@ -77,17 +83,17 @@ class AnswerReader:
         return outcome.response
 
     def read(self) -> Outcome:
-        """The outcome of an attempt that the SDK returned a result for."""
+        """The outcome of an attempt for which the SDK returned a result."""
         exchange, response = self.exchange, self.exchange.response
         if response is None:
-            return Outcome()  # a subclass of the client may answer from a cache
+            return Outcome()  # nothing was sent: a subclass of the client may answer from a cache, say
         info, downloads, timeout = (
             replace(self.info, request_id=exchange.request_id),
             self.downloads,
             exchange.read_timeout,
         )
         if timeout is not None and timeout < downloads.timeout:
-            # A download waits no longer than the call that it comes from.
+            # A time-out that the caller set for the call limits the downloads of its images too.
             downloads = replace(downloads, timeout=timeout)
         try:
             if exchange.body_error is not None:
@@ -104,7 +110,7 @@ class AnswerReader:
     def failed(self, failure: openai.APIError) -> Outcome:
         """The outcome of an attempt for which the SDK raised this error."""
         if self.outcome is not None:
-            # Raised by `__call__`: the frames of the SDK that it passed hold the request, and with it the key.
+            # `__call__` raised it, through frames of the SDK whose locals hold the request with the key.
             failure.__traceback__ = None
             return self.outcome
         response = self.exchange.full_response()
@@ -125,8 +131,8 @@ def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Ou
 def _status_error(
     redacted: httpx.Response, body: object, *, status: int, cause: Cause, info: CallInfo, prefix: str = ""
 ) -> FluxStatusError:
-    said = text_of(body, "message") or (body if isinstance(body, str) else "") or redacted.reason_phrase
-    message = f"Error code: {status} - {prefix}{printable(said, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
+    text = text_of(body, "message") or (body if isinstance(body, str) else "") or redacted.reason_phrase
+    message = f"Error code: {status} - {prefix}{printable(text, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
     if 300 <= status < 400:
         message += "; a redirect is not followed: key and prompt would go elsewhere"
     error = status_error_class(status)(message, response=redacted, body=body)
@@ -150,7 +156,7 @@ def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | Non
 
 
 def _error_object(content: bytes) -> object:
-    """The error object of a body, as the SDK has it in `error.body`; the text when there is none."""
+    """The error object of a body, as in the SDK's `error.body`; the body as text if it is not JSON."""
     try:
         body = from_json(content)
     except ValueError:
@@ -159,7 +165,7 @@ def _error_object(content: bytes) -> object:
 
 
 def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) -> Outcome:
-    """The outcome of an attempt without a whole answer."""
+    """The outcome of an attempt without a complete answer."""
     cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
     request = redact_request(failure.request)
     reason = type(failure.__cause__).__name__ if failure.__cause__ is not None else type(failure).__name__
@@ -190,21 +196,21 @@ def _unusable(problem: UnusableBody, exchange: Exchange, info: CallInfo) -> Outc
     body, status = _error_object(redacted.content), response.status_code
     error: FluxAPIError
     if problem.error is not None:
-        meant = _status_of_code(text_of(body, "code"), text_of(body, "type"))
-        prefix = "in a 200: " if meant else "an error in a 200: "
-        cause = cause_of_status(meant, text_of(body, "code")) if meant else "unusable"
-        error = _status_error(redacted, body, status=meant or status, cause=cause, info=info, prefix=prefix)
+        stated = _status_of_code(text_of(body, "code"), text_of(body, "type"))
+        prefix = "in a 200: " if stated else "an error in a 200: "
+        cause = cause_of_status(stated, text_of(body, "code")) if stated else "unusable"
+        error = _status_error(redacted, body, status=stated or status, cause=cause, info=info, prefix=prefix)
     else:
         message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
         error = BadResponseError(response=redacted, body=body, message=message)
         error.raw = redacted.content
         error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
-    # Whatever the error in it says, a 200 is not sent again: the service counts it as done.
+    # A 200 is never retried, whatever error it contains: the service counts the request as carried out.
     return Outcome(error=error, cause="unusable", status_code=status)
 
 
-# The service documents no codes. The words are OpenAI's; the first that occurs in the code, else in the type, decides.
+# The service documents no codes; these words are OpenAI's. The first one in the code, else in the type, decides.
 _STATUS_OF_WORD: Mapping[str, int] = {
     "rate_limit": 429,
     "too_many": 429,
@@ -228,7 +234,7 @@ _STATUS_OF_WORD: Mapping[str, int] = {
 
 
 def _status_of_code(*codes: str | None) -> int | None:
-    """The HTTP status that an error's code, else its type, stands for; None when the words are unknown."""
+    """The HTTP status that matches an error's code, else its type; None if neither is known."""
     for code in codes:
         text = (code or "").lower()
         if re.fullmatch(r"[45][0-9]{2}", text, re.ASCII):

@@ -1,4 +1,4 @@
-"""The retry loop of one call: the decisions of `retry.py` as arguments of tenacity."""
+"""The retry loop of one call: adapts the decisions of `retry.py` to tenacity's callbacks."""
 
 import random
 from dataclasses import dataclass
@@ -15,10 +15,15 @@ __all__ = ["RetryState"]
 class RetryState:
     """The attempts of one call.
 
-    It is made fresh for each call, as is the tenacity object: one that two calls share mixes up their results.
+    It is made anew for each call, and so is the tenacity object: if calls shared one, their results would be mixed up.
 
-    `attempts` counts the requests so far, and `result` is what the SDK returned for the last. `maybe_billed` says
-    whether an attempt before the last may have been carried out and billed. `stopped` forbids further retries.
+    Attributes:
+        policy: The retry policy.
+        quota: The retry quota of the client.
+        attempts: The number of requests so far.
+        result: What the SDK returned for the last one.
+        maybe_billed: Whether an attempt before the last may have been carried out and billed.
+        stopped: Whether further retries are forbidden, because the call was interrupted.
     """
 
     policy: RetryPolicy
@@ -31,7 +36,7 @@ class RetryState:
     _wait: float = 0.0
 
     def should_retry(self, state: tenacity.RetryCallState) -> bool:
-        """Whether tenacity makes another attempt; the wait before it is remembered."""
+        """Decide whether tenacity makes another attempt, and set the wait before it."""
         outcome = _outcome(state)
         if outcome.cause is None:
             self.quota.give_back(self._tokens)

@@ -1,4 +1,4 @@
-"""Sender: checked calls to their answer. It stands where the SDK's own method posts, so every watcher sees the call.
+"""The sender: sends checked calls and returns their answer. It replaces the `_post` that the SDK's own method calls.
 
     images.generate(**params)                         client/images.py
       not FLUX?  -> super().generate(**params)        the SDK's own, untouched
@@ -11,7 +11,8 @@
             outcome = reader.read()                   sending/outcome.py -> response/parsing.py
       FluxImagesResponse, or raise
 
-Async mirrors sync, and a test proves it.
+The SDK's `Images.generate` is called on the way, so tracers and test suites that patch it work. The code of AsyncSender
+mirrors that of Sender; a test compares the two.
 """
 
 import sys
@@ -211,7 +212,7 @@ def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exch
     """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects."""
     state, call, options = request.state, request.call, request.options
     if state.stopped:
-        # An interruption came while a retry was waited for: nothing is sent, and nobody sees this error.
+        # The call was interrupted during the wait before a retry. Nobody sees this error; it ends a background thread.
         raise RuntimeError("the call was interrupted")
     state.attempts += 1
     exchange = Exchange(key=call.key)
@@ -221,14 +222,14 @@ def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exch
     headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
     for name in [*headers]:
         if name.lower() == "content-type":
-            del headers[name]  # `edit` of the SDK asks for a form
+            del headers[name]  # the SDK's `edit` sets multipart/form-data
     attempt: dict[str, object] = {**options, "headers": headers, "max_retries": 0, "follow_redirects": False}
-    # The SDK takes `post_parser` on every request but leaves it out of the type.
+    # The SDK accepts `post_parser` here, although the type RequestOptions lacks it.
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
 
 
 def _result(outcome: Outcome, request: _Request) -> object:
-    """What the caller of a single request gets. Raises the error of the outcome."""
+    """The result of a call that was not split. Raises the error of the outcome."""
     state = request.state
     if outcome.error is not None:
         error = outcome.error.with_unknown_billing() if state.maybe_billed else outcome.error
@@ -248,7 +249,7 @@ _LIBRARIES = (*openai.__path__, *tenacity.__path__, str(Path(__file__).parents[1
 
 
 def _warn(notices: Iterable[str], *, paid: bool = False) -> None:
-    """Issue notices as FluxWarnings at the line that called the SDK, however many frames of the SDK lie between."""
+    """Issue notices as FluxWarnings that name the caller's line, whatever the number of SDK frames in between."""
     for notice in notices:
         level, frame = 1, sys._getframe()  # noqa: SLF001  # `inspect.stack` reads the source of every frame
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
@@ -256,7 +257,7 @@ def _warn(notices: Iterable[str], *, paid: bool = False) -> None:
         try:
             warnings.warn(notice, FluxWarning, stacklevel=level)
         except FluxWarning:
-            # Warnings may be turned into errors; an image that is paid for must not be lost to one.
+            # A filter turns warnings into errors. If this one were raised, the image that was paid for would be lost.
             if not paid:
                 raise
             log.warning("%s", notice)

@@ -26,11 +26,14 @@ class FluxOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a client and its copies treat FLUX calls.
+    """The options of a client for FLUX calls.
 
-    `retry`: the retry policy. `unsupported`: what happens to options that FLUX does not take. `split`: whether more
-    images than one request makes are made in several. `defaults`: parameters for every call that can use them. `quota`:
-    the retry quota, which the copies of a client share.
+    Attributes:
+        retry: The retry policy.
+        unsupported: What happens to options that the model does not take.
+        split: Whether a call for more images than one request allows is split into several requests.
+        defaults: Parameters for every call whose model takes them.
+        quota: The retry quota, which the copies of a client share.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -40,9 +43,11 @@ class Settings:
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
 
     def changed(self, options: Mapping[str, Any]) -> "Settings":
-        """The settings with those of a client's options that are ours, and with its `max_retries`.
+        """A copy with the FLUX options and the `max_retries` among a client's options.
 
-        Raises ConfigurationError and InvalidParamsError.
+        Raises:
+            ConfigurationError: An option is invalid.
+            InvalidParamsError: The defaults are invalid.
         """
         unsupported, split = options.get("unsupported"), options.get("split")
         if unsupported is not None and unsupported not in get_args(Unsupported):

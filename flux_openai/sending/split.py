@@ -1,4 +1,4 @@
-"""Split calls: the state of the parts, and the one answer, or the error that carries what the other parts brought."""
+"""Split calls: the state of the parts, and their combined answer, or an error with the images of the other parts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,11 @@ __all__ = ["Part", "combine", "partial_on_interruption"]
 class Part:
     """One request of a split call.
 
-    `outcome` is None until it has ended; `failed` is True once it has ended without images.
+    Attributes:
+        call: The request.
+        state: Its attempts.
+        outcome: How it ended; None until then.
+        failed: Whether it ended without images. Parts that have not begun are then not sent.
     """
 
     call: Call
@@ -28,19 +32,19 @@ class Part:
 
     @property
     def answer(self) -> FluxImagesResponse | None:
-        """The answer that it brought."""
+        """The answer, if the part succeeded."""
         return None if self.outcome is None else self.outcome.response
 
     @property
     def error(self) -> FluxAPIError | None:
-        """The error that it ended with; its `billing` is "unknown" if an earlier attempt may have been billed."""
+        """The error, if the part failed; its `billing` is "unknown" if an earlier attempt may have been billed."""
         error = None if self.outcome is None else self.outcome.error
         return error.with_unknown_billing() if error is not None and self.state.maybe_billed else error
 
 
 @contextmanager
 def partial_on_interruption(parts: Sequence[Part]) -> Iterator[None]:
-    """While the parts are sent: an interruption stops further requests, and carries what has come until then."""
+    """On an interruption (Ctrl-C, cancellation), stop further requests and attach `.partial` and `.rest` to it."""
     try:
         yield
     except BaseException as interruption:
@@ -51,15 +55,15 @@ def partial_on_interruption(parts: Sequence[Part]) -> Iterator[None]:
 
 
 def combine(parts: Sequence[Part], unexpected: Sequence[BaseException | None]) -> FluxImagesResponse:
-    """The one answer of a split call.
+    """Combine the answers of a split call into one.
 
     Args:
-        parts: The parts, all of them ended or never begun.
-        unexpected: For each part the exception that is no error of its request, if there was one.
+        parts: The parts; each has ended or was never sent.
+        unexpected: For each part the exception that is not an API error, if there was one.
 
-    Raises the error that matters most: first one that nobody expected, then one that may have been billed. It carries
-    `.partial` and `.rest`.
-
+    Raises:
+        BaseException: The most serious error, with `.partial` and `.rest`: an unexpected exception first, then an error
+            of a request that may have been billed, then any other.
     """
     answers = [part.answer for part in parts if part.answer is not None]
     if len(answers) == len(parts):
@@ -90,11 +94,11 @@ def _merged(parts: Sequence[Part], answers: Sequence[FluxImagesResponse]) -> Flu
 
 
 def _attach_partial(error: BaseException, parts: Sequence[Part], *, billing: Billing) -> None:
-    """Let an exception carry the images that came, and the arguments that ask for the others without paying twice."""
+    """Attach the images that came as `.partial`, and the arguments to request the others as `.rest`."""
     answers = [part.answer for part in parts if part.answer is not None]
     attributes: dict[str, Any] = {
         "partial": _merged(parts, answers) if answers else None,
-        # A part that was paid for and cannot be used is not in `.rest`: it would be paid for once more.
+        # Without parts that were paid for but cannot be used: they would be paid for twice.
         "rest": tuple(
             part.call.resend_arguments
             for part in parts

@@ -1,7 +1,14 @@
 """The pytest plugin: an emulator, clients and cassettes as fixtures.
 
-pytest loads it wherever flux-openai is installed, also for tests that make no image at all. So whatever takes time to
-import is imported by the fixture that needs it.
+    def test_it_draws_a_fox(flux_client, flux_emulator):      without a network, on the emulator
+        flux_emulator.fail(status=503)
+        draw_fox(flux_client)
+        assert flux_emulator.bill.images == 1
+
+    def test_the_answer_is_read(flux_client, flux_cassette):  replayed from cassettes/<file>.<test>.yaml
+
+pytest loads this module wherever flux-openai is installed, also in projects that do not use it. So each fixture imports
+what it needs itself: imports at the top would slow down every run.
 """
 
 from __future__ import annotations
@@ -29,12 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["async_flux_client", "flux_cassette", "flux_cassette_dir", "flux_client", "flux_emulator"]
 
 KEY = "flux-tests-need-no-key"
-"""The API key in a test with a cassette that is not recorded from the service."""
+"""The API key in tests with a cassette, unless it is recorded from the service."""
 
 PIXELS = 256
 
 NOW = 1_750_667_997
-"""The time of the service's documented example; with it, the emulator's cassettes come out the same each time."""
+"""The Unix time of the service's documented example: with a fixed time, recording again gives the same cassette."""
 
 MARKERS = (
     "flux_cassette(name): the cassette of this test is <name>.yaml, in the folder of `flux_cassette_dir`.",
@@ -45,12 +52,12 @@ _FAILED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[dict[Path, object]]()
 
 
-class _TestFailed(Exception):  # noqa: N818  # no error: it only closes the cassette of a test that has failed already
-    """The requests of a failed test are not all that it would make, so none is missed on the cassette."""
+class _TestFailed(Exception):  # noqa: N818  # no error: it ends the `with` block of the cassette
+    """The test has failed, so requests of the cassette that it did not make are no second failure."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that says where cassettes come from."""
+    """Add the option `--flux-record`."""
     parser.getgroup("flux_openai", "images with FLUX").addoption(
         "--flux-record",
         choices=("none", "emulator", "live"),
@@ -61,31 +68,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and ask for the key before any test runs."""
+    """Register the markers, and check that recording from the live service has a key."""
     for line in MARKERS:
         config.addinivalue_line("markers", line)
     if config.getoption("flux_record") == "live" and not os.environ.get("MODELVERSE_API_KEY"):
-        raise pytest.UsageError("--flux-record=live asks the service, which is billed: set MODELVERSE_API_KEY")
+        raise pytest.UsageError("--flux-record=live calls the service, which is billed: set MODELVERSE_API_KEY")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse the marker of a cassette on a test that does not use it: such a test would ask the service."""
+    """Fail a test that has the marker but not the fixture `flux_cassette`: it would call the service."""
     named = any(marker.name == "flux_cassette" for marker in item.own_markers)
     if named and "flux_cassette" not in getattr(item, "fixturenames", ()):
-        reason = "a marker names the cassette of this test, which does not use it"
+        reason = "this test has the marker flux_cassette, but does not use the fixture of that name"
         pytest.fail(f"{reason}: add @pytest.mark.usefixtures('flux_cassette')", pytrace=False)
 
 
-@pytest.hookimpl(hookwrapper=True)  # the old style, which every pytest knows
+@pytest.hookimpl(hookwrapper=True)  # the old style of wrapper, which every version of pytest supports
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Result[None], None]:
-    """Remember whether the test failed, which its fixtures could not find out."""
+    """Store whether the test failed: its fixtures cannot find out otherwise."""
     outcome = yield
     item.stash[_FAILED] = outcome.excinfo is not None
 
 
 @pytest.fixture
 def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
-    """A FLUX service in this process, fresh for each test, with small pictures: see `.requests`, `.bill`, `.fail()`."""
+    """An `Emulator` in this process, a new one for each test, with small pictures.
+
+    Mark a test with `@pytest.mark.flux_script("* #1 -> status(503)")` to set its fault script.
+
+    Example:
+        def test_a_retry_is_not_billed(flux_client, flux_emulator):
+            flux_emulator.fail(status=429)
+            flux_client.images.generate(prompt="a red fox")
+            assert len(flux_emulator.requests) == 2
+            assert flux_emulator.bill.images == 1
+    """
     from flux_openai.emulator.emulator import Emulator
     from flux_openai.errors import ScriptError
 
@@ -100,7 +117,10 @@ def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
 
 @pytest.fixture
 def flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -> Iterator[FluxOpenAI]:
-    """A FluxOpenAI on `flux_emulator`, or on the cassette in a test with `flux_cassette`; its retries do not wait."""
+    """A FluxOpenAI whose requests are answered by `flux_emulator`, or by the cassette in a test with `flux_cassette`.
+
+    Its retries do not wait, except while a cassette is recorded from the live service.
+    """
     from flux_openai.client.clients import FluxOpenAI
     from flux_openai.retry import RetryPolicy
 
@@ -115,7 +135,7 @@ def flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -> Iter
 
 @pytest.fixture
 def async_flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -> Iterator[AsyncFluxOpenAI]:
-    """The same as an AsyncFluxOpenAI, for whichever plugin runs your async tests; it is closed after the test."""
+    """The same as `flux_client`, as an AsyncFluxOpenAI. It works with any plugin for async tests."""
     import asyncio
 
     from openai import DefaultAsyncHttpxClient
@@ -126,21 +146,21 @@ def async_flux_client(request: pytest.FixtureRequest, flux_emulator: Emulator) -
 
     if _uses_cassette(request):
         request.getfixturevalue("flux_cassette")
-        # A pooled connection belongs to the test's event loop, which is gone when the client is closed.
+        # No pooled connections: they belong to the event loop of the test, which is closed before the client is.
         http_client = DefaultAsyncHttpxClient(limits=httpx.Limits(max_keepalive_connections=0))
         policy = RetryPolicy(waiting=_record_from(request) == "live")
         client = AsyncFluxOpenAI(http_client=http_client, retry=policy)
     else:
         client = flux_emulator.async_client()
     yield client
-    # With a factory, the runner does not touch the thread's current event loop, which may be another plugin's.
+    # With a factory, the runner leaves the thread's current event loop alone: it may belong to another plugin.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(client.close())
 
 
 @pytest.fixture
 def flux_cassette_dir(request: pytest.FixtureRequest) -> Path:
-    """The folder of the cassettes: `cassettes`, beside the test file. Override it to keep them elsewhere.
+    """The folder of the cassettes, by default `cassettes` beside the test file. Override the fixture to change it.
 
     In a conftest.py:
 
@@ -159,10 +179,18 @@ def flux_cassette(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Iterator[Cassette]:
-    """Replay `<file>.<test>.yaml`, from the folder of `flux_cassette_dir`: no key, no network, the same each time.
+    """Replay the cassette `<file>.<test>.yaml` in `flux_cassette_dir`, without key and network.
 
-    It works for every client of the test. The test fails if it asks for anything else, down to the prompt, or for less.
-    `--flux-record=emulator` or `--flux-record=live` records it; no key and no signature is kept, of images 1 KiB.
+    It works for every client in the test. The test fails if it sends a request that is not on the cassette, with
+    another prompt for example, or if it does not send one that is. Mark a test with
+    `@pytest.mark.flux_cassette("name")` to use the cassette `name.yaml`.
+
+    `pytest --flux-record=emulator` or `--flux-record=live` records it. Keys and the signatures of links are removed,
+    and images are cut to 1 KiB.
+
+    Example:
+        def test_a_fox(flux_client, flux_cassette):
+            assert flux_client.images.generate(prompt="a red fox").data[0].url
     """
     try:
         from flux_openai.testing.cassettes import recorded_requests, recording, replaying
@@ -189,7 +217,7 @@ def flux_cassette(
         if request.node.stash.get(_FAILED, False):
             raise _TestFailed
     if record_from != "none" and not request.node.stash.get(_FAILED, False):
-        # Tests may share a cassette as long as they ask for the same: otherwise the last to record it would decide.
+        # Tests may share a cassette if they send the same requests: otherwise each would overwrite that of the others.
         requests = recorded_requests(path)
         if request.config.stash.setdefault(_RECORDED, {}).setdefault(path, requests) != requests:
             pytest.fail(f"another test has recorded {path.name}, and asked for something else", pytrace=False)
@@ -212,5 +240,5 @@ def _only_text(marker: pytest.Mark) -> str:
 def _cassette_name(request: pytest.FixtureRequest) -> str:
     name = ".".join([request.path.stem, *([request.cls.__qualname__] if request.cls else []), request.node.name])
     clean = re.sub(r"[^\w.,=\[\]-]", "_", name, flags=re.ASCII)[:150]
-    # Two parameters that differ only in characters a file name cannot have are two cassettes all the same.
+    # The checksum keeps tests apart whose parameters differ only in characters that a file name cannot have.
     return clean if clean == name else f"{clean}-{crc32(name.encode('utf-8', 'backslashreplace')):08x}"

@@ -1,6 +1,9 @@
-"""Cassettes for vcrpy: how an exchange is recorded, compared and replayed.
+"""Cassettes: how vcrpy records, compares and replays an exchange.
 
-Needs vcrpy and pytest; the plugin imports it for a test that uses a cassette, and nothing else does.
+Needs vcrpy; only the fixture `flux_cassette` imports it.
+
+    recording(path, serve=…)     the emulator, or the live service, answers; scrub; write the file if the test passes
+    replaying(path)              scrub the request in the same way; it must equal a recorded one, body included
 """
 
 import gzip
@@ -31,7 +34,7 @@ __all__ = ["Provenance", "decode_content", "make_vcr", "recorded_requests", "rec
 Provenance = Literal["emulator", "documented example", "live"]
 """Where a cassette comes from. A documented example is copied from the service's pages, and never recorded."""
 
-# Both lists name what is kept, so that a header nobody thought of stays out.
+# Both are lists of what is recorded, so that an unexpected header with a secret in it is not.
 REQUEST_HEADERS = ("accept", "content-type")
 RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
     "content-type": str,
@@ -43,11 +46,11 @@ RESPONSE_HEADERS: Mapping[str, Callable[[str], str]] = {
 
 
 def make_vcr(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = ()) -> vcr.VCR:
-    """The vcrpy that records and replays: it writes no secret, and bodies are part of the match."""
+    """The configured `vcr.VCR`: it removes secrets, and the body is part of the match."""
     known = [*secrets]
 
     def scrub_request(request: Request) -> Request:
-        # A key that was given to the client itself may come back in an answer, as in "incorrect key: ...".
+        # Keys are removed from answers too: an error message may quote one, as in "incorrect key: ...".
         sent = {
             name: value.decode("latin-1") if isinstance(value, bytes) else str(value)
             for name, value in request.headers.items()
@@ -70,7 +73,7 @@ def make_vcr(*, provenance: Provenance = "emulator", secrets: tuple[str, ...] = 
 
 
 def _scrub_request(request: Request, secrets: tuple[str, ...]) -> Request:
-    """The request as it is written and compared: a replay asks for the link that the recorded answer shows."""
+    """The request for the file and for the comparison, scrubbed like the links in the recorded answers."""
     headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
     uri = strip_query_values(replace_secrets(request.uri, secrets, by=PLACEHOLDER))
     body = scrub_body(request.body or b"", secrets, request=True)
@@ -82,7 +85,7 @@ def _scrub_request(request: Request, secrets: tuple[str, ...]) -> Request:
 
 
 def _scrub_response(response: Mapping[str, Any], secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer as it is written and replayed."""
+    """The answer for the file, scrubbed."""
     received = {name.lower(): values for name, values in response["headers"].items()}
     headers = {
         name: [scrub_text(keep(value), secrets) for value in received[name]]
@@ -92,16 +95,16 @@ def _scrub_response(response: Mapping[str, Any], secrets: tuple[str, ...]) -> di
     encodings = received.get("content-encoding", [])
     body = decode_content(response["body"]["string"], ", ".join(encodings))
     if body is None:
-        # Decoded already, or a client must fail over it in the replay too: either way its header still holds.
+        # The encoding cannot be undone, so it is recorded as it is: in the replay the client must fail in the same way.
         headers["content-encoding"], body = encodings, response["body"]["string"]
     return {"status": response["status"], "headers": headers, "body": {"string": scrub_body(body, secrets)}}
 
 
 def decode_content(body: bytes, encodings: str) -> bytes | None:
-    """A body without its content encodings; None if it is not encoded like that."""
+    """The decoded body; None if its content encodings do not fit."""
     names = [name for part in encodings.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     try:
-        if set(names) == {"gzip"}:  # not by httpx, which does not notice that the end of a body is missing
+        if set(names) == {"gzip"}:  # httpx would not notice that the end of the body is missing
             for _ in names:
                 body = gzip.decompress(body)
             return body
@@ -116,7 +119,7 @@ def _serialize(tape: Mapping[str, Any], *, provenance: Provenance) -> str:
     for interaction in tape["interactions"]:
         with suppress(ValueError, TypeError, AttributeError):  # no body, or not of JSON, or no object
             model = model or json.loads(interaction["request"]["body"]).get("model")
-    # The dumper in pure Python: the one in C breaks lines at other places, and is not installed everywhere.
+    # The pure Python dumper: the one in C breaks lines elsewhere and is not always installed, so files would differ.
     labelled = {"provenance": provenance, "model": model, **tape}
     return cast(str, yaml.dump(labelled, Dumper=yaml.SafeDumper, sort_keys=False, width=120))
 
@@ -130,10 +133,10 @@ def recorded_requests(path: Path) -> object:
 def recording(
     path: Path, *, fresh: Path, secrets: tuple[str, ...], serve: Callable[[httpx.Request], httpx.Response] | None
 ) -> Iterator[Cassette]:
-    """Record into the file `fresh`, and move it to `path` if the test passes.
+    """Record into the file `fresh`, and copy it to `path` if the test passes.
 
-    `serve` answers every client of httpx in place of the network; without it, the service is asked. A cassette that the
-    recording could not replace is left alone, and the test skipped.
+    `serve` answers every httpx client in place of the network; if it is None, the requests go to the service. The test
+    is skipped if the recording would replace a documented example, or a live cassette by one of the emulator.
     """
     provenance: Provenance = "emulator" if serve else "live"
     found = yaml.safe_load(path.read_bytes()).get("provenance") if path.exists() else None
@@ -149,7 +152,7 @@ def recording(
         reason = f"an exchange broke off, which no cassette can repeat: {broken[0]}"
         pytest.fail(f"{reason}\n\nPlay such a fault on `flux_emulator`, in a test without a cassette", pytrace=False)
     if not fresh.exists():
-        pytest.fail(f"nothing was asked of the service, so there is nothing for {path.name}", pytrace=False)
+        pytest.fail(f"the test sent no request, so there is nothing to record in {path.name}", pytrace=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(fresh.read_text(encoding="utf-8"), encoding="utf-8", newline="\n")
 
@@ -168,7 +171,7 @@ def _answering(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[lis
             raise
         return response
 
-    # vcrpy has patched the mock transport too, so what is answered here is recorded there.
+    # vcrpy has patched the mock transport too, so it records these answers.
     transport = httpx.MockTransport(answer)
     with (
         mock.patch.object(httpx.HTTPTransport, "handle_request", lambda _, request: transport.handle_request(request)),
@@ -181,9 +184,9 @@ def _answering(serve: Callable[[httpx.Request], httpx.Response]) -> Iterator[lis
 
 @contextmanager
 def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Iterator[Cassette]:
-    """Replay a cassette: a request that is not on it fails the test at once, one that was not made fails it at the end.
+    """Replay a cassette. A request that is not on it fails the test at once, one that was not sent fails it at the end.
 
-    `command` would record the cassette anew. No name of a host on it is looked up.
+    The messages contain `command`, which records the cassette anew. DNS is not asked for the hosts on the cassette.
     """
     advice = f"\n\nTo record: {command}"
     with make_vcr(secrets=secrets).use_cassette(path, allow_playback_repeats=False) as tape:
@@ -194,14 +197,15 @@ def replaying(path: Path, *, command: str, secrets: tuple[str, ...] = ()) -> Ite
         def can_play_or_fail(request: Request) -> bool:
             if can_play(request):
                 return True
-            # Not by vcrpy's own error: openai 2.x takes every Exception for a failed connection and hides the reason.
+            # `pytest.fail` raises a BaseException. vcrpy's own error is an Exception, which openai 2 would turn into an
+            # APIConnectionError without the reason.
             reason = str(CannotOverwriteExistingCassetteException(cassette=tape, failed_request=request))
             return pytest.fail(reason.partition("How to fix:")[0].rstrip() + advice, pytrace=False)
 
         def resolve(host: object, *rest: object, **options: object) -> object:
             if (host.decode() if isinstance(host, bytes) else host) not in hosts:
                 return look_up(host, *rest, **options)
-            # A download checks the address of another host before it connects: this one is public, and never used.
+            # A download checks that the host's address is public before it connects. Replay never connects to it.
             return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("1.1.1.1", 443))]
 
         tape.can_play_response_for = can_play_or_fail

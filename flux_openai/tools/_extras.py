@@ -1,9 +1,9 @@
-"""The error for a framework that is not installed, which the adapters share."""
+"""The adapters' common error for a framework that is not installed."""
 
 __all__ = ["missing_extra"]
 
 
 def missing_extra(extra: str, error: ImportError) -> ImportError:
-    """The error to raise from `error` where an adapter cannot import its framework: it names the extra to install."""
+    """The error of an adapter that cannot import its framework; it names the extra to install."""
     text = f"this tool needs the extra {extra!r}: pip install 'flux-openai[{extra}]' ({error})"
     return ImportError(text, name=error.name, path=error.path)

@@ -1,4 +1,8 @@
-"""The tool for the OpenAI Agents SDK. Needs the extra `agents`."""
+"""The adapter for the OpenAI Agents SDK. Needs the extra `agents`.
+
+Example:
+    Agent(name="artist", tools=[function_tool(FluxTool(), show=True)])
+"""
 
 from flux_openai.tools._extras import missing_extra
 from flux_openai.tools.tool import FluxTool
@@ -12,7 +16,7 @@ __all__ = ["function_tool"]
 
 
 def function_tool(tool: FluxTool, *, show: bool = False) -> FunctionTool:
-    """The tool for `tools=` of an agent; with `show`, the model is sent the images, and not only their names."""
+    """Make a tool for `tools=` of an agent; with `show`, its results contain the images, not only their names."""
 
     async def invoke(_: object, arguments: str) -> str | list[ToolOutputText | ToolOutputImage]:
         result = await tool.acall(arguments)

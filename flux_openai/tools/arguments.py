@@ -1,7 +1,7 @@
-"""The arguments of a tool: their JSON schema, for a language model, and the check of what the model then wrote.
+"""The arguments of a tool: their JSON schema for the language model, and the check of the arguments that it sends.
 
-The schema keeps OpenAI's strict rules: every property is required, an optional one may be null, and only the keywords
-that those rules name are used. What the developer decides (address, key, paths, formats) is no argument.
+The schema follows OpenAI's rules for `strict` functions: every property is required, optional ones may be null, and
+only the supported keywords occur. Settings of the developer (base_url, key, paths, formats) are not arguments.
 """
 
 import json
@@ -23,7 +23,7 @@ from flux_openai.tools.session import Session
 __all__ = ["CheckedArguments", "InvalidArgumentsError", "Verb", "check_arguments", "json_schema"]
 
 Verb = Literal["generate", "edit"]
-"""What a tool does: make images from a prompt, or from images that exist already."""
+"""What a tool does: make images from a prompt, or edit images."""
 
 _REQUEST_KEY: Mapping[str, object] = {
     "type": ["string", "null"],
@@ -39,16 +39,16 @@ _JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer
 
 
 def _fields(family: str, verb: Verb) -> dict[str, FluxField]:
-    """The fields that are arguments: those of the models of a family that a call of this tool can go to."""
+    """The fields that are arguments of the tool: those of the family's models that it can use."""
     models = [model for model in FAMILIES[family] if bool(IMAGE_FIELDS & model.fields.keys()) == (verb == "edit")]
     fields = {name: field for model in models or FAMILIES[family] for name, field in model.fields.items()}
-    # The tool decides the response format, and takes images by name; `strength` is only of use with an image.
+    # The tool sets the response format and takes images by name; `strength` has no meaning without an image.
     apart = {"response_format", *IMAGE_FIELDS, *(["strength"] if verb == "generate" else [])}
     return {name: field for name, field in fields.items() if name not in apart}
 
 
 def json_schema(family: str, verb: Verb, *, max_images: int) -> dict[str, object]:
-    """The schema of a tool's arguments, a fresh copy; `max_images` is the most that one call may ask for."""
+    """The schema of a tool's arguments, a new copy; `max_images` limits the `n` of one call."""
     images = {"images": deepcopy(_IMAGES)} if verb == "edit" else {}
     fields = {name: _property(field, max_images=max_images) for name, field in _fields(family, verb).items()}
     properties = {**images, **fields, "request_key": deepcopy(_REQUEST_KEY)}
@@ -56,7 +56,7 @@ def json_schema(family: str, verb: Verb, *, max_images: int) -> dict[str, object
 
 
 def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
-    # The page of a model calls the prompt of an edit "conditionally required"; this tool always asks for it.
+    # The service requires the prompt of an edit only in some cases; this tool always requires it.
     optional = field.name != "prompt"
     kind = _JSON_TYPES[field.type]
     limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
@@ -74,7 +74,7 @@ def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
 
 
 class InvalidArgumentsError(ValueError):
-    """The arguments of a tool call are wrong; `problems` names every fault in words for the model."""
+    """The arguments of a tool call are invalid; `problems` has a sentence for the model about each."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -83,9 +83,13 @@ class InvalidArgumentsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedArguments:
-    """The checked arguments of one call: the body to send, how many images it asks for, and the seed that it uses.
+    """The checked arguments of one tool call.
 
-    `request_key` is the name that the model gave the call.
+    Attributes:
+        body: The JSON body of the request.
+        images: The number of images.
+        seed: The seed; one is chosen if the model sent none.
+        request_key: The model's name for the call; a second call with the same name is not sent.
     """
 
     body: Mapping[str, object]
@@ -97,7 +101,7 @@ class CheckedArguments:
 def check_arguments(
     arguments: Mapping[str, object] | str, *, family: str, verb: Verb, session: Session
 ) -> CheckedArguments:
-    """Check what a model wrote, a mapping or JSON text; images are read here. Raises InvalidArgumentsError."""
+    """Check the model's arguments, a mapping or JSON text, and read the images. Raises InvalidArgumentsError."""
     values = _parse(arguments)
     known = {"request_key", *_fields(family, verb), *(["images"] if verb == "edit" else [])}
     problems = [
@@ -112,7 +116,7 @@ def check_arguments(
     if verb == "edit":
         params["image"], unknown = _image_files(values.get("images"), session)
         problems += unknown
-    # The service does not return the seed that it drew from; one that is chosen here can be told and used again.
+    # The service does not return a random seed. A seed that is chosen here can be reported, and used again.
     if params.get("seed", -1) == -1:
         params["seed"] = random.randrange(2**31)  # noqa: S311  # it decides a picture, and protects no secret
     try:
@@ -123,7 +127,7 @@ def check_arguments(
         raise InvalidArgumentsError([*problems, *map(_problem, found)]) from error
     for name, value in checked.values.items():
         low, high = checked.model.fields[name].minimum, checked.model.fields[name].maximum
-        # `validate` only warns about some limits. The model was told them in the schema, and sees no warnings.
+        # `validate` only warns about some limits. A language model does not see warnings, so these are errors here.
         if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
             rule = f"must be from {low} to {high}"
             problems.append(
@@ -134,7 +138,7 @@ def check_arguments(
     n, seed = checked.values.get("n", 1), checked.values.get("seed")
     images = n if isinstance(n, int) else 1
     return CheckedArguments(
-        # `n` is always sent: the client may have another default, which the limits would not count.
+        # `n` is always sent: otherwise a default of the client could make more images than were reserved.
         body={"model": checked.model.id, **checked.values, "n": images},
         images=images,
         seed=seed if isinstance(seed, int) else None,
@@ -154,11 +158,11 @@ def _parse(arguments: Mapping[str, object] | str) -> dict[str, object]:
 
 
 def _image_files(names: object, session: Session) -> tuple[list[Path], list[str]]:
-    """The files of the images that were named, and the problems with the names."""
+    """The files of the images with these names, and the problems with the names."""
     if not isinstance(names, list | tuple) or not names:
         return [], ["images: must be a list of one name or more"]
     images = session.images
-    # The newest first, because a long message is cut off.
+    # The newest come first, because a long message is cut off.
     known = f"; there are {listed([*images][:-21:-1])}" if images else "; there is none yet"
     paths, problems = [], []
     for name in names:
@@ -175,7 +179,7 @@ def _argument(param: str) -> str:
 
 
 def _problem(fault: InvalidParam) -> str:
-    """A fault in the terms of the tool: images have names here, and advice for a developer is left out."""
+    """The message for the model: it knows images by name, and advice for developers (after the ";") is left out."""
     rule = fault.rule.partition("; ")[0]
     if fault.param in IMAGE_FIELDS:
         return f"images: {rule}"

@@ -1,7 +1,7 @@
-"""The tool for LangChain and LangGraph. Needs the extra `langchain`.
+"""The adapter for LangChain and LangGraph. Needs the extra `langchain`.
 
-The pydantic model of the arguments only publishes their schema and validates nothing: what a model writes reaches the
-neutral tool, whose messages say how to correct it. A value that pydantic refused would raise from `invoke` instead.
+The pydantic model of the arguments only publishes their schema and validates nothing: `FluxTool` checks the arguments,
+because its messages tell the language model how to correct them. With pydantic `invoke` would raise instead.
 """
 
 import os
@@ -30,12 +30,20 @@ _Content = str | list[TextContentBlock | ImageContentBlock]
 
 
 class FluxImageTool(BaseTool):
-    """A LangChain tool that makes images, around a FluxTool, which has the model, the folder and the limits.
+    """A LangChain tool that makes images. It wraps a FluxTool, which has the model, the folder and the limits.
 
-    The content of its ToolMessage is text and, with `show`, the images, for models that see. The artifact is
-    `ToolResult.artifact`: paths, sizes, seeds and what the call cost. A call that made nothing raises ToolException,
-    which an agent gets as a ToolMessage with status "error"; with `handle_tool_error=False` it is raised to the caller.
-    `options` are those of BaseTool. A plain text in place of arguments is the prompt.
+    The content of its ToolMessage is text, and with `show` the images too. The artifact is `ToolResult.artifact`:
+    paths, sizes, seeds and cost. If a call saved no image, ToolException is raised, and an agent gets a ToolMessage
+    with status "error"; with `handle_tool_error=False` the exception reaches the caller. The tool can also be invoked
+    with a plain text, which is the prompt.
+
+    Args:
+        flux: The neutral tool. By default a new FluxTool.
+        show: Whether the content contains the images, for models that read images.
+        options: Options of BaseTool, such as `name`, `description` or `callbacks`.
+
+    Example:
+        agent = create_agent("openai:gpt-5", tools=[FluxImageTool(FluxTool(folder="out", max_images=8))])
     """
 
     flux: FluxTool = Field(exclude=True, repr=False)
@@ -68,7 +76,7 @@ class FluxImageTool(BaseTool):
         folder: str | os.PathLike[str] = "out",
         show: bool = False,
     ) -> Self:
-        """The tool around a new FluxTool with this client and folder; for other settings, make that yourself."""
+        """Make the tool with a new FluxTool for this client and folder; for other settings, pass a FluxTool."""
         return cls(FluxTool(client, folder=folder), show=show)
 
     def _run(self, /, *prompt: str, **arguments: object) -> tuple[_Content, dict[str, object]]:
@@ -79,7 +87,7 @@ class FluxImageTool(BaseTool):
         return await to_thread.run_sync(self._to_content, result)
 
     def _to_content(self, result: ToolResult) -> tuple[_Content, dict[str, object]]:
-        # With images it is no exception, which would lose the artifact and with it the paths of the images.
+        # No exception if there are images: it would lose the artifact, which has their paths.
         if result.is_error and not result.images:
             raise ToolException(result.text)
         images = [
@@ -96,7 +104,7 @@ def _with_prompt(prompt: tuple[str, ...], arguments: Mapping[str, object]) -> Ma
 
 
 class _Arguments(BaseModel):
-    """A model that accepts everything: an argument that is missing is None, and an unknown one is kept."""
+    """A pydantic model that accepts everything: missing arguments become None, unknown ones are kept."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
 
@@ -107,9 +115,10 @@ class _Arguments(BaseModel):
 
 
 def _field(schema: Mapping[str, Any]) -> tuple[object, object]:
-    """A field with this schema, in the form that pydantic itself gives to `X | None = None`.
+    """A field with this schema, in the form that pydantic generates for `X | None = None`.
 
-    Not every provider's adapter can read another: Google's takes a list of types for text, and fails on a null choice.
+    Some adapters of model providers support no other form: Google's reads a list of types as text, and fails on null in
+    an enum.
     """
     inner = dict(schema)
     description = inner.pop("description")
@@ -118,6 +127,6 @@ def _field(schema: Mapping[str, Any]) -> tuple[object, object]:
     inner["type"] = next(kind for kind in inner["type"] if kind != "null")
     if "enum" in inner:
         inner["enum"] = [value for value in inner["enum"] if value is not None]
-    # None comes from a factory, because a default would be in the schema, and OpenAI's strict rules have no `default`.
+    # A factory, because a default would be in the schema, and OpenAI's strict rules do not allow `default`.
     nullable = WithJsonSchema({"anyOf": [inner, {"type": "null"}]})
     return Annotated[object, nullable], Field(default_factory=NoneType, description=description)

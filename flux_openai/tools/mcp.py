@@ -1,7 +1,10 @@
-"""The neutral tool as a server of the Model Context Protocol. Needs the extra `mcp`.
+"""The server for the Model Context Protocol (MCP). Needs the extra `mcp`.
 
-The tool checks, limits and answers; this module only puts that into the protocol's types. No path of this machine
-leaves the server: a client knows an image by its name, and reads it by a URI that holds nothing but the name.
+It converts between `FluxTool` and the types of the protocol. No path of this machine leaves the server: clients know an
+image by its name, and read it by a URI that contains only the name.
+
+Example:
+    asyncio.run(serve_stdio(FluxTool(folder="out", max_images=8)))
 """
 
 import struct
@@ -45,7 +48,7 @@ _THUMBNAIL_SIDE = 512
 """Pixels on the longer side of a thumbnail, at most."""
 
 _MAX_PIXELS = 2**25
-"""The largest image that is decoded: many times what the models draw, and a hundred megabytes in memory."""
+"""The largest image that is decoded, about 100 MB in memory; the models make much smaller ones."""
 
 _UNREADABLE = (
     Image.DecompressionBombError,
@@ -56,14 +59,14 @@ _UNREADABLE = (
     ValueError,
     struct.error,
 )
-"""What Pillow raises for a broken file."""
+"""The exceptions of Pillow for a broken file."""
 
 
 def mcp_server(tool: FluxTool) -> Server:
-    """A server with this tool and, unless it is itself one that edits, the tool that edits the images it has made.
+    """Make a server with this tool, and with `tool.editing()` unless the tool itself edits.
 
-    The images of the tools are the server's resources. A call is carried out to its end also when the client cancels
-    it or disconnects: it is paid for, and its images are saved in the folder.
+    The images of the tools are the server's resources. A call is completed even if the client cancels it or
+    disconnects, because it is paid for: its images are saved in the folder.
     """
     handlers = _Handlers((tool,) if tool.verb == "edit" else (tool, tool.editing()))
     try:
@@ -82,7 +85,7 @@ def mcp_server(tool: FluxTool) -> Server:
 
 
 async def serve_stdio(tool: FluxTool) -> None:
-    """Serve over stdin and stdout until stdin ends; whatever else is written to stdout meanwhile goes to stderr."""
+    """Serve over stdin and stdout until stdin ends. Other output to stdout is redirected to stderr meanwhile."""
     server = mcp_server(tool)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
@@ -119,7 +122,7 @@ class _Handlers:
         ticks = count(1)
         async with anyio.create_task_group() as group:
             group.start_soon(_report_progress, context.session, ticks)
-            # Shielded: a client may cancel or leave at any moment, and the images are paid for all the same.
+            # Shielded from cancellation: the images are paid for, so they must be saved.
             with anyio.CancelScope(shield=True):
                 result = await tool.acall(params.arguments or {})
             group.cancel_scope.cancel()
@@ -136,10 +139,10 @@ class _Handlers:
     async def read_resource(
         self, _context: ServerRequestContext, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        # The URI is not parsed: it is exactly one of those that were given out, or it is refused.
+        # The URI is not parsed but compared with those of the known images, so that no other file can be read.
         path = {_uri(name): path for name, path in self._session.images.items()}.get(params.uri)
         if path is None:
-            raise MCPError(types.INVALID_PARAMS, "no image of that address; those that are there are listed")
+            raise MCPError(types.INVALID_PARAMS, "no image of that address; resources/list has those that exist")
         try:
             data = await to_thread.run_sync(read_image, path)
         except OSError as error:
@@ -148,7 +151,7 @@ class _Handlers:
         return types.ReadResourceResult(contents=[contents])
 
     def _resources(self) -> list[types.Resource]:
-        """The images, without those whose file is gone or is no image any more."""
+        """The images whose file still exists and is an image."""
         resources = []
         for name, path in self._session.images.items():
             try:
@@ -167,9 +170,9 @@ async def _report_progress(session: ServerSession, ticks: Iterator[int]) -> None
 
 
 def _to_call_result(result: ToolResult, *, links: bool) -> types.CallToolResult:
-    """The text first, then each image as a thumbnail, followed by the link to its full image.
+    """The result with the text first, then each image: its thumbnail, and after it the link to the full image.
 
-    The text is in the structured content too, because some clients pass only that on to their model.
+    The structured content has the text too, because some clients pass only that to their model.
     """
     content: list[types.ContentBlock] = [types.TextContent(text=result.text)]
     images = []
@@ -183,7 +186,7 @@ def _to_call_result(result: ToolResult, *, links: bool) -> types.CallToolResult:
         uri = _uri(image.name)
         if links:
             content.append(types.ResourceLink(name=image.name, uri=uri, mime_type=image.mime_type, size=image.length))
-        # The path would tell a remote client about this machine.
+        # Without the path, which a remote client must not see.
         images.append({name: value for name, value in asdict(image).items() if name != "path"} | {"uri": uri})
     structured = {"text": result.text, **result.artifact, "images": images}
     return types.CallToolResult(content=content, structured_content=structured, is_error=result.is_error)
@@ -205,7 +208,7 @@ def thumbnail(data: bytes) -> bytes | None:
         return None
     try:
         with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
-            # A file can state its size twice, and Pillow goes by the other one.
+            # Checked again: a file can contain two sizes, and Pillow may read another one than `image_size`.
             if image.width * image.height > _MAX_PIXELS:
                 return None
             image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))

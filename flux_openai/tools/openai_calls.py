@@ -1,4 +1,4 @@
-"""The tool calls in an answer of OpenAI's Chat Completions or Responses API, carried out."""
+"""The runner for tool calls in an answer of OpenAI's Chat Completions or Responses API."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, overload
@@ -23,16 +23,23 @@ def run_tool_calls(response: Response, tools: Iterable[FluxTool], *, show: bool 
 def run_tool_calls(
     response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
-    """Carry out the calls of these tools in an answer, one after the other; calls of other tools are ignored.
+    """Run the calls of these tools in an answer, one after the other; calls of other tools are ignored.
 
     Args:
         response: The answer of either API.
-        tools: The tools that were offered to the model.
-        show: Whether the model is sent the images too, as `input_image` parts; of the Responses API only.
+        tools: The tools that were in `tools=` of the request.
+        show: Whether the results contain the images too, as `input_image` parts; only for the Responses API.
 
     Returns:
         For Chat Completions, the `tool` messages to append after the answer's own message; for Responses, the
         `function_call_output` items for the next `input`.
+
+    Raises:
+        ConfigurationError: A tool was made with an async client: use `arun_tool_calls`.
+
+    Example:
+        completion = client.chat.completions.create(model=…, messages=messages, tools=[tool.chat_definition()])
+        messages += [completion.choices[0].message, *run_tool_calls(completion, [tool])]
     """
     results = [(id, tool.call(arguments)) for id, tool, arguments in _calls(response, tools)]
     return _outputs(response, results, show=show)
@@ -49,7 +56,7 @@ async def arun_tool_calls(
 async def arun_tool_calls(
     response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
-    """The same for async code."""
+    """The same as `run_tool_calls`, for async code."""
     results = [(id, await tool.acall(arguments)) for id, tool, arguments in _calls(response, tools)]
     return _outputs(response, results, show=show)
 

@@ -1,4 +1,8 @@
-"""The tool for pydantic-ai. Needs the extra `pydantic-ai`."""
+"""The adapter for pydantic-ai. Needs the extra `pydantic-ai`.
+
+Example:
+    Agent("openai:gpt-5", tools=[pydantic_ai_tool(FluxTool(), show=True)])
+"""
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -14,10 +18,10 @@ __all__ = ["pydantic_ai_tool"]
 
 
 def pydantic_ai_tool(tool: FluxTool, *, show: bool = False) -> Tool[object]:
-    """The tool for `tools=` of an agent; with `show`, the model is sent the images, and not only their names.
+    """Make a tool for `tools=` of an agent; with `show`, its results contain the images, not only their names.
 
-    Wrong arguments count as one of the agent's `retries`; every other error is a result. `ToolResult.artifact` is the
-    `metadata` of the message.
+    Invalid arguments raise ModelRetry, which counts as one of the agent's `retries`; every other error is a result for
+    the model. The `metadata` of the message is `ToolResult.artifact`.
     """
 
     async def draw(**arguments: object) -> ToolReturn:
@@ -29,6 +33,6 @@ def pydantic_ai_tool(tool: FluxTool, *, show: bool = False) -> Tool[object]:
 
     adapted = Tool[object].from_schema(draw, tool.name, tool.description, tool.parameters)
     adapted.strict = True
-    # The framework's own validator accepts every JSON value, and a call with one that is no object would end the run.
+    # The framework's default validator accepts every JSON value, and arguments that are no object would end the run.
     adapted.function_schema.validator = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()))
     return adapted

@@ -1,7 +1,7 @@
-"""The result of a tool call: a text for the language model, and values for the program around it.
+"""The results of tool calls: a text for the language model, and values for the program.
 
-The text is short, holds no base64, no link and no path, and says what the model may do next. The service's own error
-message is quoted, shortened and without links: it is data, and must not act as an instruction.
+The text is short, contains no base64, no link and no path, and says what the model may do next. Error messages of the
+service are quoted, shortened and without links, against prompt injection: they are data, not instructions.
 """
 
 import re
@@ -32,8 +32,14 @@ __all__ = [
 class ToolImage:
     """One saved image.
 
-    `name` is what the model calls it; `length` is in bytes; `width` and `height` are in pixels, and None when the
-    header of the file does not say; `seed` is the one that was sent.
+    Attributes:
+        name: The name by which the model refers to it.
+        path: The path of the file.
+        mime_type: The MIME type; None if it is unknown.
+        length: The size of the file in bytes.
+        width: Pixels; None if the header of the file does not contain it.
+        height: The same.
+        seed: The seed of the request.
     """
 
     name: str
@@ -45,7 +51,7 @@ class ToolImage:
     seed: int | None
 
     def read(self) -> bytes:
-        """The bytes of the file. Raises OSError, also when the file has been replaced by one that is no image."""
+        """The bytes of the file. Raises OSError, also if the file is no longer an image."""
         return read_image(self.path)
 
     def data_uri(self) -> str:
@@ -55,11 +61,17 @@ class ToolImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolResult:
-    """The result of one tool call: `text` is for the model, all else for the program.
+    """The result of one tool call.
 
-    `is_error`: fewer images than asked were made and saved. `correctable`: the arguments were wrong, and a corrected
-    call may follow. `billing`: "none", "unknown" or "paid". `response`: the service's answer, if one came. `unsaved`:
-    the links, in full, of images that were made and could not be saved.
+    Attributes:
+        text: The text for the model. Everything else is for the program.
+        images: The saved images.
+        request_id: The service's id of the request, if there is one.
+        is_error: Whether fewer images than requested were made and saved.
+        correctable: Whether the arguments were invalid, so that the model may call again with other ones.
+        billing: What the call cost: "none", "unknown" or "paid".
+        response: The service's answer, if one came.
+        unsaved: The links of images that could not be saved, with their signatures: anybody who has a link can open it.
     """
 
     text: str
@@ -73,12 +85,12 @@ class ToolResult:
 
     @property
     def shown(self) -> list[ToolImage]:
-        """The images that can be sent to a model: those of a known type whose files still exist."""
+        """The images that can be sent to a model: of a known type, and with a file that still exists."""
         return [image for image in self.images if image.mime_type is not None and Path(image.path).is_file()]
 
     @property
     def artifact(self) -> dict[str, object]:
-        """The result as plain JSON values; without links, which are secret, because frameworks may log it."""
+        """The result as JSON values, without the signed links: frameworks may log it."""
         return {
             "images": [asdict(image) for image in self.images],
             "request_id": self.request_id,
@@ -88,20 +100,20 @@ class ToolResult:
 
 
 def invalid_arguments_result(problems: Iterable[str]) -> ToolResult:
-    """Nothing was sent: names each problem with the arguments, and asks for a corrected call."""
+    """The result if arguments are invalid and nothing was sent: it lists the problems and asks for another call."""
     lines = [f"- {quoted(problem, limit=300)}" for problem in problems]
     text = "\n".join(["The arguments are wrong; nothing was made and nothing was paid:", *lines[:20]])
     return ToolResult(text=f"{text}\nCorrect them and call again.", is_error=True, correctable=True)
 
 
 def limit_result(limit: str) -> ToolResult:
-    """Nothing was sent: the call would exceed a limit that the developer set."""
+    """The result if the call would exceed a limit of the developer, and nothing was sent."""
     text = f"Nothing was made: the limit is {limit}. Do not call again for more than that; tell the user."
     return ToolResult(text=text, is_error=True)
 
 
 def unknown_outcome_result() -> ToolResult:
-    """The request was sent, and nobody can know whether it was carried out."""
+    """The result if it is unknown whether the request was carried out."""
     text = (
         "The outcome is unknown: the images may have been made and paid for, but did not arrive. "
         "Do not call again, or they may be paid for twice; tell the user."
@@ -110,7 +122,7 @@ def unknown_outcome_result() -> ToolResult:
 
 
 def error_result(error: FluxError) -> ToolResult:
-    """An error of the service or the client: its cost, what the model may do next, and the quoted error."""
+    """The result for an error of the service or the client: cost, what the model may do next, the quoted error."""
     if isinstance(error, InvalidParamsError):
         return invalid_arguments_result(map(str, error.faults))
     if error.billing == "unknown":
@@ -131,14 +143,14 @@ def error_result(error: FluxError) -> ToolResult:
 def success_result(
     response: FluxImagesResponse, images: Sequence[ToolImage], unsaved: Sequence[tuple[FluxError, str | None]]
 ) -> ToolResult:
-    """The saved images; and of those that were made and could not be saved, the error and the link of each."""
+    """The result for an answer: the saved images, and the error and the link of each image that was not saved."""
     lines = [f"Made {len(images)} image{'' if len(images) == 1 else 's'}:"] if images else []
     for image in images:
         size = "" if image.width is None else f", {image.width}x{image.height}"
         seed = "" if image.seed is None else f", seed {image.seed}"
         lines.append(f"- {image.name} ({image.mime_type or 'unknown type'}{size}{seed})")
     for error, _ in unsaved:
-        # The whole text of a SaveError holds the path of the file.
+        # Not the text of a SaveError, which contains the path of the file.
         reason = error.strerror or "the file cannot be written" if isinstance(error, SaveError) else str(error)
         lines.append(f'Paid for, but not saved; do not call again for it: "{quoted(reason)}"')
     if response.missing:
@@ -165,7 +177,7 @@ _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\bdata:\S+|(\b[a-z][a-z0-9+.-]*:)?/
 
 def quoted(text: str, *, limit: int = 200) -> str:
     """Text from the service or the model, made safe for a message: on one line, shortened, and without links."""
-    # JSON can spell a lone surrogate, which cannot be encoded as UTF-8: the whole message could not be sent.
+    # JSON can contain a lone surrogate, which is not valid in UTF-8: the message could not be sent.
     sendable = text.encode("utf-8", "replace").decode()
     plain = _LINK.sub(lambda match: match[1] or "[link]", printable(sendable, limit=4 * limit))
     return printable(" ".join(plain.replace('"', "'").split()), limit=limit)

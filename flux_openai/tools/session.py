@@ -1,4 +1,4 @@
-"""What the tools of one agent share: a folder, the images in it by name, the limits, and the calls that had a name."""
+"""The session that the tools of one agent share: folder, images by name, limits, and named calls."""
 
 import os
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ __all__ = ["EarlierCall", "LimitReachedError", "Session"]
 
 
 class LimitReachedError(Exception):
-    """A call would ask for more than the developer allows; the message is the limit, and nothing was sent."""
+    """The call would exceed a limit of the developer, which is the message; nothing was sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlierCall:
-    """A call that was begun before under the same name, and may still be in progress."""
+    """An earlier call with the same name, finished or still running."""
 
     future: "Future[ToolResult]"
 
@@ -33,23 +33,24 @@ class EarlierCall:
         return self.future.result()
 
     async def aresult(self) -> ToolResult:
-        """The same for async code."""
-        # A thread of its own: the first call needs those of the default limiter for its files, and many may wait.
+        """The same as `result`, for async code."""
+        # Not with anyio's default limiter: many waiting calls could take all its threads, and the first call, which
+        # needs one for its files, would never end.
         limiter = CapacityLimiter(1)
         return await to_thread.run_sync(self.future.result, abandon_on_cancel=True, limiter=limiter)
 
 
 class Session:
-    """A folder of images that an agent may name, and what it may still spend; safe to use from several threads.
+    """The images and the limits of one agent; safe to use from several threads.
 
     Args:
-        folder: Where new images go; it is made if need be.
-        max_images: The most images that all calls together may ask for, 1 or more.
-        max_calls: The most calls that are sent to the service, 1 or more.
-        images: Files to start from, by the names that the agent shall use.
+        folder: The folder for new images; it is created if needed.
+        max_images: The largest number of images of all calls together, 1 or more.
+        max_calls: The largest number of calls that are sent to the service, 1 or more.
+        images: Files that the agent may use from the start, by name.
 
     Raises:
-        ConfigurationError: A limit is wrong.
+        ConfigurationError: A limit is not an integer from 1.
     """
 
     def __init__(self, folder: Path, *, max_images: int, max_calls: int, images: Mapping[str, Path]) -> None:
@@ -67,21 +68,21 @@ class Session:
 
     @property
     def save_path(self) -> str:
-        """The folder for `FluxImage.save`: ending in a separator, it is a folder, whatever its name looks like."""
+        """The folder for `FluxImage.save`, ending in a separator: otherwise "fox.png" would be taken for a file."""
         return os.path.join(self.folder, "")  # noqa: PTH118  # a Path drops the separator
 
     @property
     def images(self) -> dict[str, Path]:
-        """The files of the images by the names that the developer or this session gave them, oldest first; a copy."""
+        """The files of all images by name, oldest first; a copy."""
         with self._lock:
             return dict(self._images)
 
     def add_image(self, path: Path, *, seed: int | None) -> ToolImage:
-        """Give a saved image a name, and read from its file what it is."""
+        """Add a saved image under a unique name, and read its type and size from the file."""
         try:
             data = path.read_bytes()
         except OSError:
-            data = b""  # already deleted; it was made and paid for all the same
+            data = b""  # already deleted, but the image was paid for and is reported
         kind = sniff(data)
         width, height = image_size(data) or (None, None)
         with self._lock:
@@ -99,7 +100,7 @@ class Session:
         )
 
     async def aadd_image(self, path: Path, *, seed: int | None) -> ToolImage:
-        """The same for async code: the file is read in a thread."""
+        """The same as `add_image`, for async code; the file is read in a thread."""
         return await to_thread.run_sync(partial(self.add_image, path, seed=seed))
 
     def reserve(self, images: int) -> None:
@@ -114,12 +115,12 @@ class Session:
             self._images_asked += images
 
     def release(self, images: int) -> None:
-        """Take images off the count that were reserved and cost nothing."""
+        """Undo the reservation of images that were not billed."""
         with self._lock:
             self._images_asked -= images
 
     def begin(self, name: str) -> EarlierCall | None:
-        """Begin a call of this name; if there is an earlier one, the caller waits for its result and sends nothing."""
+        """Begin a call with this name. If there is an earlier one, wait for its result instead of sending another."""
         with self._lock:
             if name in self._named_calls:
                 return EarlierCall(future=self._named_calls[name])
@@ -127,7 +128,7 @@ class Session:
             return None
 
     def finish(self, name: str, result: ToolResult) -> None:
-        """Pass on the result to those who wait for it; a call that cost nothing may be made again by the same name."""
+        """Set the result for the calls that wait for it. If nothing was billed, the name can be used again."""
         with self._lock:
             future = self._named_calls[name] if result.billing != "none" else self._named_calls.pop(name)
         future.set_result(result)

@@ -1,6 +1,14 @@
-"""The neutral tool, which every adapter for a framework wraps: it checks its arguments, makes images and saves them.
+"""The framework-neutral tool, which every adapter wraps. Async mirrors sync.
 
-Async mirrors sync. What a model did wrong, or the service refused, is not raised: the result says it in words.
+    call(arguments)
+      check_arguments(…)               arguments.py: invalid ones become a result that asks the model for another call
+      session.begin(request_key)       session.py: a repeated call gets the first result, and costs nothing
+      session.reserve(images)          session.py: the developer's limits
+      client.images.generate(…)
+      image.save(folder)
+    ToolResult                         results.py
+
+Errors of the model and of the service are not raised: they are results, whose text tells the model what to do.
 """
 
 import os
@@ -48,17 +56,23 @@ class FluxTool:
 
     Args:
         client: A FluxOpenAI, or an AsyncFluxOpenAI if only `acall` is used. By default a new FluxOpenAI.
-        verb: "generate" or "edit".
-        model: The short name of a family of models.
-        folder: Where the images go; nothing is written outside of it.
-        max_images: The most images that all calls together may ask for.
-        max_calls: The most calls that are sent to the service.
-        images: Files that the model may edit from the start, by the names that it shall use for them.
-        name: The name of the tool.
-        description: What the model reads about the tool.
+        verb: "generate" for images from a prompt, or "edit" for changing images.
+        model: The short name of a family of models: "kontext-max", "kontext-pro" or "flux-dev".
+        folder: The folder for the images; nothing is written elsewhere.
+        max_images: The largest number of images of all calls together, 1 or more.
+        max_calls: The largest number of calls that are sent to the service, 1 or more.
+        images: Files that the model may edit from the start, by the name that the model uses.
+        name: The name of the tool: 1 to 64 ASCII letters, digits, _ and -.
+        description: The description of the tool for the model.
 
     Raises:
-        ConfigurationError: An argument is wrong.
+        ConfigurationError: An argument is invalid.
+
+    Example:
+        tool = FluxTool(folder="out", max_images=8)
+        result = tool.call('{"prompt": "a red fox"}')
+        result.text    # for the model: "Made 1 image: …"
+        result.images  # for the program: the paths, types and sizes
     """
 
     def __init__(
@@ -92,7 +106,7 @@ class FluxTool:
         self._aclient = client if isinstance(client, AsyncFluxOpenAI) else None
 
     def editing(self, *, name: str | None = None, description: str | None = None) -> Self:
-        """The tool that edits images: it shares the folder, the limits and the images with this one."""
+        """Make the tool that edits images; it shares folder, limits and images with this one."""
         tool = type(self)(
             self._client or self._aclient, verb="edit", model=self.model, name=name, description=description
         )
@@ -101,7 +115,7 @@ class FluxTool:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """The arguments as JSON schema, valid under OpenAI's strict rules; a fresh copy."""
+        """The JSON schema of the arguments, valid for OpenAI's `strict` functions; a new copy."""
         return json_schema(self.model, self.verb, max_images=self.session.max_images)
 
     def chat_definition(self) -> ChatCompletionToolParam:
@@ -125,10 +139,13 @@ class FluxTool:
         }
 
     def call(self, arguments: Mapping[str, object] | str) -> ToolResult:
-        """Carry out one call of the model's.
+        """Carry out one tool call.
 
         Args:
-            arguments: What the model wrote, as a mapping or as JSON text.
+            arguments: The arguments from the model, as a mapping or as JSON text.
+
+        Returns:
+            The result. Invalid arguments, limits and errors of the service are results with `is_error`.
 
         Raises:
             ConfigurationError: The tool was made with an async client.
@@ -138,7 +155,7 @@ class FluxTool:
         return self._call(arguments, self._client)
 
     async def acall(self, arguments: Mapping[str, object] | str) -> ToolResult:
-        """The same for async code; with a sync client, it runs in a thread."""
+        """The same as `call`, for async code; a sync client runs in a thread."""
         if self._aclient is None:
             return await to_thread.run_sync(self.call, arguments)
         return await self._acall(arguments, self._aclient)
@@ -237,5 +254,5 @@ def _checked_choice(param: str, value: str, choices: Collection[str]) -> str:
 
 
 def _generate_arguments(checked: CheckedArguments) -> dict[str, Any]:
-    # Not written as keywords: the prompt, which the type of `generate` insists on, stands in the body.
+    # Through `extra_body`, whose type allows any parameters; as keywords the prompt would be required.
     return {"extra_body": checked.body}

@@ -366,7 +366,7 @@ def test_a_cassette_that_is_named_and_not_used_is_refused(pytester: pytest.Pytes
     """)
     done = run(pytester)
     done.assert_outcomes(errors=1, passed=1)
-    done.stdout.fnmatch_lines(["*does not use it: add @pytest.mark.usefixtures('flux_cassette')"])
+    done.stdout.fnmatch_lines(["*does not use the fixture of that name: add @pytest.mark.usefixtures('flux_cassette')"])
 
 
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:

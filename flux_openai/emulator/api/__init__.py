@@ -1,1 +1,1 @@
-"""The service's side of the contract: requests checked, answers written, pictures drawn and hosted."""
+"""The API of the emulated service: parsing requests, building replies, drawing pictures and signing their links."""

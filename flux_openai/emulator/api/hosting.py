@@ -12,22 +12,22 @@ from flux_openai.emulator.api.responses import ServiceError
 __all__ = ["LINK_LIFETIME", "HostedImage", "check_link", "file_name", "link_to", "name_in"]
 
 LINK_LIFETIME = 7 * 24 * 60 * 60
-"""Seconds for which a link opens."""
+"""Seconds for which a link is valid."""
 
-# The same in every emulator, so that recorded answers can be reproduced byte for byte; it protects nothing.
+# The same in every emulator, so that recordings can be reproduced byte for byte. It is no secret.
 _SIGNING_KEY = b"flux_openai.emulator"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostedImage:
-    """A picture that a link leads to, and the body of the request that it was drawn for."""
+    """A picture behind a link, and the body of the request that created it."""
 
     spec: PictureSpec
     request_body: Mapping[str, object] | None
 
 
 def file_name(spec: PictureSpec, *, occurrence_id: str) -> str:
-    """The name of a hosted picture, different for each request, also for a repeated one."""
+    """The file name of a hosted picture; a repeated request gets another name."""
     text = f"{occurrence_id}:{spec.index}:{spec.width}x{spec.height}:{spec.seed}:{spec.source_digest}{spec.prompt}"
     return f"{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.png"
 
@@ -44,7 +44,7 @@ def link_to(name: str, *, expires: int, origin: httpx.URL) -> str:
 
 
 def check_link(url: httpx.URL, *, now: float) -> ServiceError | None:
-    """Why a link does not open, or None; `now` is a Unix time in seconds."""
+    """The error for an invalid or expired link, or None; `now` is a Unix time in seconds."""
     expires = url.params.get("expires", "")
     signed = url.params.get("signature") == _signature(name_in(url), expires=expires)
     if not signed or re.fullmatch("[0-9]{1,15}", expires) is None:

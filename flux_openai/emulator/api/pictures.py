@@ -1,6 +1,7 @@
-"""The pictures: a quilt of quarter discs and triangles, four-fold symmetric, drawn from a hash, as a palette PNG.
+"""The pictures of the emulator: a four-fold symmetric pattern of quarter discs and triangles, derived from a hash.
 
-Only one quarter is composed, row by row from whole runs of bytes, and then mirrored: a megapixel takes milliseconds.
+They are palette PNGs. Only one quarter is composed, row by row from runs of bytes, and then mirrored: a megapixel takes
+milliseconds.
 """
 
 import colorsys
@@ -15,9 +16,10 @@ __all__ = ["PictureSpec", "area_to_size", "draw"]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSpec:
-    """All that a picture depends on; `width` and `height` are in pixels, `index` is its place in the answer.
+    """The input of a picture: equal specs give equal pictures.
 
-    `source_digest` stands for the images that it starts from; it is empty where the prompt is all there is.
+    `index` is its position in the answer. `source_digest` is a hash of the images that the request starts from, or
+    empty. `width` and `height` are in pixels.
     """
 
     prompt: str
@@ -38,7 +40,7 @@ def area_to_size(pixels: int, *, ratio: tuple[int, int]) -> tuple[int, int]:
 def draw(spec: PictureSpec) -> bytes:
     """The picture as a PNG file."""
     text = f"{spec.seed}:{spec.index}:{spec.source_digest}{spec.prompt}"
-    # A JSON string can hold half of a surrogate pair, which strict UTF-8 cannot encode.
+    # A JSON string can hold a lone surrogate, which strict UTF-8 cannot encode.
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
     rows = _quilt(digest, width=spec.width, height=spec.height)
     return _png(rows, width=spec.width, height=spec.height, palette=_palette(digest))
@@ -94,7 +96,7 @@ def _wedge(radius: int, y: int) -> int:
 
 def _png(rows: list[bytes], *, width: int, height: int, palette: bytes) -> bytes:
     unfiltered = b"\0" + b"\0".join(rows)
-    # The rows are nearly all runs: run-length matching alone is five times as fast, and the file is no larger.
+    # The rows are mostly runs of one byte: with run-length encoding alone, zlib is five times as fast.
     packer = zlib.compressobj(strategy=zlib.Z_RLE)
     return b"".join(
         (

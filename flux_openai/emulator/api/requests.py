@@ -1,6 +1,7 @@
-"""The service's own reading of a request: its route, its key, and what exactly is to be drawn.
+"""The request parser of the emulated service: route, API key, JSON body, and the checks of every field.
 
-Nothing is shared with the client's validation: two independent readings of one contract find each other's mistakes.
+It shares no code with the client's validation: two independent implementations of one contract reveal each other's
+mistakes in the tests.
 """
 
 import base64
@@ -39,10 +40,17 @@ ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """A checked request for images: `n` pictures of `ratio` (width, height), sent inside the answer if `inline`.
+    """A checked request for images (an order).
 
-    `source_digest` stands for the images to start from and for how far to depart from them. `area` is in pixels, and
-    None where the request leaves it open; `steps` is 0 where the model has none; `seed` is -1 for a new one each time.
+    Attributes:
+        prompt: The prompt; may be empty.
+        source_digest: A hash of the images to start from and of `strength`; empty without images.
+        seed: The seed; -1 for a random one.
+        n: The number of pictures.
+        ratio: Width to height.
+        area: The area in pixels; None if the request does not determine it.
+        steps: The inference steps; 0 if the model has none.
+        inline: Whether the answer contains the images as base64.
     """
 
     prompt: str
@@ -56,7 +64,7 @@ class GenerateRequest:
 
 
 def find_route(method: str, *, path: str) -> Route | ServiceError:
-    """The route of a request, or the error where there is none."""
+    """The route of a request, or a 404 or 405."""
     for pattern, allowed, route in ROUTES:
         if pattern.search(path):
             if method == allowed:
@@ -67,7 +75,7 @@ def find_route(method: str, *, path: str) -> Route | ServiceError:
 
 
 def check_key(authorization: str | None, *, api_key: str | None) -> ServiceError | None:
-    """Why the Authorization header does not do, or None; without an `api_key`, any bearer token does."""
+    """The error for a missing or wrong bearer token, or None; if `api_key` is None, any token is accepted."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         message = "An API key is needed: Authorization: Bearer <key>."
@@ -78,7 +86,7 @@ def check_key(authorization: str | None, *, api_key: str | None) -> ServiceError
 
 
 def read_json(content: bytes) -> dict[str, object] | ServiceError:
-    """The JSON object in a body. NaN and Infinity are refused: Python reads them, but they are not JSON."""
+    """The JSON object in a body. NaN and Infinity are refused: `json.loads` accepts them, but they are not JSON."""
 
     def refuse_constant(name: str) -> float:
         raise ValueError(name)
@@ -147,7 +155,7 @@ def _problems(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) ->
 
 
 def _problem(value: object, field: FluxField) -> str | None:
-    """What is wrong with the value of a field, to be read after the field's name."""
+    """What is wrong with a value, as the end of a sentence that begins with the field's name; None if it is valid."""
     type_name, is_of_type = _TYPES[field.type]
     if not is_of_type(value):
         return f"must be {type_name}"
@@ -168,7 +176,7 @@ def _plain_problem(value: object, field: FluxField) -> str | None:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is an int, and no bool, which Python counts among the ints."""
+    """Whether a value is an int but not a bool, which is a subclass of int."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

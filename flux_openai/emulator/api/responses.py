@@ -1,4 +1,4 @@
-"""What the service sends back, as plain values: no transport and no HTTP library."""
+"""The replies of the emulated service as plain values; the transports turn them into HTTP."""
 
 import json
 import re
@@ -27,10 +27,10 @@ __all__ = [
 _NotSent = Literal[
     "connect", "dns", "connect_timeout", "tls", "certificate", "proxy", "pool", "upload_reset", "upload_timeout"
 ]
-"""How an exchange can break before the whole request was sent: no service can have carried it out."""
+"""Transport faults before the whole request was sent: the service cannot have carried it out."""
 
 _Sent = Literal["timeout", "reset", "garbage", "truncate"]
-"""How it can break after that."""
+"""Transport faults after the request was sent."""
 
 TransportFault = _NotSent | _Sent
 
@@ -38,20 +38,26 @@ NEVER_SENT: tuple[str, ...] = get_args(_NotSent)
 TRANSPORT_FAULTS: tuple[str, ...] = (*NEVER_SENT, *get_args(_Sent))
 
 _PIECE = 1 << 20
-"""Bytes of a body that are handed to the transport at once."""
+"""How many bytes of a body are written at a time."""
 
 _DRIPS = 100
-"""Pieces that a dripping body is cut into, if it has that many bytes."""
+"""The largest number of pieces of a body that arrives slowly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer, or the way in which it fails to arrive.
+    """One answer, or a transport fault in its place.
 
-    `headers` has lower-case names; `status` is 0 where no head arrives. With `error` "truncate", the share `kept` of
-    `body` arrives; with "garbage", a `body` that is not HTTP, after the head if there is a status; with any other
-    error, nothing arrives. `delay` is in seconds, before the first byte; `drip` is the seconds over which the body
-    arrives; `hints` is the number of interim answers (103) before it.
+    Attributes:
+        status: The HTTP status; 0 if no head is sent.
+        headers: The headers, with names in lower case.
+        body: The body.
+        error: The transport fault. With "truncate" only the share `kept` of the body is sent. With "garbage" `body` is
+            not HTTP, and follows the head if there is a status. With any other fault nothing is sent.
+        delay: Seconds before the first byte.
+        kept: The share of the body that is sent with "truncate", from 0 to 1.
+        drip: Seconds over which the body is sent in small pieces.
+        hints: The number of interim answers (103) before this one.
     """
 
     status: int
@@ -66,7 +72,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceError:
-    """Why the service does not serve a request: the HTTP status, the service's code, and a sentence."""
+    """An error that the service answers with: HTTP status, `error.code`, and message."""
 
     status: int
     code: str
@@ -104,7 +110,7 @@ def error_response(error: ServiceError, *, request_id: str) -> Reply:
 
 
 def xml_error(error: ServiceError, *, request_id: str) -> Reply:
-    """The error as an object store writes it: links do not lead to the API, so they do not answer in its JSON."""
+    """The error as XML: links lead to an object store, whose errors are not the API's JSON."""
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
@@ -127,24 +133,24 @@ _PHRASES: Mapping[int, str] = {
 
 
 def status_error(status: int) -> ServiceError:
-    """The error for a bare status, in HTTP's own words; below 400, an internal error inside of a success."""
+    """The error for a status, named by its reason phrase; below 400, an internal error inside a success."""
     phrase = _PHRASES.get(status) or responses.get(status, "Unknown Error") if status >= 400 else responses[500]
     return ServiceError(status=status, code=re.sub(r"\W+", "_", phrase.lower()), message=f"{phrase}.")
 
 
 def broken(error: TransportFault) -> Reply:
-    """An exchange that breaks before its answer has begun."""
+    """The reply for an exchange that breaks before its answer begins."""
     return Reply(status=0, error=error, body=b"This is not HTTP.\r\n\r\n" if error == "garbage" else b"")
 
 
 def is_bodiless(status: int, *, method: str) -> bool:
-    """Whether no body may follow the head: a client would take it for the beginning of the next answer."""
+    """Whether HTTP forbids a body: a client would read it as the beginning of the next answer."""
     return status in (204, 304) or method == "HEAD"
 
 
 def raw_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    """The headers as bytes without line breaks; the length is that of the whole body, also of a truncated one."""
-    # The framing is up to the transport, whatever a fault script sets.
+    """The headers as bytes, without line breaks. A truncated body has the Content-Length of the whole body."""
+    # Framing headers are computed here, even if a fault script sets them.
     framing = ("connection", "content-length", "transfer-encoding")
     headers = [(name, value) for name, value in reply.headers.items() if name not in framing]
     if reply.error == "garbage":
@@ -159,7 +165,7 @@ def _header_bytes(text: str) -> bytes:
 
 
 def body_pieces(reply: Reply, *, method: str) -> list[memoryview]:
-    """The part of the body that arrives; a dripping one in pieces, to be sent at equal intervals."""
+    """The body, or the beginning that a truncated reply sends; with `drip`, in pieces for equal intervals."""
     if is_bodiless(reply.status, method=method):
         return []
     arriving = int(len(reply.body) * reply.kept) if reply.error == "truncate" else len(reply.body)

@@ -1,1 +1,1 @@
-"""What can go wrong: the catalog of faults, the scripts that ask for them, and what they do to an answer."""
+"""The faults of the emulator: their catalog, the scripts and the queue that select them, and their effects."""

@@ -1,6 +1,6 @@
-"""The catalog of faults, one row each: scripts, the help, the documented table and the tests are made from it.
+"""The catalog of faults, one row each, from which scripts, the help, the documented table and the tests are generated.
 
-A new fault is a new row, and a function in `effects.py` if it does something new.
+To add a fault, add a row, and a function in `effects.py` if its effect is new.
 """
 
 import base64
@@ -65,7 +65,7 @@ def _row(
     *params: Param,
     downloads: Expected | Mapping[str, Expected] = MappingProxyType({}),
 ) -> FaultType:
-    """A row; a single Expected is for every value of the first parameter."""
+    """A row of the catalog; a single Expected applies to every value of the first parameter."""
     return FaultType(
         name=name,
         doc=doc,
@@ -308,7 +308,7 @@ _RESPONSES = (
     _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _UNUSABLE),
     _row("content_type", "content-type: text/html on JSON", effects.header("content-type", "text/html"), _SERVED),
 )
-"""Bodies that nobody can use, and unusual ones that hold images all the same."""
+"""Unusable bodies, and unusual bodies with usable images."""
 
 CATALOG: Mapping[str, FaultType] = MappingProxyType({row.name: row for row in (*_EXCHANGES, *_RESPONSES)})
 """All types of fault by name."""
@@ -317,10 +317,10 @@ _TARGETS: Mapping[str, Target] = {"order": "generate", "img": "download"}
 
 
 def fault_table() -> list[tuple[str, str, str, str, str]]:
-    """The catalog as rows of text: fault, kind of call, what it does, whether the order is billed, what is raised.
+    """The catalog as rows of text: fault, kind of call, description, whether the order is billed, error class.
 
-    Each expected result has a row of its own; the last cell is blank if nothing is raised. An order is billed ("yes")
-    even if the download of its image fails.
+    Each expected result has its own row; the last cell is empty if no error is raised. An order is billed ("yes") even
+    if the download of its image fails.
     """
     return [
         (
@@ -342,10 +342,10 @@ def _required(row: FaultType) -> str:
 
 
 def fault_help() -> list[str]:
-    """The catalog as lines for a terminal: each fault with its parameters, and under it what to expect.
+    """The catalog as lines for a terminal: each fault with its parameters, and below it the expected results.
 
-    These lines say, for an order or a download ("img"), whether the order is billed, what is raised, and for which
-    values of the first parameter.
+    Each result says, for an order or a download ("img"), whether the order is billed, which error is raised, and for
+    which values of the first parameter.
     """
     return [line for row in CATALOG.values() for line in (f"{row}  {row.doc}", *_expected_lines(row))]
 

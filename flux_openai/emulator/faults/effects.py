@@ -1,6 +1,6 @@
-"""What each fault does to a response: functions of the call's context and the fault's arguments.
+"""The effects of faults: functions of a call's context and a fault's arguments that return the changed response.
 
-The catalog refers to them as `effects.slow`; the first ones are factories, of which several rows are made.
+The catalog refers to them, as in `effects.slow`. Those that return an Effect are factories, for several rows each.
 """
 
 import gzip
@@ -26,11 +26,11 @@ Effect = Callable[[FaultContext], Reply]
 def apply_faults(reply: Reply, faults: Iterable[Fault], *, request_id: str, on: Target, path: str) -> Reply:
     """The response after these faults, one after the other; `path` is the path and query of the request's URL."""
     for fault in faults:
-        # What does not arrive cannot be changed; of a truncated response, the head arrives.
+        # Further faults are ignored after a transport fault, since nothing is sent; except after "truncate".
         if reply.error in (None, "truncate"):
             context = FaultContext(reply=reply, request_id=request_id, on=on, path=path)
             made = fault.type.effect(context, **fault.arguments)
-            # A response that replaces another one is as late as that one would have been.
+            # A fault that replaces the response must not remove the delay of an earlier fault.
             reply = replace(
                 made,
                 delay=max(made.delay, reply.delay),
@@ -41,17 +41,17 @@ def apply_faults(reply: Reply, faults: Iterable[Fault], *, request_id: str, on: 
 
 
 def body(content: bytes) -> Effect:
-    """Another body under the same headers."""
+    """Replace the body; the headers stay."""
     return lambda context: replace(context.reply, body=content)
 
 
 def rewritten(change: Callable[[bytes], bytes]) -> Effect:
-    """The bytes of the body, changed."""
+    """Change the bytes of the body."""
     return lambda context: replace(context.reply, body=change(context.reply.body))
 
 
 def edited(change: Callable[[dict[str, object], list[object]], Mapping[str, object]]) -> Effect:
-    """The JSON object of the body, changed, given its `data`; a body without `data`, as of an error, stays as it is."""
+    """Change the JSON object of the body, given the object and its `data`; a body without `data` stays as it is."""
 
     def effect(context: FaultContext) -> Reply:
         try:
@@ -67,17 +67,17 @@ def edited(change: Callable[[dict[str, object], list[object]], Mapping[str, obje
 
 
 def with_fields(**fields: object) -> Effect:
-    """The JSON object of the body with other values for these fields."""
+    """Set fields of the JSON object of the body."""
     return edited(lambda answer, _: {**answer, **fields})
 
 
 def items(change: Callable[[dict[str, object]], Mapping[str, object]]) -> Effect:
-    """Each image in the JSON of the body, changed."""
+    """Change each image in the JSON object of the body."""
     return edited(lambda answer, data: {**answer, "data": [change(item) for item in data if isinstance(item, dict)]})
 
 
 def header(name: str, value: str) -> Effect:
-    """One header, set."""
+    """Set one header."""
     return lambda context: replace(context.reply, headers={**context.reply.headers, name: value})
 
 
@@ -88,14 +88,14 @@ def error(status: int, code: str, message: str) -> Effect:
 
 
 def breaks(how: TransportFault) -> Callable[..., Reply]:
-    """An exchange that breaks before a response has begun, whatever the arguments say about the bill."""
+    """Break the exchange before a response begins; the arguments only decide about the bill."""
     return lambda _context, **_arguments: broken(how)
 
 
 def status(
     context: FaultContext, *, status: int, retry_after: float | None = None, code: str = "", message: str = ""
 ) -> Reply:
-    """The documented error of a status, with the code, message and Retry-After that are given."""
+    """The documented error of a status, with another code, message or Retry-After if they are given."""
     plain = status_error(status)
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
     refusal = replace(plain, code=code or plain.code, message=message or plain.message, headers=headers)
@@ -113,7 +113,7 @@ def long_message(context: FaultContext, *, characters: int) -> Reply:
 
 
 def redirect(context: FaultContext, *, status: int = 302, to: str = "") -> Reply:
-    """A redirect, to where no client should follow unless the script says where."""
+    """A redirect: to the URL `to`, by default to one that clients must not follow."""
     orders = context.on == "generate"
     elsewhere = "https://elsewhere.example/images" if orders else "http://127.0.0.1/files/other.png"
     return Reply(status=status, headers={"location": to or elsewhere})

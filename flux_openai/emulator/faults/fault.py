@@ -1,4 +1,4 @@
-"""A fault: what goes wrong with one call. Its type is a row of the catalog, and its arguments say the rest."""
+"""The classes of a fault: its type (a row of the catalog), its parameters, and its expected result."""
 
 import difflib
 import json
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Target = Literal["generate", "download"]
-"""The two kinds of call that can be made to fail: an order of images, and the download of one image."""
+"""The two kinds of call that can fail: an order (a request for images), and the download of one image."""
 
 Value = str | int | float | bool
 """An argument of a fault. Times are in seconds and shares are fractions: `250ms` is 0.25, and so is `25%`."""
@@ -89,7 +89,7 @@ class Param:
                 converted = code if re.fullmatch(r"[\w.-]{1,200}", code, re.ASCII) else None
             case "whole" if is_whole(value) and self.least <= value <= self.most:
                 converted = value
-            # Those two say where the body ends, so the transport computes them from what it sends.
+            # These two headers frame the body, so the transport computes them.
             case "header" if is_header_name(text) and text.lower() not in ("content-length", "transfer-encoding"):
                 converted = text.lower()
             case _:
@@ -108,10 +108,12 @@ _RULES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a fault leads to: whether the order is billed, and the name of the error class that FluxOpenAI raises.
+    """The expected result of a fault.
 
-    `raises` is None if no error is raised. An order that is not `billable` never reached the service, so no script can
-    have it billed.
+    Attributes:
+        billed: Whether the order is billed.
+        raises: The name of the error class that FluxOpenAI raises; None if it raises none.
+        billable: Whether a script may set `billed=true`; not if the order never reaches the service.
     """
 
     billed: bool
@@ -121,7 +123,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultContext:
-    """The call that a fault strikes: its response so far, its request id, and the path and query of its URL."""
+    """The call to which a fault applies: its response so far, its request id, and the path and query of its URL."""
 
     reply: Reply
     request_id: str
@@ -131,11 +133,16 @@ class FaultContext:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaultType:
-    """A row of the catalog: the name of a fault, its parameters, its effect, and what a client is expected to see.
+    """A row of the catalog.
 
-    `effect` is called with the context and the arguments. `orders` and `downloads` are what to expect of either kind of
-    call; empty where the fault does not apply. They are keyed by the value of the first parameter, and "" stands for
-    every other value; an order whose value has no entry is not billed.
+    Attributes:
+        name: The name of the fault in scripts.
+        doc: What it does, in a few words.
+        effect: A function of the FaultContext and the arguments; returns the changed response.
+        params: The parameters.
+        orders: The expected results for orders, by the value of the first parameter; "" stands for every other value.
+            An order whose value is not listed is not billed. Empty if the fault does not apply to orders.
+        downloads: The same for downloads.
     """
 
     name: str
@@ -161,7 +168,7 @@ class FaultType:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Fault:
-    """A requested fault: its arguments in the order of the parameters; `billed` overrides what its type expects."""
+    """A fault with its arguments, in the order of the parameters; `billed` overrides the default of its type."""
 
     type: FaultType
     arguments: Mapping[str, Value] = field(default_factory=dict)
@@ -179,7 +186,7 @@ class Fault:
 
     @property
     def expected(self) -> Expected | None:
-        """What to expect of an order with this fault, if the type says it for the first argument."""
+        """The expected result of an order with this fault; None if the catalog does not list its first argument."""
         first = next(iter(self.arguments.values()), None)
         return self.type.orders.get(str(first)) or self.type.orders.get("")
 
@@ -209,5 +216,5 @@ def is_header_name(name: object) -> TypeGuard[str]:
 
 
 def closest(value: object, choices: Iterable[str]) -> str:
-    """The choice that is most like the value, for the hint in an error message."""
+    """The choice most similar to the value, for the hint in an error message."""
     return difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0)[0]

@@ -1,4 +1,4 @@
-"""What `Emulator.fail` lines up: faults that are used up one by one, before the script has its turn."""
+"""The queue of `Emulator.fail`: faults that are used one by one, before those of the script."""
 
 import json
 import re
@@ -31,11 +31,11 @@ class FaultQueue:
         self._waiting: Mapping[str, deque[tuple[int, Fault]]] = {target: deque() for target in get_args(Target)}
 
     def add(self, fault: Fault, *, times: int, on: Target) -> None:
-        """Line up a fault for this many calls."""
+        """Queue a fault for this many calls."""
         self._waiting[on].append((times, fault))
 
     def take(self, on: str) -> tuple[Fault, ...]:
-        """The fault for the call that is being made; none if none is left, or for another kind of call."""
+        """Remove and return the fault for a call of this kind; an empty tuple if there is none."""
         waiting = self._waiting.get(on)
         if not waiting:
             return ()
@@ -55,17 +55,17 @@ def make_fault(
     billed: bool | None,
     on: Target,
 ) -> Fault:
-    """The fault that these arguments of `Emulator.fail` ask for.
+    """The fault for these arguments of `Emulator.fail`.
 
-    Its type is not in the catalog: a response that Python code supplies has no text in a script.
+    Its type is not in the catalog, because a script could not express any headers and body.
 
     Raises:
-        ConfigurationError: with everything that is wrong with the arguments.
+        ConfigurationError: With everything that is wrong with the arguments.
     """
     invalid = _invalid_params(times=times, status=status, headers=headers, body=body, error=error, billed=billed, on=on)
     if invalid:
         raise ConfigurationError.of(*invalid)
-    # Encoded now, so that a body which is changed later does not change the response.
+    # Encoded now, so that the response does not change if the caller changes the body later.
     content = None if body is None else _encoded(body)
     own_headers = {name.lower(): value for name, value in (headers or {}).items()}
 
@@ -81,7 +81,7 @@ def make_fault(
             reply = Reply(status=status or 0, headers=headers, body=content)
         return replace(reply, headers={**reply.headers, **own_headers})
 
-    # With an error status no work was done; an exchange that breaks after sending hides work that was done.
+    # An error status means that no image was made; if the exchange breaks after sending, the images were made.
     usual = status is not None and 200 <= status < 300 if error is None else error not in NEVER_SENT
     expected = Expected(billed=usual if billed is None else billed, raises=None)
     return Fault(type=FaultType(name=error or f"status {status}", doc="", effect=effect, orders={"": expected}))

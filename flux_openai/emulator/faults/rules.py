@@ -1,4 +1,4 @@
-"""The rules of a fault script as values: which call, which time, how likely, and with which faults."""
+"""The rules of a fault script as values: which calls, which occurrence, with which probability, which faults."""
 
 import re
 import warnings
@@ -32,7 +32,7 @@ class Condition:
         return f"{self.field}~/{pattern}/"
 
     def holds(self, order: Mapping[str, object]) -> bool:
-        """Whether this is true of the body of an order; a field that was left out has the model's default."""
+        """Whether the body of an order meets the condition; a missing field has the model's default."""
         model = FLUX_MODELS.get(str(order.get("model")))
         field = None if model is None else model.fields.get(self.field)
         value = order.get(self.field, None if field is None else field.default)
@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Occurrence:
-    """Which of several equal requests: from the `first` to the `last`, or `every` so many."""
+    """Which of several equal requests: from the `first` to the `last`, or each `every`-th."""
 
     first: int = 1
     last: int | None = None
@@ -61,16 +61,20 @@ class Occurrence:
         return f"#{self.first}" if self.first == self.last else f"#{self.first}..{self.last}"
 
     def holds(self, nth: int) -> bool:
-        """Whether the nth of them is one, counted from 1."""
+        """Whether the nth request is one of them, counted from 1."""
         return self.first <= nth and (self.last is None or nth <= self.last) and nth % (self.every or 1) == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One rule: which calls of kind `on` get these faults.
+    """One rule: which calls get which faults.
 
-    Those for which all conditions hold, at the `nth` times and with probability `p`. The conditions for a download are
-    on the order that its image was made for.
+    Attributes:
+        on: The kind of call.
+        conditions: Conditions on the order, or for a download on the order that created the image; all must hold.
+        nth: Which of several equal requests; None for all.
+        p: The probability, 0 to 1; None for always.
+        faults: The faults of a call that matches.
     """
 
     on: Target = "generate"
@@ -89,7 +93,10 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A fault script: the first rule that matches a call decides. `str()` gives its text, one rule a line."""
+    """A parsed fault script: the first rule that matches a call decides. `str()` returns its text, one rule a line.
+
+    Pass the text itself to `Emulator(script=…)`; `flux_openai.emulator.faults.script` documents the language.
+    """
 
     rules: tuple[Rule, ...] = ()
 
@@ -100,10 +107,10 @@ class Script:
 def find_faults(
     script: Script, order: Mapping[str, object] | None, *, on: object, key: str, nth: int, seed: int
 ) -> tuple[Fault, ...]:
-    """The faults of the first rule that matches the `nth` request with this `key`; none if no rule does.
+    """The faults of the first rule that matches the `nth` request with this `key`; an empty tuple if no rule does.
 
-    `order` is the body of the order, or of the one that the downloaded image was made for. The result depends on
-    nothing else, so it is the same however many requests are under way.
+    `order` is the body of the order; for a download, that of the order that created the image. The result depends on
+    the arguments alone, so concurrent requests do not change it.
     """
     for number, rule in enumerate(script.rules, start=1):
         if (
@@ -126,7 +133,7 @@ def _draw(seed: int, rule: int, key: str, nth: int) -> float:
 def compiled(pattern: str) -> re.Pattern[str]:
     """The regular expression. Raises re.error, OverflowError or RecursionError if it is none."""
     with warnings.catch_warnings():
-        # `re` caches patterns and so gives a FutureWarning only sometimes, and under -W error it would be an exception.
+        # `re` caches patterns, so a FutureWarning is issued only sometimes; with -W error it would be an exception.
         warnings.simplefilter("ignore", FutureWarning)
         return re.compile(pattern)
 

@@ -1,12 +1,12 @@
-"""The language of fault scripts, from text to rules.
+"""The parser of fault scripts: from text to rules.
 
-    // the first two times that any one order with "cat" is sent
+    // an order with "cat" in its prompt, the first two times that it is sent
     prompt~/cat/ #1..2 -> status(429, retry_after=1s)
     n>=3 & model=flux-dev #every 5 -> slow(2s), truncate(50%)
     * p=0.01 -> reset(after_bill) ; img #1 -> url(410)
 
-A rule is a selector, then perhaps an occurrence and a probability, then an arrow and one or more faults. It ends with
-the line or with `;`. `flux-openai emulate --help-faults` lists the faults.
+A rule is a selector, an optional occurrence and probability, an arrow, and one or more faults. It ends with the line or
+with `;`. The first rule that matches decides. `flux-openai emulate --help-faults` lists the faults.
 """
 
 import json
@@ -28,8 +28,8 @@ def as_script(script: object) -> Script:
     """The script from a text, a Rule or a Script; None is the empty one.
 
     Raises:
-        ScriptError: for a text that is not a script.
-        ConfigurationError: for anything else.
+        ScriptError: The text is not a valid script.
+        ConfigurationError: The value is of another type.
     """
     match script:
         case None:
@@ -47,7 +47,7 @@ def as_script(script: object) -> Script:
 
 
 def parse(text: str) -> Script:
-    """The script in a text. Raises ScriptError, which shows the place and what was expected there."""
+    """The script in a text. Raises ScriptError with the position and what was expected there."""
     reader = _Reader(text)
     rules = []
     while reader.find_rule():
@@ -72,18 +72,18 @@ class _Reader:
         return self.at < len(self._text)
 
     def take(self, pattern: str) -> re.Match[str] | None:
-        """What matches here, after blanks, as the group `it`; the position is behind it then."""
+        """Match a pattern after blanks and move behind it; the group `it` is the match without the blanks."""
         found = re.compile(rf"[ \t\r]*(?P<it>{pattern})").match(self._text, self.at)
         if found:
             self.at = found.end()
         return found
 
     def need(self, pattern: str, otherwise: str) -> re.Match[str]:
-        """What matches here; raises ScriptError with this message if nothing does."""
+        """The same as `take`, but raise ScriptError with this message if the pattern does not match."""
         return self.take(pattern) or self.fail(otherwise)
 
     def skip(self) -> int:
-        """Pass over blanks; returns the position."""
+        """Skip blanks and return the position."""
         self.take("")
         return self.at
 
@@ -92,8 +92,8 @@ class _Reader:
         place = self.skip() if at is None else at
         start = self._text.rfind("\n", 0, place) + 1
         line, column = self._text.count("\n", 0, place) + 1, place - start + 1
-        shown = self._text[start:].partition("\n")[0].replace("\t", " ").replace("\r", " ")
-        error = ScriptError(f"line {line}, column {column}: {message}\n  {shown}\n  {' ' * (column - 1)}^")
+        source = self._text[start:].partition("\n")[0].replace("\t", " ").replace("\r", " ")
+        error = ScriptError(f"line {line}, column {column}: {message}\n  {source}\n  {' ' * (column - 1)}^")
         error.line, error.column = line, column
         raise error
 
@@ -139,7 +139,7 @@ _EXAMPLES: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio=16:9",
     "response_format": "response_format=b64_json",
 }
-"""The fields of an order that a selector can look at."""
+"""The fields of an order that a selector can compare, with an example for each."""
 
 
 def _condition(reader: _Reader) -> Condition:
@@ -236,7 +236,7 @@ def _fault(reader: _Reader) -> Fault:
 
 
 def _arguments(reader: _Reader, kind: FaultType) -> dict[str, Value]:
-    """The arguments in parentheses: first those by position, then those by name, as in a call in Python."""
+    """The arguments in parentheses, first by position and then by name, as in a Python call."""
     found: dict[str, Value] = {}
     named = False
     if not reader.take(r"\(") or reader.take(r"\)"):

@@ -1,1 +1,1 @@
-"""Time and load: the clock, how long requests take, and how many are admitted."""
+"""Time and load of the emulator: clocks, latency and rate limits."""

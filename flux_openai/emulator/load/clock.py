@@ -1,4 +1,4 @@
-"""The emulator's time: real seconds, or a virtual clock on which waiting takes no time."""
+"""The clocks of the emulator: real time, or virtual time in which waiting takes no real time."""
 
 import asyncio
 import math
@@ -18,46 +18,59 @@ __all__ = ["Clock", "RealClock", "VirtualClock"]
 
 @runtime_checkable
 class Clock(Protocol):
-    """What the emulator needs of a clock; times are Unix times in seconds."""
+    """The interface of a clock; times are Unix times in seconds."""
 
     def now(self) -> float:
-        """The time."""
+        """The current time."""
 
     def sleep(self, seconds: float) -> None:
-        """Return when so many seconds have passed."""
+        """Wait for this many seconds."""
 
     async def asleep(self, seconds: float) -> None:
-        """The same without blocking the event loop."""
+        """The same as `sleep`, without blocking the event loop."""
 
 
 class RealClock:
-    """Real seconds. `now` is a function that gives the Unix time; waits are real whatever it gives."""
+    """Real time. `now` may be another function that returns a Unix time; the waits are real in any case."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
 
     def now(self) -> float:
-        """The time."""
+        """The current time."""
         return self._now()
 
     def sleep(self, seconds: float) -> None:
-        """Block for so many seconds."""
+        """Block for this many seconds."""
         if seconds > 0:
             time.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Wait for so many seconds without blocking the event loop."""
+        """Wait for this many seconds without blocking the event loop."""
         if seconds > 0:
             await asyncio.sleep(seconds)
 
 
 class VirtualClock:
-    """A clock on which waiting takes no time: it moves when somebody waits, and only forward.
+    """A virtual clock: a wait returns at once and moves the clock forward instead.
 
-    A thread cannot know which other threads are about to wait, so the waits of threads follow one another: the time
-    that passes is their sum, whatever the threads do. The waits of the tasks of one event loop overlap, as real ones
-    would: whichever is due first wakes first, at exactly its time unless something else has moved the clock past it.
-    Tasks that wait for something real, such as a thread, are not waited for. `start` is a Unix time in seconds.
+    Threads: their waits add up, as if one followed the other, because a thread cannot know which others are about to
+    wait.
+
+    Tasks of one event loop: their waits overlap, as real ones would. The task that is due first wakes first, at exactly
+    its time unless a thread or `advance` has moved the clock further. Tasks that wait for something else, such as a
+    thread, do not hold the clock back.
+
+    Args:
+        start: The first time, a Unix time in seconds.
+
+    Raises:
+        ConfigurationError: `start` is negative or not finite.
+
+    Example:
+        clock = VirtualClock()
+        client = Emulator(clock=clock, latency="6s").client()
+        client.images.generate(prompt="a red fox")  # returns at once; clock.now() is 6 s later
     """
 
     def __init__(self, *, start: float = 1_750_000_000.0) -> None:
@@ -72,17 +85,17 @@ class VirtualClock:
             return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass. Raises ConfigurationError unless they are finite and from 0."""
+        """Move the clock forward by this many seconds. Raises ConfigurationError for a negative or infinite number."""
         passed = _checked(seconds, param="seconds")
         with self._lock:
             self._now += passed
 
     def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass, at once."""
+        """Move the clock forward by this many seconds."""
         self.advance(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Let so many seconds pass, together with the waits of other tasks, as soon as all of them wait."""
+        """Wait for this many virtual seconds; the clock moves as soon as all tasks of the event loop wait."""
         end = self.now() + _checked(seconds, param="seconds")
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -91,11 +104,11 @@ class VirtualClock:
             await sleepers.sleep_until(end, loop=loop)
 
     def postpone(self, seconds: float) -> None:
-        """Note that this thread or task must not go on before so many seconds have passed; see `postponed`."""
+        """Note that this thread or task has to wait for this many seconds before its next request."""
         self._due.set(self.now() + _checked(seconds, param="seconds"))
 
     def postponed(self) -> float:
-        """The seconds that are left of what this thread or task has postponed."""
+        """How many seconds this thread or task still has to wait because of `postpone`."""
         return max(0.0, self._due.get() - self.now())
 
     def _move_to(self, moment: float) -> None:
@@ -111,14 +124,14 @@ def _checked(seconds: float, *, param: str) -> float:
 
 
 _QUIET_ROUNDS = 10
-"""Rounds of the event loop without a new sleeper after which every task is taken to wait.
+"""After this many rounds of the event loop without a new sleeper, all tasks are assumed to wait.
 
-A call that fails and begins again passes through the loop a few times before it waits.
+One round would be too few: a task that retries a call passes through the loop a few times before it waits again.
 """
 
 
 class _Sleepers:
-    """The tasks of one event loop that wait for a time; used on that loop only."""
+    """The tasks of one event loop that wait on a VirtualClock; used on that loop only."""
 
     def __init__(self, *, move_to: Callable[[float], None]) -> None:
         self._move_to = move_to

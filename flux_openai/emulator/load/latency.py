@@ -1,4 +1,4 @@
-"""How long a request takes, decided by what it asks for and never by what else is under way."""
+"""The latency of requests. It depends on the request alone, never on other requests at the same time."""
 
 import math
 import re
@@ -14,10 +14,12 @@ __all__ = ["BySteps", "Constant", "Latency", "Lognormal", "Workload", "parse_lat
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One request for images, as far as latency and limits see it.
+    """One request for images, as input of latencies and limits.
 
-    `occurrence_id` is the same for the same occurrence of the same request in every run, and differs from all others;
-    `steps` is 0 where the model has none.
+    Attributes:
+        occurrence_id: An id of this request and of how often it was sent before; the same in every run.
+        images: The number of images.
+        steps: The inference steps; 0 if the model has none.
     """
 
     occurrence_id: str
@@ -27,7 +29,7 @@ class Workload:
 
 @runtime_checkable
 class Latency(Protocol):
-    """Decides how long a request takes."""
+    """The interface of a latency: decides how long a request takes."""
 
     def of(self, workload: Workload) -> float:
         """The seconds from the request to the first byte of its answer; the same for the same workload."""
@@ -40,11 +42,11 @@ class Constant:
     seconds: float
 
     def __post_init__(self) -> None:
-        """Refuse a time that no clock can wait for."""
+        """Check the time."""
         _check_seconds(seconds=self.seconds)
 
     def of(self, workload: Workload) -> float:  # noqa: ARG002  # part of the protocol
-        """The constant."""
+        """The constant time."""
         return self.seconds
 
 
@@ -65,7 +67,7 @@ class Lognormal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no such distribution has."""
+        """Check that the numbers define a lognormal distribution."""
         _check_seconds(median=self.median, p99=self.p99)
         if self.median <= 0:
             raise ConfigurationError.of(InvalidParam(param="median", value=self.median, rule="must be above 0"))
@@ -76,7 +78,7 @@ class Lognormal:
     def of(self, workload: Workload) -> float:
         """The time drawn for this workload."""
         digest = blake2b(f"{self.seed}:{workload.occurrence_id}".encode(), digest_size=8).digest()
-        # 52 bits and a half keep the number strictly between 0 and 1; with more bits the largest would round up to 1.
+        # Strictly between 0 and 1, where `inv_cdf` is defined; with more than 52 bits the largest would round up to 1.
         chance = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
         sigma = math.log(self.p99 / self.median) / _P99
         return self.median * math.exp(sigma * _NORMAL.inv_cdf(chance))
@@ -84,9 +86,9 @@ class Lognormal:
 
 @dataclass(frozen=True, kw_only=True)
 class BySteps:
-    """`base` seconds, and so many more for each step and for each image of the request.
+    """`base` seconds, plus `per_step` for each inference step and `per_image` for each image of the request.
 
-    A request whose model has no steps counts none. Raises ConfigurationError unless all are finite and from 0.
+    If the model has no steps, none are added. Raises ConfigurationError unless all three are finite and from 0.
     """
 
     base: float = 0.0
@@ -94,7 +96,7 @@ class BySteps:
     per_image: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse times that no clock can wait for."""
+        """Check the times."""
         _check_seconds(base=self.base, per_step=self.per_step, per_image=self.per_image)
 
     def of(self, workload: Workload) -> float:

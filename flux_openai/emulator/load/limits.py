@@ -1,7 +1,7 @@
-"""How much the service takes at a time: limits as pure decisions on (state, now), and the limiter that applies them.
+"""Rate limits: each is a pure function of its state and the time; `RateLimiter` holds the states.
 
 A state is a tuple of numbers, empty at first. Times are exact fractions of whole microseconds: with floats, a client
-that comes back after exactly the Retry-After could be turned away over the last bit.
+that retries after exactly the Retry-After could be refused because of a rounding error.
 """
 
 import math
@@ -19,25 +19,25 @@ from flux_openai.errors import ConfigurationError, InvalidParam
 __all__ = ["Concurrency", "Credits", "FixedWindow", "Limit", "RateLimiter", "State", "TokenBucket", "parse_limit"]
 
 State = tuple[Fraction, ...]
-"""What a limit remembers between requests."""
+"""The state of a limit between requests."""
 
 
 @runtime_checkable
 class Limit(Protocol):
-    """Decides which requests are turned away; an immutable value, so that several emulators can share one."""
+    """The interface of a limit: decides which requests are refused. It is immutable, so emulators can share one."""
 
     def refuse(self, state: State, *, now: Fraction, workload: Workload) -> ServiceError | None:
-        """The error if the workload is not admitted now, or None."""
+        """The error if the workload is refused now, or None."""
 
     def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:
-        """The state after the workload was admitted; it is under way for so many seconds."""
+        """The state after the workload was admitted; `seconds` is how long it runs."""
 
 
 class RateLimiter:
-    """All limits with their states, and the latency of what they admit.
+    """All limits with their states, and the latency of the requests that they admit.
 
-    Not thread safe: the service holds its lock around every use. Raises ConfigurationError for limits and latencies
-    that are neither objects nor texts of the documented forms.
+    Not thread safe: the service holds its lock around every use. The constructor raises ConfigurationError for limits
+    and latencies that are neither objects nor texts of the documented forms.
     """
 
     def __init__(self, *, limits: Iterable[Limit | str], latency: Latency | str) -> None:
@@ -49,7 +49,7 @@ class RateLimiter:
         self._states: list[State] = [() for _ in self._limits]
 
     def refuse(self, workload: Workload, *, now: float) -> ServiceError | None:
-        """None if every limit admits the workload, else the error with the longest Retry-After; one without it wins."""
+        """None if every limit admits the workload, else the error with the longest Retry-After, or without one."""
         pairs = zip(self._limits, self._states, strict=True)
         errors = [limit.refuse(state, now=_instant(now), workload=workload) for limit, state in pairs]
         return max(
@@ -61,7 +61,7 @@ class RateLimiter:
     def charge(self, workload: Workload, *, now: float) -> float:
         """Count an admitted workload against every limit; returns the seconds that it takes."""
         start, seconds = _instant(now), self._latency.of(workload)
-        # The end is rounded as the clock's reading will be when it gets there; otherwise it could still lie ahead then.
+        # The end is rounded in the same way as the time of later requests: otherwise it could be later than theirs.
         lasting = _instant(now + seconds) - start
         self._states = [
             limit.charge(state, now=start, workload=workload, seconds=lasting)
@@ -71,12 +71,12 @@ class RateLimiter:
 
 
 def _instant(seconds: float) -> Fraction:
-    """A time to the microsecond, and from there on exact."""
+    """A time, rounded to the microsecond, as an exact fraction."""
     return Fraction(round(seconds * 1_000_000), 1_000_000)
 
 
 def _exact(number: float) -> Fraction:
-    """The fraction that a float stands for: with 1/60 a second, the next may come after 60 s, and not after 61."""
+    """The simple fraction nearest to a float: the float 1/60 is not exact, and Retry-After would become 61 s."""
     return Fraction(number).limit_denominator(1_000_000_000)
 
 
@@ -87,14 +87,14 @@ def _check_count(value: object, *, param: str, least: int = 1) -> None:
 
 
 def _check_positive(value: float, *, param: str) -> None:
-    # Anything smaller would be lost when times are rounded to microseconds.
+    # A smaller value would become 0 when times are rounded to microseconds.
     if not 1e-6 <= value < math.inf:
         rule = "must be finite and above 0"
         raise ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=1))
 
 
 def _too_many(wait: Fraction, *, message: str, code: str = "rate_limit_exceeded") -> ServiceError:
-    # Retry-After has whole seconds. They are rounded up, so that whoever waits that long is admitted.
+    # Retry-After has whole seconds. It is rounded up, otherwise a client that waits that long would be refused again.
     after = max(1, math.ceil(wait))
     message, headers = f"{message} Try again in {after} s.", {"retry-after": str(after)}
     return ServiceError(status=429, code=code, message=message, headers=headers)
@@ -102,21 +102,22 @@ def _too_many(wait: Fraction, *, message: str, code: str = "rate_limit_exceeded"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBucket:
-    """`rate` requests a second, and up to `burst` at once after a pause; at most rate * t + burst in any t seconds.
+    """A token bucket: at most rate * t + burst requests in any t seconds, so up to `burst` at once after a pause.
 
-    Its state is the time at which the bucket will be full again.
+    `rate` is in requests a second. The state is the time at which the bucket will be full again. Raises
+    ConfigurationError unless `rate` is above 0 and `burst` at least 1.
     """
 
     rate: float
     burst: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a bucket that would let nothing through."""
+        """Check that the bucket admits requests."""
         _check_positive(self.rate, param="rate")
         _check_count(self.burst, param="burst")
 
     def refuse(self, state: State, *, now: Fraction, workload: Workload) -> ServiceError | None:  # noqa: ARG002  # requests count alike
-        """429, with the time until there is a token."""
+        """The 429 until there is a token."""
         wait = max((*state, now)) - now - (self.burst - 1) / _exact(self.rate)
         if wait <= 0:
             return None
@@ -125,27 +126,28 @@ class TokenBucket:
         return _too_many(wait, message=f"More than {self.rate * seconds:g} orders {unit}.")
 
     def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:  # noqa: ARG002  # as above
-        """One token less."""
+        """Take a token."""
         return (max((*state, now)) + 1 / _exact(self.rate),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWindow:
-    """`count` requests in each window of `seconds`; windows begin at the multiples of their length in Unix time.
+    """A fixed window: at most `count` requests in each window of `seconds`.
 
-    Its state is the beginning of the last window and the requests in it.
+    Windows begin at multiples of their length in Unix time. The state is the beginning of the last window and the
+    number of requests in it. Raises ConfigurationError unless `count` is at least 1 and `seconds` above 0.
     """
 
     count: int
     seconds: float
 
     def __post_init__(self) -> None:
-        """Refuse a window that would let nothing through."""
+        """Check that a window admits requests."""
         _check_count(self.count, param="count")
         _check_positive(self.seconds, param="seconds")
 
     def refuse(self, state: State, *, now: Fraction, workload: Workload) -> ServiceError | None:  # noqa: ARG002  # as above
-        """429, with the time until the next window."""
+        """The 429 until the next window."""
         start, used = self._window(state, now=now)
         if used < self.count:
             return None
@@ -153,7 +155,7 @@ class FixedWindow:
         return _too_many(wait, message=f"More than {self.count} orders in {self.seconds:g} s.")
 
     def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:  # noqa: ARG002  # as above
-        """One more in this window."""
+        """Count the request in its window."""
         start, used = self._window(state, now=now)
         return start, used + 1
 
@@ -165,19 +167,20 @@ class FixedWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Concurrency:
-    """`count` requests under way at a time; a request is under way from its arrival until its latency has passed.
+    """A concurrency limit: at most `count` requests at a time.
 
-    Its state is the ends of those under way, soonest first.
+    A request runs from its arrival to the end of its latency. The state is the end times of the running requests, in
+    order. Raises ConfigurationError unless `count` is at least 1.
     """
 
     count: int
 
     def __post_init__(self) -> None:
-        """Refuse a count that would let nothing through."""
+        """Check that the limit admits requests."""
         _check_count(self.count, param="count")
 
     def refuse(self, state: State, *, now: Fraction, workload: Workload) -> ServiceError | None:  # noqa: ARG002  # as above
-        """429, with the time until enough of those under way have ended."""
+        """The 429 until enough running requests have ended."""
         ends = [end for end in state if end > now]
         if len(ends) < self.count:
             return None
@@ -185,17 +188,18 @@ class Concurrency:
         return _too_many(ends[-self.count] - now, message=message, code=code)
 
     def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:  # noqa: ARG002  # as above
-        """One more under way; those that have ended are forgotten."""
+        """Add the end of the request, and remove those that have passed."""
         return tuple(sorted((*(end for end in state if end > now), now + seconds)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credits:
-    """`images` images in all; a request for more than are left is refused, and one for fewer may still pass.
+    """A prepaid balance of `images`: a request for more images than are left is refused.
 
-    The service documents no error for this. The one here is that of OpenAI and most services after it: 429 with the
-    code "insufficient_quota", and no Retry-After, since waiting does not help; others use 402. Both can be set.
-    Its state is the number of images drawn.
+    The service documents no error for this. The default is that of OpenAI and compatible services: 429 with the code
+    "insufficient_quota", and no Retry-After, since waiting does not help. Other services use 402; `status` and `code`
+    can be set. The state is the number of images used. Raises ConfigurationError for a negative number of images, and
+    for a status outside 400 to 599.
     """
 
     images: int
@@ -203,14 +207,14 @@ class Credits:
     code: str = "insufficient_quota"
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of images, and a status that is no error."""
+        """Check the balance and the status."""
         _check_count(self.images, param="images", least=0)
         if not (is_whole(self.status) and 400 <= self.status <= 599):
             rule = "must be from 400 to 599"
             raise ConfigurationError.of(InvalidParam(param="status", value=self.status, rule=rule, nearest=429))
 
     def refuse(self, state: State, *, now: Fraction, workload: Workload) -> ServiceError | None:  # noqa: ARG002  # waiting does not help
-        """The error for an empty account, or None while there are images left."""
+        """The error if the balance is too small for the workload."""
         left = self.images - sum(state)
         if workload.images <= left:
             return None
@@ -218,7 +222,7 @@ class Credits:
         return ServiceError(status=self.status, code=self.code, message=message)
 
     def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:  # noqa: ARG002  # as above
-        """So many images fewer."""
+        """Add the images to those used."""
         return (sum(state, start=Fraction(workload.images)),)
 
 
@@ -230,9 +234,9 @@ _RULE = "must be like 10/s, 60/min, 100/h, window:60/min, concurrency=8 or credi
 def parse_limit(text: str) -> Limit:
     """The limit in a text.
 
-    "10/s", "60/min" and "100/h" are token buckets that may be emptied at once, "window:60/min" is a fixed window,
-    "concurrency=8" a number of requests under way, and "credits=100" the images that are paid for. The classes can be
-    set up more finely. Raises ConfigurationError for any other text.
+    "10/s", "60/min" and "100/h" are token buckets whose burst is the whole number, "window:60/min" is a FixedWindow,
+    "concurrency=8" a Concurrency and "credits=100" a Credits; the classes have more options. Raises ConfigurationError
+    for any other text.
     """
     plain = text.replace(" ", "")
     if found := _RATE.fullmatch(plain):

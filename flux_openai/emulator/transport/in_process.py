@@ -1,4 +1,4 @@
-"""A reply on its way to an httpx client in this process: what the transport raises, and how the body arrives."""
+"""The in-process transport: delivers a reply to an httpx client, as a response or as the exception of a fault."""
 
 import errno
 import socket
@@ -21,7 +21,7 @@ __all__ = ["apply_read_timeout", "asend_trace", "deliver", "send_trace"]
 
 
 def apply_read_timeout(reply: Reply, *, request: httpx.Request) -> Reply:
-    """The reply as its client sees it: one that comes after the read time-out is a time-out, at that moment."""
+    """The reply, or a time-out in its place if its delay is longer than the read time-out of the request."""
     read = _read_timeout(request)
     if read is None or reply.delay <= read or reply.error in NEVER_SENT:
         return reply
@@ -40,7 +40,7 @@ def send_trace(reply: Reply, *, request: httpx.Request) -> None:
 
 
 async def asend_trace(reply: Reply, *, request: httpx.Request) -> None:
-    """The same for the request of an async client."""
+    """The same as `send_trace`, for an async client."""
     for event in _trace_events(reply, request):
         await request.extensions["trace"](event, {})
 
@@ -79,14 +79,16 @@ _RAISED: Mapping[TransportFault, _Raised] = MappingProxyType(
         "garbage": (httpx.RemoteProtocolError, "not HTTP", None),
     }
 )
-"""What httpx raises for each fault that leaves no head, with its message and its cause."""
+"""The exception of httpx for each fault without a head, its message and its cause."""
 
 
 def deliver(reply: Reply, *, request: httpx.Request, clock: Clock) -> httpx.Response:
-    """The reply as httpx hands it to its caller; a dripping body takes its time on the clock.
+    """The reply as a response of httpx; a body with `drip` waits on the clock while it is read.
 
-    Raises the httpx.TransportError that belongs to the reply's fault or, where the head arrives, raises it while the
-    body is read. The content coding is left alone, as on a wire: decoding is up to the caller.
+    The content encoding is not decoded, as on a real connection.
+
+    Raises:
+        httpx.TransportError: For the reply's fault; if the head is sent, it is raised while the body is read.
     """
     if reply.error is not None and reply.status == 0:
         kind, message, cause = _RAISED[reply.error]
@@ -98,7 +100,7 @@ def deliver(reply: Reply, *, request: httpx.Request, clock: Clock) -> httpx.Resp
 
 
 class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that arrives slowly, or not to its end."""
+    """The stream of a body that arrives slowly or breaks off."""
 
     def __init__(self, reply: Reply, pieces: list[memoryview], *, request: httpx.Request, clock: Clock) -> None:
         self._pieces = [] if reply.error == "garbage" else pieces
@@ -113,7 +115,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
         arrived = sum(map(len, pieces))
         if reply.error == "garbage":
             self._end = httpx.RemoteProtocolError("not a chunk (by the emulator)")
-        # A body that is empty, or that may not follow its head, is whole even when truncated.
+        # An empty body, or one that HTTP forbids, cannot break off: nothing is missing.
         elif reply.error and arrived < len(reply.body) and not is_bodiless(reply.status, method=request.method):
             message = f"peer closed connection after {arrived} of {len(reply.body)} bytes"
             self._end = httpx.RemoteProtocolError(message)

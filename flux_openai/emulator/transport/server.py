@@ -1,8 +1,7 @@
-"""The emulator over HTTP/1.1 on a port of this machine, for programs in any language.
+"""The server of the emulator: HTTP/1.1 on a port of this machine, for programs in any language.
 
-h11 reads the requests. The answers are written here, byte by byte: a fault has to send what no HTTP library would.
-Requests are answered one after another in the order of their arrival, each as a whole, while any number of connections
-is open; a connection that waits holds up no other.
+One thread runs an event loop with a task for each connection. h11 parses the requests. The answers are written without
+it, because some faults are invalid HTTP. A connection that waits for its latency does not block the others.
 """
 
 import asyncio
@@ -37,32 +36,43 @@ from flux_openai.errors import ConfigurationError, InvalidParam
 __all__ = ["MAX_BODY", "MAX_HEAD", "Server"]
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's head."""
+"""The largest head of a request in bytes."""
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of a request's body: more than the 32 MiB of images that a client sends, as base64."""
+"""The largest body of a request in bytes: enough for the 32 MiB of images that a client sends as base64."""
 
 _PIECE = 64 * 1024
 
-# A client that finds the accept queue full tries again a second later, and a burst of test clients fills 100 places.
+# With the default of 100, a burst of test clients fills the accept queue, and the others retry a second later.
 _BACKLOG = 1024
 
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE = 0.1
-"""Seconds after which connections are accepted again, when there was no file descriptor or memory left for one."""
+"""Seconds until connections are accepted again, after the process had no file descriptor or memory for one."""
 
 _Wait = Callable[[float], Awaitable[object]]
 
 
 class Server:
-    """`answer` on a port of this machine, from now until `close` or the end of a `with` block, in a thread of its own.
+    """An HTTP server in its own thread, from its construction until `close` or the end of a `with` block.
 
-    Port 0 picks a free one; `wait` lets the seconds pass that an answer takes. A fault below HTTP breaks the
-    connection: "reset" after the request was read, "truncate" half way through the body, "garbage" after bytes that
-    are not HTTP; "timeout" sends nothing until the client closes. A request that has arrived was sent, so a fault from
-    before sending is a reset here too, which no client can tell from "reset"; it is never billed.
+    Transport faults break the connection: "reset" after the request was read, "truncate" half way through the body,
+    "garbage" after bytes that are not HTTP; "timeout" sends nothing until the client closes. Faults before sending
+    ("connect", "dns", …) cannot be emulated on a real connection, since the request has already arrived: they become a
+    "reset", but are not billed.
 
-    Raises ConfigurationError for a host that other machines can reach, and for a port that cannot be had.
+    Args:
+        answer: Returns the reply to a request: `Emulator.answer`.
+        host: A loopback address.
+        port: 0 to 65535; 0 picks a free one.
+        wait: An async function that waits for the seconds of a reply's `delay` and `drip`.
+
+    Attributes:
+        port: The port.
+        base_url: The base URL for clients, such as "http://127.0.0.1:8123/v1".
+
+    Raises:
+        ConfigurationError: `host` is not a loopback address, or the port is not available.
     """
 
     def __init__(
@@ -95,7 +105,7 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Stop listening, break off what is under way, and end the thread; closing twice does no harm."""
+        """Stop listening, abort open connections, and end the thread. Closing twice does no harm."""
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
@@ -105,7 +115,7 @@ class Server:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        # Not asyncio.start_server: a server that is closed while it accepts loses the connections on their way in.
+        # Not asyncio.start_server: if it is closed during an accept, it leaks the new connection.
         with self._socket:
             self._watch()
             await self._stop.wait()
@@ -137,7 +147,7 @@ class Server:
 
     async def _attend(self, connection: socket.socket) -> None:
         """Answer the requests of one connection until it ends."""
-        # The client may go at any time, and there is nobody to report it to.
+        # The client may disconnect at any time; that is no error of the server.
         with contextlib.suppress(OSError, EOFError):
             reader, writer = await asyncio.open_connection(sock=connection)
             try:
@@ -167,7 +177,7 @@ def _listen(host: str, *, port: int) -> socket.socket:
     except ValueError:
         is_loopback = False
     if not is_loopback:
-        rule = "must be an address of this machine alone, since nothing here is made to be reached from elsewhere"
+        rule = "must be an address of this machine alone: the emulator is not safe to expose to other machines"
         raise ConfigurationError.of(InvalidParam(param="host", value=host, rule=rule, nearest="127.0.0.1"))
     if not (is_whole(port) and 0 <= port <= 65_535):
         rule, nearest = "must be an int from 0 to 65535", 65_535 if is_whole(port) and port > 0 else 0
@@ -184,7 +194,7 @@ def _listen(host: str, *, port: int) -> socket.socket:
 
 @dataclass(frozen=True, kw_only=True)
 class _Received:
-    """A request that has arrived whole, and the bytes after it, which belong to the next one."""
+    """A complete request, and the bytes after it, which belong to the next one."""
 
     request: httpx.Request
     keep_alive: bool
@@ -192,7 +202,7 @@ class _Received:
 
 
 class _BadRequestError(Exception):
-    """The client sent bytes that are no request, or one that is too large: answered here, unseen by the emulator."""
+    """The client sent a malformed or too large request. It is answered here, and the emulator does not record it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -203,7 +213,7 @@ async def _receive(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, unread: bytes, origin: str
 ) -> _Received:
     """The next request. Raises EOFError if the client closes before its end, and _BadRequestError."""
-    # A parser for each request: h11 would have to write the answer to one before it reads the next.
+    # A new parser for each request: h11 refuses to parse the next one until it has written the answer itself.
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     if unread:
         parser.receive_data(unread)
@@ -230,9 +240,7 @@ async def _next_event(parser: h11.Connection, reader: asyncio.StreamReader, writ
             event = parser.next_event()
         except h11.RemoteProtocolError as error:
             # After a colon the message quotes the line, which may hold the key.
-            message = (
-                f"This is not a request of HTTP/1.1 ({str(error).partition(':')[0]}); https:// is not spoken here."
-            )
+            message = f"This is not an HTTP/1.1 request ({str(error).partition(':')[0]}); https:// is not supported."
             raise _BadRequestError(error.error_status_hint, message) from error
         if isinstance(event, h11.Event):  # else it is h11.NEED_DATA
             return event
@@ -248,22 +256,22 @@ _BLANKS = re.compile(rb"[ \t]{256}")
 
 
 def _check_unread_head(received: bytes) -> None:
-    """Refuse a head that h11 would let pass, or would not come to the end of."""
+    """Refuse a head that is too large, or that would take h11 too long to parse."""
     head = received.partition(b"\r\n\r\n")[0]
-    # h11 checks the size of a head only while its end is missing, so the limit would depend on how the bytes arrive.
+    # h11 checks the size only of an incomplete head, so its limit would depend on how the bytes are split.
     if len(head) > MAX_HEAD:
         raise _BadRequestError(431, f"The head of the request has more than {MAX_HEAD // 1024} KiB.")
-    # The time of h11's pattern for a header grows with the square of a run of blanks: 64 KiB of them take a minute.
+    # h11's header pattern takes quadratic time on a run of blanks: 64 KiB of them take a minute.
     if _BLANKS.search(head):
         raise _BadRequestError(400, "The head of the request has more than 255 blanks in a row.")
 
 
 def _check_head(head: h11.Request) -> None:
-    """Refuse what is valid for h11, and not for a server that speaks HTTP/1.1 and has a limit."""
+    """Refuse other versions of HTTP, ambiguous framing and too large bodies, which h11 accepts."""
     if not head.http_version.startswith(b"1."):
-        raise _BadRequestError(505, "Only HTTP/1.1 is spoken here.")
+        raise _BadRequestError(505, "Only HTTP/1.1 is supported.")
     framing = {name: value for name, value in head.headers if name in (b"content-length", b"transfer-encoding")}
-    # h11 lets Transfer-Encoding win; another program on the way could take the length instead, and see other requests.
+    # h11 prefers Transfer-Encoding; a proxy may prefer Content-Length and see other requests (request smuggling).
     if len(framing) == 2:
         raise _BadRequestError(400, "A body has a Content-Length or a Transfer-Encoding, not both.")
     if int(framing.get(b"content-length", b"0")) > MAX_BODY:
@@ -278,9 +286,9 @@ _AUTHORITY = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 
 def _make_request(head: h11.Request, *, body: bytes, origin: str) -> httpx.Request:
-    """The request as the emulator takes it.
+    """The request for the emulator.
 
-    Links in the answer must lead back here, so it is for `origin`, or for this machine's other name if that was asked.
+    The emulator builds links from its URL, so that is on `origin`; or on `localhost`, if the Host header says so.
     """
     local = f"localhost:{origin.rpartition(':')[2]}"
     if (b"host", local.encode("ascii")) in [(name, value.lower()) for name, value in head.headers]:
@@ -299,7 +307,7 @@ async def _turn_away(bad: _BadRequestError, reader: asyncio.StreamReader, writer
     reply = error_response(bad.error, request_id="none")
     writer.write(_head_of(reply, keep_alive=False) + reply.body)
     writer.write_eof()
-    # Closing with unread bytes would reset the connection, and the client would lose the answer.
+    # Closing with unread bytes would reset the connection, and the client might not receive the answer.
     await _read_to_end(reader)
 
 
@@ -309,7 +317,7 @@ async def _read_to_end(reader: asyncio.StreamReader) -> None:
 
 
 def _head_of(reply: Reply, *, keep_alive: bool) -> bytes:
-    """The interim answers and the head of the reply; a truncated one announces the length of the whole body."""
+    """The interim answers and the head of the reply, with the length of the whole body even if it is truncated."""
     headers = [*raw_headers(reply), *([] if keep_alive else [(b"connection", b"close")])]
     status_line = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
     head = b"\r\n".join([status_line, *map(b": ".join, headers), b"", b""])
@@ -319,12 +327,12 @@ def _head_of(reply: Reply, *, keep_alive: bool) -> bytes:
 async def _send(
     reply: Reply, received: _Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait: _Wait
 ) -> bool:
-    """Send a reply, or break as it says; returns whether another request may follow on the connection."""
+    """Send a reply, or break the connection by its fault; returns whether the connection stays open."""
     if reply.error == "timeout":
         await _read_to_end(reader)
         return False
     if reply.error == "reset" or reply.error in NEVER_SENT:
-        # A socket that lingers for no time at all is reset when it is closed.
+        # With SO_LINGER of 0 seconds, closing sends a RST.
         linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
@@ -338,7 +346,7 @@ async def _send(
     if reply.drip or not pieces:
         writer.write(head)
     else:
-        # One write for both: a small packet after another would wait for a delayed acknowledgement.
+        # Head and body in one write: otherwise a small second packet would wait for a delayed acknowledgement.
         pieces[0] = memoryview(head + pieces[0])
     for piece in pieces:
         if reply.drip:

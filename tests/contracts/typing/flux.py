@@ -142,6 +142,13 @@ def by_name(client: OpenAI) -> list[FluxImagesResponse]:
     return [client.images.generate(prompt="x", model=name) for name in FLUX_MODELS]
 
 
+def passed_on(client: OpenAI, name: str) -> None:
+    assert_type(client.images.generate(prompt="x", model="dall-e-3"), ImagesResponse)
+    assert_type(client.images.edit(image=b"...", prompt="x", model="gpt-image-1"), ImagesResponse)
+    assert_type(client.images.generate(prompt="x", model=name), FluxImagesResponse)
+    assert_type(client.images.generate(prompt="x", model=KONTEXT), FluxImagesResponse)
+
+
 def from_image(client: OpenAI, picture: PIL.Image.Image, made: FluxImage, plain_image: Image) -> None:
     with Path("fox.png").open("rb") as opened:
         client.images.generate(prompt="x", image=opened, strength=0.8)

@@ -172,7 +172,7 @@ def dall_e(client: OpenAI, prompt: str) -> str | None:
 
 
 def gpt_image(client: OpenAI, prompt: str, quality: Quality = "high", count: int | None = None) -> list[bytes]:
-    response: ImagesResponse = client.images.generate(
+    response = client.images.generate(
         model="gpt-image-1",
         prompt=prompt,
         quality=quality,
