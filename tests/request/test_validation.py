@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxOpenAI, InvalidParamsError
 from flux_openai.errors import FluxWarning, InvalidParam
-from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, AspectRatio, FluxField, FluxParams, ResponseFormat
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField
 from flux_openai.request.image_inputs import WireImage
 from flux_openai.request.unsupported import Unsupported
 from flux_openai.request.validation import CheckedParams, validate
@@ -100,16 +100,6 @@ def test_a_field_takes_every_good_value_as_it_is(model: str, field: FluxField) -
     for value in good_values(field):
         taken = validate(whole(model, **{field.name: value})).values[field.name]
         assert taken is value or (field.type is list and taken == value), label(value)
-
-
-def test_the_types_of_the_parameters_are_those_of_the_table() -> None:
-    """`FluxParams` has every field of the table that is no image and no prompt, with the type of its row."""
-    fields = {field.name: field for _, field in ROWS if field.format != "image" and field.name != "prompt"}
-    typed = {name: hint.__forward_arg__.partition(" ")[0] for name, hint in FluxParams.__annotations__.items()}
-    literals = {"AspectRatio": get_args(AspectRatio), "ResponseFormat": get_args(ResponseFormat)}
-    assert {name: literals.get(hint, hint) for name, hint in typed.items()} == {
-        name: field.choices or field.type.__name__ for name, field in fields.items()
-    }
 
 
 @each_field
