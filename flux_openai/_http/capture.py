@@ -100,15 +100,6 @@ class Exchange:
         elif step in _PHASES:
             self.phase = _PHASES[step]
 
-    def full_response(self) -> httpx.Response | None:
-        """The answer with its whole body; the one that the SDK got may have a placeholder instead."""
-        if self.response is None:
-            return None
-        response = self.response
-        return type(response)(
-            response.status_code, headers=response.headers, content=self.body, request=response.request
-        )
-
 
 _PHASES: Mapping[str, Phase] = {
     "send_request_headers.started": "sending",

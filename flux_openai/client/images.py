@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 import openai
 from openai import Omit, omit
 from openai.resources.images import AsyncImages, Images
+from openai.types import ImagesResponse
 from openai.types.image_edit_stream_event import ImageEditStreamEvent
 from openai.types.image_gen_stream_event import ImageGenStreamEvent
 
 from flux_openai.client.signature import with_signature
-from flux_openai.request.arguments import EditParams, GenerateParams
+from flux_openai.request.arguments import EditParams, GenerateParams, OpenAIEditParams, OpenAIGenerateParams
 from flux_openai.request.model_choice import is_flux_call
 from flux_openai.response.response import FluxImagesResponse
 from flux_openai.sending.call import Call, Method, abuild_calls, build_calls
@@ -50,6 +51,10 @@ class FluxImages(Images):
             return _FluxImagesWithStreamingResponse(self)
 
     @overload
+    def generate(  # type: ignore[overload-overlap]  # a literal is a str too; checkers take the first that fits
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[OpenAIGenerateParams]
+    ) -> ImagesResponse: ...
+    @overload
     def generate(
         self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse: ...
@@ -64,7 +69,7 @@ class FluxImages(Images):
     @with_signature(GenerateParams)
     def generate(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
-    ) -> FluxImagesResponse | openai.Stream[ImageGenStreamEvent]:
+    ) -> ImagesResponse | openai.Stream[ImageGenStreamEvent]:
         """Generate images from a prompt, or from a prompt and images with a model that takes images.
 
         Only the parameters that you pass are sent. Their limits are those of the model's page; see `models.py`.
@@ -109,6 +114,10 @@ class FluxImages(Images):
         return cast(FluxImagesResponse, super(FluxImages, self._bound_to(calls)).generate(**sdk))
 
     @overload
+    def edit(  # type: ignore[overload-overlap]  # a literal is a str too; checkers take the first that fits
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[OpenAIEditParams]
+    ) -> ImagesResponse: ...
+    @overload
     def edit(
         self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[EditParams]
     ) -> FluxImagesResponse: ...
@@ -121,7 +130,7 @@ class FluxImages(Images):
     @with_signature(EditParams)
     def edit(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
-    ) -> FluxImagesResponse | openai.Stream[ImageEditStreamEvent]:
+    ) -> ImagesResponse | openai.Stream[ImageEditStreamEvent]:
         """Change an image, or combine several, as the prompt says.
 
         Args:
@@ -178,6 +187,10 @@ class AsyncFluxImages(AsyncImages):
             return _AsyncFluxImagesWithStreamingResponse(self)
 
     @overload
+    async def generate(  # type: ignore[overload-overlap]  # a literal is a str too; checkers take the first that fits
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[OpenAIGenerateParams]
+    ) -> ImagesResponse: ...
+    @overload
     async def generate(
         self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse: ...
@@ -192,7 +205,7 @@ class AsyncFluxImages(AsyncImages):
     @with_signature(GenerateParams)
     async def generate(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
-    ) -> FluxImagesResponse | openai.AsyncStream[ImageGenStreamEvent]:
+    ) -> ImagesResponse | openai.AsyncStream[ImageGenStreamEvent]:
         """Make images from a prompt; the arguments and errors are those of `FluxImages.generate`."""
         arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
@@ -201,6 +214,10 @@ class AsyncFluxImages(AsyncImages):
         sdk = _sdk_arguments("generate", calls, arguments)
         return cast(FluxImagesResponse, await super(AsyncFluxImages, self._bound_to(calls)).generate(**sdk))
 
+    @overload
+    async def edit(  # type: ignore[overload-overlap]  # a literal is a str too; checkers take the first that fits
+        self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[OpenAIEditParams]
+    ) -> ImagesResponse: ...
     @overload
     async def edit(
         self, *, stream: Literal[False] | None | Omit = omit, **params: Unpack[EditParams]
@@ -216,7 +233,7 @@ class AsyncFluxImages(AsyncImages):
     @with_signature(EditParams)
     async def edit(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
-    ) -> FluxImagesResponse | openai.AsyncStream[ImageEditStreamEvent]:
+    ) -> ImagesResponse | openai.AsyncStream[ImageEditStreamEvent]:
         """Change an image, or combine several; the arguments and errors are those of `FluxImages.edit`."""
         arguments: dict[str, Any] = {**params} if isinstance(stream, Omit) else {**params, "stream": stream}
         if not is_flux_call(arguments, self._settings.defaults):
@@ -253,8 +270,13 @@ def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, 
     if method == "edit":
         image = given.get("image")
         arguments["image"] = [*map(_sdk_file, image)] if isinstance(image, list) else _sdk_file(image)
-    options = {"extra_headers": first.headers or None, "extra_query": first.query or None, "timeout": first.timeout}
-    return {**arguments, **options, "extra_body": extra_body}
+    if first.headers:
+        arguments["extra_headers"] = first.headers
+    if first.query:
+        arguments["extra_query"] = first.query
+    if not isinstance(first.timeout, openai.NotGiven):
+        arguments["timeout"] = first.timeout
+    return {**arguments, "extra_body": extra_body}
 
 
 def _sdk_file(image: object) -> object:

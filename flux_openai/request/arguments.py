@@ -6,6 +6,7 @@ from typing import Literal, Required
 import openai
 from openai import NotGiven, Omit
 from openai._types import FileTypes, SequenceNotStr
+from openai.types import ImageModel
 
 from flux_openai.models import FluxParams
 from flux_openai.request.image_inputs import ImageInput
@@ -55,3 +56,15 @@ class EditParams(_CommonParams, total=False):
     input_fidelity: Literal["high", "low"] | None | Omit
     markup: FileTypes | Omit
     mask: FileTypes | Omit
+
+
+class OpenAIGenerateParams(GenerateParams, total=False):
+    """The keyword arguments of `images.generate` for a model of OpenAI's own."""
+
+    model: Required[ImageModel]  # type: ignore[misc]  # fewer values than the base has, which is what tells them apart
+
+
+class OpenAIEditParams(EditParams, total=False):
+    """The keyword arguments of `images.edit` for a model of OpenAI's own."""
+
+    model: Required[ImageModel]  # type: ignore[misc]  # likewise

@@ -55,7 +55,7 @@ def _schema(model_id: str, *, split: bool) -> type[BaseModel]:
         for name, field in fields_of(model_id, split=split).items()
     }
     config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-    return create_model("FluxParams", __config__=config, **columns)  # type: ignore[call-overload, no-any-return]  # columns are data
+    return create_model("CheckedValues", __config__=config, **columns)  # type: ignore[call-overload, no-any-return]  # columns are data
 
 
 def _annotation(field: FluxField) -> object:

@@ -92,7 +92,7 @@ def read_answer(
     return FluxImagesResponse.of(
         fields,
         data=images,
-        receipt=replace(info, missing=missing, notices=(*info.notices, *notices)),
+        info=replace(info, missing=missing, notices=(*info.notices, *notices)),
     )
 
 

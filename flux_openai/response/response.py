@@ -167,22 +167,22 @@ class FluxImagesResponse(ImagesResponse):
 
     data: list[FluxImage]  # type: ignore[assignment]  # a list of a subclass: nobody appends plain images to an answer
 
-    _receipt: CallInfo = PrivateAttr(default_factory=CallInfo)
+    _info: CallInfo = PrivateAttr(default_factory=CallInfo)
     _parts: tuple["FluxImagesResponse", ...] = PrivateAttr(default=())
     _request_id: str | None = PrivateAttr(default=None)
 
     @classmethod
-    def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], receipt: CallInfo) -> Self:
+    def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], info: CallInfo) -> Self:
         """The answer with these fields of the body, these images, and what is known about the call."""
         response = cls.construct(None, **{**fields, "data": []})
         response.data = data
-        response._receipt, response._request_id = receipt, receipt.request_id  # noqa: SLF001  # of this very class
+        response._info, response._request_id = info, info.request_id  # noqa: SLF001  # of this very class
         return response
 
     @classmethod
     def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
         """One answer with the images of several, in their order; `missing` counts the images that none of them has."""
-        receipt = CallInfo(
+        info = CallInfo(
             sent=sent,
             attempts=sum(part.attempts for part in parts),
             request_id=parts[0].request_id,
@@ -191,7 +191,7 @@ class FluxImagesResponse(ImagesResponse):
             received=min(part.expires_at for part in parts) - LINK_LIFE,
         )
         fields = {"created": min(parts, key=lambda part: part.expires_at).created, "usage": None}
-        response = cls.of(fields, data=[image for part in parts for image in part.data], receipt=receipt)
+        response = cls.of(fields, data=[image for part in parts for image in part.data], info=info)
         response._parts = tuple(parts)  # noqa: SLF001  # of this very class
         return response
 
@@ -213,17 +213,17 @@ class FluxImagesResponse(ImagesResponse):
     @property
     def request_id(self) -> str | None:
         """The service's id of this request, to quote to its support."""
-        return self._receipt.request_id
+        return self._info.request_id
 
     @property
     def attempts(self) -> int:
         """How many requests were sent; 1 without retries."""
-        return self._receipt.attempts
+        return self._info.attempts
 
     @property
     def sent(self) -> dict[str, object]:
         """The JSON body of the request; for a split call, the whole call as one body, while `parts` have their own."""
-        return dict(self._receipt.sent)
+        return dict(self._info.sent)
 
     @property
     def parts(self) -> tuple["FluxImagesResponse", ...]:
@@ -233,17 +233,17 @@ class FluxImagesResponse(ImagesResponse):
     @property
     def notices(self) -> tuple[str, ...]:
         """The texts of the warnings about this call; each was also issued as a FluxWarning."""
-        return self._receipt.notices
+        return self._info.notices
 
     @property
     def missing(self) -> int:
         """How many of the requested images did not come back usable."""
-        return self._receipt.missing
+        return self._info.missing
 
     @property
     def expires_at(self) -> datetime:
         """When the first URL of this answer stops working: 7 days after `created`, or after the answer came (UTC)."""
-        made = self._receipt.received
+        made = self._info.received
         created: object = self.created
         if isinstance(created, int) and 0 < created < 2**33:
             made = datetime.fromtimestamp(created, UTC)

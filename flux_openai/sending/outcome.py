@@ -100,7 +100,7 @@ class AnswerReader:
                 raise UnusableBody(f"it {exchange.body_error}")  # noqa: TRY301  # the handler below makes the error
             answer = read_answer(exchange.body, info=info, downloads=downloads, secrets=exchange.secrets)
         except UnusableBody as problem:
-            self.outcome = _unusable(problem, exchange, self.info)
+            self.outcome = _unusable(problem, response, exchange, self.info)
         else:
             self.outcome = Outcome(
                 response=answer, notices=answer.notices[len(info.notices) :], status_code=response.status_code
@@ -113,7 +113,7 @@ class AnswerReader:
             # `__call__` raised it, through frames of the SDK whose locals hold the request with the key.
             failure.__traceback__ = None
             return self.outcome
-        response = self.exchange.full_response()
+        response = self.exchange.response
         if response is not None and not response.is_success:
             return _refused(response, self.exchange, self.info)
         return _broken_off(failure, self.exchange, self.info)
@@ -187,12 +187,13 @@ _PHASES: Mapping[Cause, str] = {
 }
 
 
-def _unusable(problem: UnusableBody, exchange: Exchange, info: CallInfo) -> Outcome:
+def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
     """The outcome of a complete 200 that cannot be used, or that has an error in it."""
-    response = exchange.full_response()
-    if response is None:
-        raise problem
-    redacted = redact_response(response, exchange.secrets)
+    # The SDK was given a response with a placeholder body.
+    whole = type(response)(
+        response.status_code, headers=response.headers, content=exchange.body, request=response.request
+    )
+    redacted = redact_response(whole, exchange.secrets)
     body, status = _error_object(redacted.content), response.status_code
     error: FluxAPIError
     if problem.error is not None:

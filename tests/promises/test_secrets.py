@@ -394,7 +394,7 @@ def test_a_good_call_leaks_nothing(records: Records, way: Way) -> None:
     assert response.attempts == 2
     assert response.data[0].url == LINK
     assert_clean({"logs": "\n".join(records.said), "repr": repr(response), "str": str(response)})
-    assert KEY not in repr(response._receipt) + repr(response.data[0]._downloads)
+    assert KEY not in repr(response._info) + repr(response.data[0]._downloads)
     assert KEY not in pickle.dumps(response).decode("latin-1")
 
 

@@ -213,7 +213,7 @@ def test_unknown_fields_are_kept() -> None:
 
 
 HOSTILE = [
-    *("cls", "self", "values", "_fields_set", "_request_id", "_receipt", "__class__", "__dict__", "__pydantic_extra__")
+    *("cls", "self", "values", "_fields_set", "_request_id", "_info", "__class__", "__dict__", "__pydantic_extra__")
 ]
 HOSTILE += [
     "model_config",

@@ -87,7 +87,7 @@ ODD = {
         holds=lambda response: (response.model_extra or {}).get("provider") == "x",
     ),
     "fields with private names": Row(
-        body=answer({**IMAGE, "_downloads": 1, "__class__": "x"}, _receipt=1, __dict__=2, _request_id="mine"),
+        body=answer({**IMAGE, "_downloads": 1, "__class__": "x"}, _info=1, __dict__=2, _request_id="mine"),
         holds=lambda response: response._request_id == "req-header",
     ),
     "created as text": Row(
