@@ -28,7 +28,7 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
             HTTP client is shared: closing either closes both. `max_retries` is taken too, unless it is the SDK's
             default or `retry` is given. Values that the client read from OPENAI_ORG_ID, OPENAI_PROJECT_ID and
             OPENAI_CUSTOM_HEADERS are not taken: they belong to another service. A FLUX-aware client is returned as it
-            is.
+            is, or copied if there are options.
         options: `retry`, `unsupported`, `split` and `defaults`, as for `FluxOpenAI`.
 
     Raises:
@@ -39,7 +39,7 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
 
     """
     if isinstance(client, FluxOpenAI | AsyncFluxOpenAI):
-        return client
+        return client.copy(**options) if options else client
     _refuse(client)
     merged: dict[str, Any] = {**_inherited(client), **options}
     if options.get("retry") is not None:

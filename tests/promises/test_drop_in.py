@@ -327,6 +327,15 @@ def test_adapt_keeps_a_key_that_is_a_function() -> None:
     assert sent == [b"Bearer first", b"Bearer second", b"Bearer third"]
 
 
+def test_adapt_takes_options_for_a_client_that_is_adapted_already() -> None:
+    """A FLUX-aware client is returned as it is; with options, a copy that has them, on the same HTTP client."""
+    emulator = Emulator(pixels=64)
+    client = emulator.client()
+    assert adapt(client) is client
+    assert len(adapt(client, split=True).images.generate(prompt="a fox", n=5).data) == 5
+    assert len(emulator.requests) == 2
+
+
 def test_adapt_leaves_the_default_retries_to_the_policy() -> None:
     """The SDK's own default of two retries is no choice of the user's; `retry=` goes before `max_retries`."""
     untouched = adapt(openai.OpenAI(api_key="k", base_url=BASE))
