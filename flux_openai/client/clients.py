@@ -40,7 +40,7 @@ class FluxOpenAI(openai.OpenAI):
             them out with a FluxWarning, "drop" leaves them out, "send" sends them unchecked.
         split: Whether a call for more than 4 images is split into several requests. Default: False.
         defaults: Parameters for every call whose model takes them, unless the call has its own.
-        options: The SDK's other options. OPENAI_* variables are not read.
+        options: The SDK's other options. Key, address and headers are never taken from OPENAI_* variables.
 
     Raises:
         ConfigurationError: The key, the base_url or one of these options is invalid.
