@@ -39,7 +39,7 @@ def _is_flux_name(model: object) -> bool:
         return True
     # A misspelt FLUX name counts too: otherwise the SDK would send it unchecked, and with its own retries.
     name = model.strip().lower()
-    return "flux" in name or name.startswith("black-forest-labs/") or name in FAMILIES
+    return "flux" in name or name.startswith("black-forest-labs/") or name in FAMILIES or model in FLUX_MODELS
 
 
 def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, editing: bool = False) -> FluxModel:

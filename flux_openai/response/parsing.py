@@ -54,12 +54,12 @@ def read_answer(
         raise UnusableBody("it is not JSON" if body.strip() else "it is empty") from None
     if not isinstance(answer, dict):
         raise UnusableBody("it is not a JSON object")
-    for secret in secrets:
-        if secret.encode() in body:
-            answer = _without_secrets(answer, secrets)
-            break
-    data, error = answer.get("data"), answer.get("error")
+    data = answer.pop("data", None)
     items = data if isinstance(data, list) else []
+    if any(secret.encode() in body for secret in secrets):
+        answer = {name: without(value, secrets) for name, value in answer.items()}
+        items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
+    error = answer.get("error")
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
         image, problem = _image(_public(item) if isinstance(item, dict) else {})
@@ -96,16 +96,9 @@ def read_answer(
     )
 
 
-def _without_secrets(answer: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
-    """The answer with the secrets replaced, but not in `url` and `b64_json`: that would break the images."""
-    return {
-        name: value
-        if name in ("url", "b64_json")
-        else [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in value]
-        if name == "data" and isinstance(value, list)
-        else without(value, secrets)
-        for name, value in answer.items()
-    }
+def _without_secrets(item: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
+    """One item of `data` with the secrets replaced, but not in `url` and `b64_json`: that would break the image."""
+    return {name: value if name in ("url", "b64_json") else without(value, secrets) for name, value in item.items()}
 
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:

@@ -20,7 +20,7 @@ from flux_openai.request.model_choice import IMAGE_FIELDS
 from flux_openai.request.validation import given, validate
 from flux_openai.tools.session import Session
 
-__all__ = ["CheckedArguments", "InvalidArgumentsError", "Verb", "check_arguments", "json_schema"]
+__all__ = ["CheckedArguments", "InvalidArgumentsError", "Verb", "check_arguments", "families_for", "json_schema"]
 
 Verb = Literal["generate", "edit"]
 """What a tool does: make images from a prompt, or edit images."""
@@ -36,6 +36,15 @@ _IMAGES: Mapping[str, object] = {
     "description": "Names of the images to change or to combine, as earlier results gave them.",
 }
 _JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number"})
+
+
+def families_for(verb: Verb) -> tuple[str, ...]:
+    """The families that a tool of this verb can use: to edit, those with a model that takes images."""
+    return tuple(
+        family
+        for family, models in FAMILIES.items()
+        if verb == "generate" or any(IMAGE_FIELDS & model.fields.keys() for model in models)
+    )
 
 
 def _fields(family: str, verb: Verb) -> dict[str, FluxField]:

@@ -23,6 +23,7 @@ from anyio import to_thread
 from flux_openai.formats import image_size, sniff
 from flux_openai.response.files import read_image
 from flux_openai.tools._extras import missing_extra
+from flux_openai.tools.arguments import families_for
 from flux_openai.tools.results import ToolResult
 from flux_openai.tools.tool import FluxTool
 
@@ -63,12 +64,13 @@ _UNREADABLE = (
 
 
 def mcp_server(tool: FluxTool) -> Server:
-    """Make a server with this tool, and with `tool.editing()` unless the tool itself edits.
+    """Make a server with this tool, and with `tool.editing()` unless the tool itself edits or its models cannot.
 
     The images of the tools are the server's resources. A call is completed even if the client cancels it or
     disconnects, because it is paid for: its images are saved in the folder.
     """
-    handlers = _Handlers((tool,) if tool.verb == "edit" else (tool, tool.editing()))
+    edits_too = tool.verb == "generate" and tool.model in families_for("edit")
+    handlers = _Handlers((tool, tool.editing()) if edits_too else (tool,))
     try:
         own_version = version("flux-openai")
     except PackageNotFoundError:  # run from its source

@@ -24,8 +24,14 @@ from openai.types.responses import FunctionToolParam
 
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.errors import ConfigurationError, FluxError, InvalidParam, listed
-from flux_openai.models import FAMILIES
-from flux_openai.tools.arguments import CheckedArguments, InvalidArgumentsError, Verb, check_arguments, json_schema
+from flux_openai.tools.arguments import (
+    CheckedArguments,
+    InvalidArgumentsError,
+    Verb,
+    check_arguments,
+    families_for,
+    json_schema,
+)
 from flux_openai.tools.results import (
     ToolResult,
     error_result,
@@ -95,7 +101,7 @@ class FluxTool:
             images={image: Path(path) for image, path in (images or {}).items()},
         )
         self.verb = cast(Verb, _checked_choice("verb", verb, _NAMES))
-        self.model = _checked_choice("model", model, FAMILIES)
+        self.model = _checked_choice("model", model, families_for(self.verb))
         self.name = _NAMES[self.verb] if name is None else name
         if not _NAME.fullmatch(self.name):
             rule = "must be 1 to 64 ASCII letters, digits, _ and -"

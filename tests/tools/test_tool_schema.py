@@ -8,16 +8,16 @@ import pytest
 from openai.lib._pydantic import _ensure_strict_json_schema
 
 from flux_openai import Emulator
-from flux_openai.models import FAMILIES, FLUX_MODELS, FluxField
+from flux_openai.models import FLUX_MODELS, FluxField
 from flux_openai.tools import FluxTool
-from flux_openai.tools.arguments import Verb
+from flux_openai.tools.arguments import Verb, families_for
 
 Schema = dict[str, Any]
 
 ALLOWED = {"type", "properties", "required", "additionalProperties", "description", "enum", "items", "anyOf"}
 ALLOWED |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems"}
 ALLOWED |= {"pattern", "format"}
-TOOLS = [(family, verb) for family in FAMILIES for verb in get_args(Verb)]
+TOOLS = [(family, verb) for verb in get_args(Verb) for family in families_for(verb)]
 
 
 def schema_of(family: str, verb: Verb, **options: Any) -> Schema:  # noqa: ANN401  # whatever FluxTool takes

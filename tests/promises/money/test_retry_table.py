@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from flux_openai import Emulator, RetryPolicy, errors
+from flux_openai import Emulator, RetryPolicy, errors, retry
 from flux_openai._http.library import httpx
 from flux_openai.errors import FluxConnectionError, FluxError, FluxTimeoutError
 from flux_openai.retry import RetryEvent
@@ -103,8 +103,11 @@ def test_a_call_is_sent_again_as_the_table_says(row: Row, duplicates: Duplicates
     assert len({repr(request.body) for request in emulator.requests}) == 1
 
 
+STATUS = re.compile(r"\b[2-5][0-9]{2}\b")
+
+
 def test_the_readme_has_this_table() -> None:
-    """Each line of the README's table says `retry` where this file does, and the same of the bill."""
+    """Each line of the README's table says `retry` where this file does, the same of bill and statuses."""
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     [table] = re.findall(r"^\| what happened .*\n\|[-| ]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
@@ -112,6 +115,15 @@ def test_the_readme_has_this_table() -> None:
     for cause, (_, *cells, billing) in zip(causes, lines, strict=False):
         assert cells == ["retry" if duplicates in RETRIED[cause] else "raise" for duplicates in SETTINGS], cause
         assert billing == f"`{BILLING[cause]}`", cause
+    named = {
+        int(status): cause for cause, line in zip(causes, lines, strict=False) for status in STATUS.findall(line[0])
+    }
+    assert named == {status: cause_of(status) for status in named}
+    # What the table calls "other" statuses has one cause for 4xx and one for 5xx.
+    unusual = {status for status in range(400, 600) if cause_of(status) != ("unknown" if status >= 500 else "refused")}
+    assert unusual <= named.keys()
+    documented = retry.__doc__ or ""
+    assert {int(status) for status in STATUS.findall(documented.partition("\n\n")[2])} - {200} == named.keys()
 
 
 def cause_of(status: int, *, quota: bool = False) -> Cause:
