@@ -15,6 +15,7 @@ The SDK's `Images.generate` is called on the way, so tracers and test suites tha
 mirrors that of Sender; a test compares the two.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -245,7 +246,7 @@ def _result(outcome: Outcome, request: _Request) -> object:
     return state.result
 
 
-_LIBRARIES = (*openai.__path__, *tenacity.__path__, str(Path(__file__).parents[1]))
+_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*openai.__path__, *tenacity.__path__, Path(__file__).parents[1]))
 
 
 def _warn(notices: Iterable[str], *, paid: bool = False) -> None:
