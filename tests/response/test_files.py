@@ -473,3 +473,13 @@ def test_one_image_keeps_the_name_it_is_given(tmp_path: Path) -> None:
     """A path that names a file is used as it is for a single image."""
     response = Emulator(pixels=64).client().images.generate(prompt="a fox")
     assert response.save(tmp_path / "fox.png") == [tmp_path / "fox.png"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists the open files of a process there")
+def test_saving_leaves_no_file_open(tmp_path: Path) -> None:
+    """A script that saves thousands of images does not run out of file descriptors."""
+    response = Emulator(pixels=1).client().images.generate(prompt="a fox", response_format="b64_json")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        response.save(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

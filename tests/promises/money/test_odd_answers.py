@@ -204,3 +204,14 @@ def test_a_header_beyond_ascii_loses_no_answer(serve: MakeServer, open_client: O
         assert type(error) is BadResponseError
         assert error.billing == "unknown"
     assert len(server.stop().posts) == 1
+
+
+@pytest.mark.parametrize("side", ["sync", "async"])
+def test_a_large_answer_over_a_socket_arrives_whole(serve: MakeServer, open_client: OpenClient) -> None:
+    """Four images of megabytes come in many reads: each is whole, and one request was sent."""
+    images = [PNG + bytes([number]) * 1_000_000 for number in range(4)]
+    data = [{**DATA, "b64_json": base64.b64encode(image).decode()} for image in images]
+    server = serve((200, JSON, json.loads(answer(*data))))
+    response = open_client(server.base_url).generate(n=4, response_format="b64_json")
+    assert [image.read() for image in response.data] == images
+    assert len(server.stop().posts) == 1

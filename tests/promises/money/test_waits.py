@@ -384,3 +384,14 @@ def test_a_full_bucket_holds_no_more(open_client: OpenClient) -> None:
     caller = open_client(http=through(answers))
     assert {caller.generate().attempts for _ in range(100)} == {1}
     assert sum(caller.fails().attempts for _ in range(10)) == 10 + 20
+
+
+def test_a_retry_waits_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default policy sleeps as long as the server asks; without that a busy service would be stormed."""
+    slept = list[float]()
+    monkeypatch.setattr(time, "sleep", slept.append)
+    answers = Answers((429, {**JSON, "Retry-After": "7"}, {}), OK)
+    client = FluxOpenAI(api_key="k", http_client=httpx.Client(transport=httpx.MockTransport(answers)))
+    assert client.images.generate(prompt="a fox").attempts == 2
+    assert len(slept) == 1
+    assert 7 <= slept[0] <= 7.7
