@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -208,4 +209,6 @@ def test_an_answer_past_this_client_is_no_answer() -> None:
     with pytest.raises(FluxError, match="past this client") as caught:
         client.images.generate(prompt="a fox")
     assert caught.value.billing == "unknown"
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert not any(name.endswith("_base_client.py") for name in frames)  # their locals hold the key
     assert emulator.bill.images == 1
