@@ -3,89 +3,38 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
-from typing import Annotated
 
 import anyio
-import typer
 
 from flux_openai.cli.console import Console
 from flux_openai.cli.exit_codes import ExitCode
-from flux_openai.cli.service import ServiceOptions, prove_writable, read_key
+from flux_openai.cli.options import EmulateOptions, ServiceOptions
+from flux_openai.cli.service import async_client_of, prove_writable, read_key
 from flux_openai.emulator import Emulator, fault_help
 from flux_openai.errors import ConfigurationError
 
-__all__ = ["EmulateOptions", "serve_emulator", "serve_mcp"]
+__all__ = ["serve_emulator", "serve_mcp"]
 
 _EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.DONE}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmulateOptions:
-    """The options of `emulate`; their values are not checked yet."""
-
-    host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Address to listen on; it must be one that only this machine can reach."),
-    ] = "127.0.0.1"
-    port: Annotated[int, typer.Option(metavar="INTEGER", help="Port to listen on; 0 picks a free one.")] = 8399
-    api_key_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File that holds the only key to accept, - for stdin. Left out, every key is accepted.",
-        ),
-    ] = None
-    pixels: Annotated[
-        int | None,
-        typer.Option(metavar="INTEGER", help="Approximate area of a picture. Left out, it is a megapixel."),
-    ] = None
-    journal: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File that gets a line of JSON for each request.")
-    ] = None
-    script: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Faults to cause, or a file of them, such as 'prompt~/cat/ #1 -> status(429)'; see --help-faults.",
-        ),
-    ] = None
-    seed: Annotated[int, typer.Option(metavar="INTEGER", help="Seed of the random choices of the script.")] = 0
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help="A limit, such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times.",
-        ),
-    ] = None
-    latency: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="Time that a request takes, such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps."
-        ),
-    ] = "0s"
-    help_faults: Annotated[
-        bool, typer.Option("--help-faults", help="List the faults that a script can cause, and exit.")
-    ] = False
-
-    def emulator(self) -> Emulator:
-        """The emulator. Raises ConfigurationError."""
-        key = None if self.api_key_file is None else read_key(self.api_key_file)
-        if key == "":
-            raise ConfigurationError(f"no key in {self.api_key_file!r}: leave out --api-key-file to accept any")
-        return Emulator(
-            api_key=key,
-            pixels=self.pixels,
-            journal=self.journal,
-            script=None if self.script is None else _script_text(self.script),
-            seed=self.seed,
-            limits=self.limit or (),
-            latency=self.latency,
-        )
+def _emulator(options: EmulateOptions) -> Emulator:
+    key = None if options.api_key_file is None else read_key(options.api_key_file)
+    if key == "":
+        raise ConfigurationError(f"no key in {options.api_key_file!r}: leave out --api-key-file to accept any")
+    return Emulator(
+        api_key=key,
+        pixels=options.pixels,
+        journal=options.journal,
+        script=None if options.script is None else _script_text(options.script),
+        seed=options.seed,
+        limits=options.limit or (),
+        latency=options.latency,
+    )
 
 
 def _script_text(script: str) -> str:
@@ -106,7 +55,7 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
     if options.help_faults:
         console.output(fault_help())
         return ExitCode.DONE
-    emulator = options.emulator()
+    emulator = _emulator(options)
     with _signals() as exit_codes, emulator.serve(options.host, options.port) as server:
         console.output([f"listening on {server.base_url}"])
         code = exit_codes.get()
@@ -149,7 +98,7 @@ def serve_mcp(
         raise ConfigurationError("stdin belongs to the protocol: put the key into a file, or set MODELVERSE_API_KEY")
 
     async def serve() -> None:
-        async with service.async_client(on_retry=console.retrying) as client:
+        async with async_client_of(service, on_retry=console.retrying) as client:
             tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
             prove_writable(folder)
             # The thread that reads stdin cannot be interrupted, so Ctrl-C must end the process.

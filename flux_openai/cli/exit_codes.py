@@ -1,13 +1,10 @@
-"""The exit codes of the program, and the exit code for each error. `--help` prints the same table."""
+"""The exit codes of the program; `--help` prints the same table."""
 
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
 
-from flux_openai.errors import Billing, ConfigurationError, FluxError, FluxStatusError, InvalidParamsError
-from flux_openai.retry import cause_of_status
-
-__all__ = ["EXIT_CODES", "ExitCode", "InterruptedRunError", "MissingImagesError", "exit_code_of", "exit_code_table"]
+__all__ = ["EXIT_CODES", "ExitCode", "exit_code_table"]
 
 
 class ExitCode(IntEnum):
@@ -34,41 +31,6 @@ EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
     }
 )
 """The meaning of every exit code."""
-
-
-class MissingImagesError(FluxError):
-    """Fewer usable images came back than were requested; the usable ones are saved."""
-
-    billing: Billing = "paid"
-
-
-class InterruptedRunError(FluxError):
-    """Ctrl-C ended the run; `billing` is what the run may have cost."""
-
-
-def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code for the error that ended a run. Raises TypeError for an error that is a bug in this program."""
-    match error:
-        case KeyboardInterrupt() | InterruptedRunError():
-            return ExitCode.INTERRUPTED
-        case InvalidParamsError() | ConfigurationError():
-            return ExitCode.BAD_INPUT
-        case FluxError(billing="unknown"):
-            return ExitCode.UNKNOWN
-        case FluxStatusError() if _is_refusal(error):
-            return ExitCode.REFUSED  # even if earlier calls were paid for: a second run would be refused too
-        case FluxError(billing="paid"):
-            return ExitCode.UNUSABLE
-        case FluxError():
-            return ExitCode.GAVE_UP
-        case _:
-            raise TypeError(f"no exit code for {type(error).__name__}") from error
-
-
-def _is_refusal(error: FluxStatusError) -> bool:
-    # openai 2 does not convert the code to text; it may be a number.
-    code = None if error.code is None else str(error.code)
-    return cause_of_status(error.status_code, code) == "refused"
 
 
 def exit_code_table() -> str:

@@ -1,40 +1,40 @@
 """The table of models as command line options with their help, as lines of text, and as a JSON document."""
 
-from collections.abc import Mapping
-from dataclasses import make_dataclass
+from collections.abc import Callable, Mapping
 
-import typer
+import click
 
 from flux_openai.models import FLUX_MODELS, FluxField
-from flux_openai.request.model_choice import IMAGE_FIELDS
 
 __all__ = ["field_help", "model_document", "model_lines", "param_options"]
 
 _DOCUMENTED = ["name", "type", "format", "required", "minimum", "maximum", "choices", "default", "enforced", "source"]
+_Command = Callable[..., int]
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
-def param_options(*, editing: bool) -> type:
-    """A dataclass with an option for each parameter of `generate` or `edit`, without the prompt and the images.
+def param_options(*, editing: bool) -> list[Callable[[_Command], _Command]]:
+    """The decorators that give a command an option for each parameter, without the prompt and the images.
 
     The default of each option is None, and None is not sent: the default in the help is the one of the service.
     """
     # `strength` has no meaning without an image.
-    apart = {"prompt", *IMAGE_FIELDS, *(() if editing else ["strength"])}
+    apart = {"prompt"} if editing else {"prompt", "strength"}
     found: dict[str, FluxField] = {}
     for model in FLUX_MODELS.values():
-        images = [model.fields[name] for name in IMAGE_FIELDS & model.fields.keys()]
+        images = [field for field in model.fields.values() if field.format == "image"]
         if images if editing else not any(image.required for image in images):
-            found |= {name: field for name, field in model.fields.items() if name not in {*found, *apart}}
+            left_out = {*found, *apart, *(image.name for image in images)}
+            found |= {name: field for name, field in model.fields.items() if name not in left_out}
     common = _common_fields()
     # The help lists the fields that not all models have first, and the number of images last.
-    ordered = sorted(found.values(), key=lambda field: (field.name == "n", field.name in common))
-    options = [(field.name, field.type | None, _option(field)) for field in ordered]
-    return make_dataclass("ParamOptions", options, frozen=True, kw_only=True)
+    return [
+        _option(field) for field in sorted(found.values(), key=lambda field: (field.name == "n", field.name in common))
+    ]
 
 
-def _option(field: FluxField) -> object:
-    text, names = field_help(field), []
+def _option(field: FluxField) -> Callable[[_Command], _Command]:
+    text, names = field_help(field), [f"--{field.name.replace('_', '-')}"]
     if field.name == "n":
         text, names = f"{text} More than {field.maximum} are made in several calls.", ["-n", "--n"]
     elif field.name == "size":
@@ -43,8 +43,7 @@ def _option(field: FluxField) -> object:
         metavar = {"ratio": "W:H", "size": "WxH", "image": "FILE"}[field.format]
     else:
         metavar = "NAME" if field.choices else _METAVARS[field.type]
-    option: object = typer.Option(None, *names, metavar=metavar, help=text)
-    return option
+    return click.option(*names, type=field.type, metavar=metavar, help=text)
 
 
 def field_help(field: FluxField) -> str:

@@ -1,4 +1,4 @@
-"""The result of a run as one JSON document."""
+"""The result of a run: its exit code, and one JSON document."""
 
 import json
 from collections.abc import Mapping
@@ -8,15 +8,66 @@ from pathlib import Path
 from typing import Self
 
 from flux_openai._http.redaction import printable
-from flux_openai.cli.exit_codes import ExitCode, exit_code_of
-from flux_openai.errors import BadResponseError, DownloadError, FluxError, FluxStatusError
+from flux_openai.cli.exit_codes import ExitCode
+from flux_openai.errors import (
+    BadResponseError,
+    Billing,
+    ConfigurationError,
+    DownloadError,
+    FluxError,
+    FluxStatusError,
+    InvalidParamsError,
+)
 from flux_openai.formats import sniff
 from flux_openai.request.image_inputs import WireImage
+from flux_openai.retry import cause_of_status
 
-__all__ = ["Report", "SavedImage", "as_printable", "error_document"]
-
+__all__ = [
+    "InterruptedRunError",
+    "MissingImagesError",
+    "Report",
+    "SavedImage",
+    "as_printable",
+    "error_document",
+    "exit_code_of",
+]
 
 _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
+
+
+class MissingImagesError(FluxError):
+    """Fewer usable images came back than were requested; the usable ones are saved."""
+
+    billing: Billing = "paid"
+
+
+class InterruptedRunError(FluxError):
+    """Ctrl-C ended the run; `billing` is what the run may have cost."""
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code for the error that ended a run. Raises TypeError for an error that is a bug in this program."""
+    match error:
+        case KeyboardInterrupt() | InterruptedRunError():
+            return ExitCode.INTERRUPTED
+        case InvalidParamsError() | ConfigurationError():
+            return ExitCode.BAD_INPUT
+        case FluxError(billing="unknown"):
+            return ExitCode.UNKNOWN
+        case FluxStatusError() if _is_refusal(error):
+            return ExitCode.REFUSED  # even if earlier calls were paid for: a second run would be refused too
+        case FluxError(billing="paid"):
+            return ExitCode.UNUSABLE
+        case FluxError():
+            return ExitCode.GAVE_UP
+        case _:
+            raise TypeError(f"no exit code for {type(error).__name__}") from error
+
+
+def _is_refusal(error: FluxStatusError) -> bool:
+    # openai 2 does not convert the code to text; it may be a number.
+    code = None if error.code is None else str(error.code)
+    return cause_of_status(error.status_code, code) == "refused"
 
 
 def as_printable(text: str) -> str:

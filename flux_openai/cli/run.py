@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux_openai.cli.console import Console
-from flux_openai.cli.exit_codes import InterruptedRunError, MissingImagesError
-from flux_openai.cli.report import Report, SavedImage, as_printable
-from flux_openai.cli.service import ServiceOptions, prove_writable
+from flux_openai.cli.options import ServiceOptions
+from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Report, SavedImage, as_printable
+from flux_openai.cli.service import client_of, prove_writable
 from flux_openai.client.clients import FluxOpenAI
 from flux_openai.errors import FluxAPIError, FluxError, FluxWarning
 from flux_openai.request.validation import CheckedParams, split_params, validate
@@ -78,7 +78,7 @@ class _RunState:
 
 
 def make_images(
-    params: Mapping[str, object], *, editing: bool, service: ServiceOptions, folder: Path, console: Console
+    params: Mapping[str, object], *, editing: bool, service: ServiceOptions, folder: Path, as_json: bool
 ) -> Report:
     """Make and save the images; the report has everything that was made, also after an error.
 
@@ -87,8 +87,9 @@ def make_images(
         editing: Whether the parameters are those of `edit`.
         service: The service and its options.
         folder: The folder for the images.
-        console: The output for paths and messages.
+        as_json: Whether stdout gets one JSON document instead of the paths.
     """
+    console = Console(as_json=as_json)
     state = _RunState(console)
     try:
         with warnings.catch_warnings():
@@ -96,7 +97,7 @@ def make_images(
             warnings.simplefilter("ignore", FluxWarning)
             checked = validate(params, editing=editing, split=True)
             state.notice(checked.notices)
-            with service.client(on_retry=console.retrying) as client:
+            with client_of(service, on_retry=console.retrying) as client:
                 prove_writable(folder)
                 for part in split_params(checked):
                     _make_part(part, client, folder, state)

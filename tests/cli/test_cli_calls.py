@@ -3,11 +3,13 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from flux_openai import FluxOpenAI, RetryPolicy
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
+from flux_openai.retry import Duplicates
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Service
@@ -109,10 +111,23 @@ def test_a_bad_key_file(ask: Ask, service: "Service", tmp_path: Path, content: b
     assert "two words" not in done.err
 
 
+def test_the_defaults_are_those_of_the_library(cli: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without options, a run has the retries, the time-outs and the address of `FluxOpenAI()`, as its help says."""
+    monkeypatch.setenv("MODELVERSE_API_KEY", "k")
+    options, policy = pytest.importorskip("flux_openai.cli.options").ServiceOptions(), RetryPolicy()
+    for name in ("max_attempts", "duplicates", "max_wait", "max_elapsed"):
+        assert getattr(options, name) == getattr(policy, name)
+    client = pytest.importorskip("flux_openai.cli.service").client_of(options, on_retry=print)
+    assert client.timeout == FluxOpenAI().timeout
+    words = " ".join(cli("generate", "--help").out.split())
+    assert f"{str(client.base_url).rstrip('/')}." in words
+    assert ", ".join(get_args(Duplicates)) in words
+
+
 def test_the_timeout_is_for_reading() -> None:
     """--timeout leaves the limits for connecting and writing as they are."""
-    options = pytest.importorskip("flux_openai.cli.service").ServiceOptions(emulator=True, timeout=7.0)
-    client = options.client(on_retry=print)
+    options = pytest.importorskip("flux_openai.cli.options").ServiceOptions(emulator=True, timeout=7.0)
+    client = pytest.importorskip("flux_openai.cli.service").client_of(options, on_retry=print)
     assert (client.timeout.read, client.timeout.connect, client.timeout.write) == (7.0, 5.0, 30.0)
 
 

@@ -22,7 +22,7 @@ from flux_openai.errors import (
     SaveError,
 )
 
-codes = pytest.importorskip("flux_openai.cli.exit_codes")
+report = pytest.importorskip("flux_openai.cli.report")
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Service
@@ -295,17 +295,17 @@ def error_of(cls: type[FluxError], billing: Billing) -> FluxError:
 )
 def test_the_code_follows_from_class_and_billing(error: BaseException, code: int) -> None:
     """The exit code is a function of the error alone."""
-    assert codes.exit_code_of(error) == code
+    assert report.exit_code_of(error) == code
 
 
 def test_a_numeric_error_code_is_read_too() -> None:
     """Some services number their errors; the number says nothing about credit."""
     response = httpx.Response(429, request=httpx.Request("POST", "https://example.com"))
     error = FluxRateLimitError("slow down", response=response, body={"code": 1429})
-    assert codes.exit_code_of(error) == 4
+    assert report.exit_code_of(error) == 4
 
 
 def test_a_mistake_in_the_program_has_no_code() -> None:
     """An error that is none of ours is not passed off as one of the documented endings."""
     with pytest.raises(TypeError, match="OpenAIError"):
-        codes.exit_code_of(openai.OpenAIError())
+        report.exit_code_of(openai.OpenAIError())

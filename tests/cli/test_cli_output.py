@@ -237,7 +237,38 @@ def test_without_a_key_the_document_is_on_stdout(cli: Ask) -> None:
     assert "--emulator" in done.err
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich"])
+LOADED = """
+import atexit, sys
+from flux_openai.cli import main
+atexit.register(lambda: print(*sys.modules))
+sys.exit(main())
+"""
+"""The program, which prints the names of all modules that it has loaded when it ends."""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["generate", "--help"], ["--version"], ["models", "--help"]])
+def test_a_help_text_loads_neither_the_sdk_nor_rich(program: Ask, args: list[str]) -> None:
+    """`--help` and `--version` answer without the packages that take most of the time to load."""
+    done = program(*args, python=("-c", LOADED))
+    assert done.code == 0
+    assert not {"openai", "rich", "pydantic", "httpx", "httpx2"} & set(done.out.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"), [("flux-openai ge", "generate"), ("flux-openai generate --asp", "--aspect-ratio")]
+)
+def test_the_shell_completes(program: Ask, monkeypatch: pytest.MonkeyPatch, words: str, offered: str) -> None:
+    """The program completes commands and options for the shell, without loading the SDK."""
+    monkeypatch.setenv("_FLUX_OPENAI_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    done = program(python=("-c", LOADED))
+    first, modules = done.out.splitlines()
+    assert (done.code, first) == (0, f"plain,{offered}")
+    assert "openai" not in modules.split()
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra(program: Ask, missing: str) -> None:
     """Without the extra, one line names the command that installs it, and the code is 2."""
     code = f"import sys; sys.modules[{missing!r}] = None; from flux_openai.cli import main; sys.exit(main(['--help']))"
@@ -249,11 +280,11 @@ def test_without_the_extra(program: Ask, missing: str) -> None:
 
 def test_another_missing_module_is_not_blamed_on_the_extra(program: Ask) -> None:
     """A broken installation is not passed off as a missing extra."""
-    code = "import sys; sys.modules['flux_openai.cli.console'] = None; import flux_openai.cli"
+    code = "import sys; sys.modules['flux_openai.cli.options'] = None; from flux_openai.cli import main; main([])"
     done = program(python=("-c", code))
     assert done.code == 1
     assert "pip install" not in done.err
-    assert "flux_openai.cli.console" in done.err
+    assert "flux_openai.cli.options" in done.err
 
 
 def test_a_reader_that_has_left(tmp_path: Path) -> None:

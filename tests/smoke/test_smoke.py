@@ -31,7 +31,7 @@ def test_the_pytest_plugin_is_there(flux_client: flux_openai.FluxOpenAI) -> None
     assert flux_client.images.generate(prompt="a red fox").data[0].read()
 
 
-@pytest.mark.skipif(find_spec("typer") is not None, reason="the cli extra is installed")
+@pytest.mark.skipif(find_spec("click") is not None, reason="the cli extra is installed")
 def test_a_missing_extra_names_the_command_that_installs_it() -> None:
     """Without the cli extra, the program ends with code 2 and one line that can be pasted."""
     command = [sys.executable, "-m", "flux_openai", "generate", "x"]

@@ -1,0 +1,105 @@
+"""The options that commands share, each declared once: a dataclass whose fields are options of click.
+
+Defaults are written out, because the modules that define them load the SDK, and `--help` would take a second. A test
+compares them with `RetryPolicy` and with the client.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["EmulateOptions", "ServiceOptions", "as_group"]
+
+_Command = Callable[..., int]
+
+
+def _option(**attributes: Any) -> Any:  # noqa: ANN401  # as `dataclasses.field`: the value of a field of any type
+    """A field of a dataclass that is an option; the arguments are those of `click.option`."""
+    return field(default=attributes.get("default"), metadata=attributes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """The options about the service, the key, retries and time-outs; their values are not checked yet."""
+
+    emulator: bool = _option(is_flag=True, default=False, help="Ask the emulator: no key, network or bill.")
+    base_url: str | None = _option(
+        metavar="URL",
+        help="Address of the service. Left out, it is MODELVERSE_BASE_URL or https://api.umodelverse.ai/v1.",
+    )
+    api_key_file: str | None = _option(
+        metavar="FILE", help="File that holds the key, - for stdin. Left out, the key is MODELVERSE_API_KEY."
+    )
+    max_attempts: int = _option(default=4, help="Most requests for one call.")
+    duplicates: str = _option(
+        default="unlikely",
+        metavar="NAME",
+        help="How much risk of paying twice a retry may take: never, unlikely, allowed.",
+    )
+    max_wait: float = _option(
+        default=20.0, metavar="SECONDS", help="Longest wait before a retry, if the service asks for none."
+    )
+    max_elapsed: float = _option(
+        default=120.0, metavar="SECONDS", help="Time after which no further attempt of a call starts."
+    )
+    timeout: float = _option(
+        default=300.0,
+        metavar="SECONDS",
+        help="Longest wait for an answer; an answer that comes later may be billed all the same.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulateOptions:
+    """The options of `emulate`; their values are not checked yet."""
+
+    host: str = _option(
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="Address to listen on; it must be one that only this machine can reach.",
+    )
+    port: int = _option(default=8399, help="Port to listen on; 0 picks a free one.")
+    api_key_file: str | None = _option(
+        metavar="FILE", help="File that holds the only key to accept, - for stdin. Left out, every key is accepted."
+    )
+    pixels: int | None = _option(type=int, help="Approximate area of a picture. Left out, it is a megapixel.")
+    journal: Path | None = _option(  # noqa: RUF009  # `_option` is `dataclasses.field`
+        type=click.Path(path_type=Path), metavar="FILE", help="File that gets a line of JSON for each request."
+    )
+    script: str | None = _option(
+        help="Faults to cause, or a file of them, such as 'prompt~/cat/ #1 -> status(429)'; see --help-faults."
+    )
+    seed: int = _option(default=0, help="Seed of the random choices of the script.")
+    limit: tuple[str, ...] = _option(
+        default=(),
+        multiple=True,
+        help="A limit, such as 10/s, window:60/min, concurrency=8 or credits=100. May be given several times.",
+    )
+    latency: str = _option(
+        default="0s", help="Time that a request takes, such as 6s, lognormal:6s,p99=20s or steps:1s+0.2s*steps."
+    )
+    help_faults: bool = _option(is_flag=True, default=False, help="List the faults that a script can cause, and exit.")
+
+
+def as_group(argument: str, group: type["DataclassInstance"]) -> Callable[[_Command], _Command]:
+    """Give a command the options of a dataclass, and their values as one argument of this name."""
+
+    def decorate(command: _Command) -> _Command:
+        @wraps(command)
+        def grouped(**options: object) -> int:
+            values = {each.name: options.pop(each.name) for each in fields(group)}
+            return command(**{argument: group(**values)}, **options)
+
+        decorated: _Command = grouped
+        for each in reversed(fields(group)):
+            decorated = click.option(f"--{each.name.replace('_', '-')}", **each.metadata)(decorated)
+        return decorated
+
+    return decorate
