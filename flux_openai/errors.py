@@ -31,6 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self
 
 import openai
@@ -38,9 +39,11 @@ import openai
 from flux_openai._http.redaction import is_secret, redact_value, redacted_repr
 
 __all__ = [
+    "DOCUMENTED_CODES",
     "BadResponseError",
     "Billing",
     "ConfigurationError",
+    "DocumentedCode",
     "DownloadError",
     "FluxAPIError",
     "FluxAuthenticationError",
@@ -66,6 +69,55 @@ __all__ = [
 
 Billing = Literal["none", "unknown", "paid"]
 """What a failed call cost: "none", "unknown" (it may have been carried out and billed), or "paid" (the full price)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentedCode:
+    """One error code that the service documents.
+
+    Attributes:
+        code: The `code` of the error object.
+        type: Its `type`.
+        status: The HTTP status; the service documents none for "forbidden", and 403 is the usual one.
+        meaning: What the code says, in a few words.
+    """
+
+    code: str
+    type: str
+    status: int
+    meaning: str
+
+
+_REQUEST = "invalid_request_error"
+DOCUMENTED_CODES: Mapping[str, DocumentedCode] = MappingProxyType(
+    {
+        code: DocumentedCode(code=code, type=kind, status=status, meaning=meaning)
+        for status, kind, code, meaning in (
+            (400, _REQUEST, "param_error", "a parameter or the path is not supported"),
+            (400, _REQUEST, "invalid_messages", "a word filter refused the content"),
+            (400, _REQUEST, "sensitive_check_error", "the content check refused the content, or failed"),
+            (400, _REQUEST, "websearch_error", "the web search failed; not for images"),
+            (400, _REQUEST, "model_error", "the key may not use this model"),
+            (400, _REQUEST, "tokens_too_long", "the prompt is too long"),
+            (401, _REQUEST, "auth_error", "the key is not valid"),
+            (
+                403,
+                "permission_error",
+                "forbidden",
+                "the spend cap of the key is reached, or its address list lacks yours",
+            ),
+            (408, "timeout", "timeout", "the request took too long"),
+            (429, "rate_limit_error", "rate_limit", "too many requests"),
+            (500, "internal_error", "internal_error", "the service failed"),
+            (500, "internal_error", "model_server_error", "the model behind the service failed"),
+            (504, "timeout", "gateway_timeout_error", "the model did not answer the gateway in time"),
+        )
+    }
+)
+"""The error codes that the service documents (its pages on error codes and API keys, April 2026), by code.
+
+The retry table takes the status of an error inside a 200 from here, and the emulator answers with these codes.
+"""
 
 
 class PartialImage(Protocol):

@@ -63,6 +63,8 @@ class Exchange:
         body: The whole body, or its beginning if it broke off or has a `body_error`.
         body_error: What is wrong with the body, as the end of a sentence; None if nothing is.
         request_id: The answer's X-Request-Id.
+        peer: The host that was connected to, such as a proxy; None if a connection of the pool was used.
+        key_source: Where the key of the request came from, for the error of a 401.
         read_timeout: Seconds of one wait on the network; None for no limit.
     """
 
@@ -74,6 +76,8 @@ class Exchange:
     body_error: str | None = None
     request_id: str | None = None
     read_timeout: float | None = None
+    peer: str | None = None
+    key_source: str = ""
     _tunnelling: bool = False
 
     def attach(self, request: httpx.Request) -> None:
@@ -91,6 +95,8 @@ class Exchange:
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
         step = event.partition(".")[2]
+        if step == "connect_tcp.started":
+            self.peer = str(info.get("host"))
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"

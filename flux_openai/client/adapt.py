@@ -1,6 +1,7 @@
 """`adapt`: makes a FLUX-aware client from an existing OpenAI client, with the same options and HTTP client."""
 
 import os
+from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import openai
@@ -44,7 +45,9 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
     merged: dict[str, Any] = {**_inherited(client), **options}
     if options.get("retry") is not None:
         merged["max_retries"] = openai.NOT_GIVEN
-    return FluxOpenAI(**merged) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**merged)
+    adapted = FluxOpenAI(**merged) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**merged)
+    adapted._settings = replace(adapted._settings, key_source="the adapted client")  # noqa: SLF001  # ours
+    return adapted
 
 
 def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:

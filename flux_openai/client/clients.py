@@ -21,6 +21,7 @@ from flux_openai.client.setup import (
     check_client,
     drop_openai_env,
     hide_locals,
+    key_source,
     sdk_options,
 )
 from flux_openai.client.signature import with_signature
@@ -96,6 +97,7 @@ class FluxOpenAI(openai.OpenAI):
         if exchange is None:
             return super()._send_request(request, stream=stream, **arguments)
         exchange.attach(request)
+        exchange.key_source = key_source(self, request, given=self._settings.key_source)
         return read_capped(super()._send_request(request, stream=True, **arguments), exchange)
 
 
@@ -150,6 +152,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         if exchange is None:
             return await super()._send_request(request, stream=stream, **arguments)
         exchange.attach_async(request)
+        exchange.key_source = key_source(self, request, given=self._settings.key_source)
         return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "drop_openai_env",
     "env_headers",
     "hide_locals",
+    "key_source",
     "sdk_options",
 ]
 
@@ -155,6 +156,18 @@ def _checked_key(api_key: object) -> object:
             "(a key read from a file often ends in a line break: use .strip())"
         )
     return key
+
+
+def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Request, *, given: str) -> str:
+    """Where the key of a request came from, in words; `given` is where the client's own key came from."""
+    if request.headers.get("authorization") != f"Bearer {client.api_key}":
+        return "a header of the call or the client, not from api_key="
+    variable = "MODELVERSE_API_KEY"
+    if given == variable and client.api_key != os.environ.get(variable):
+        return "the client's attribute api_key"
+    if client.api_key == os.environ.get("OPENAI_API_KEY"):
+        return f"{given}, and is the one in OPENAI_API_KEY, which belongs to another service"
+    return given
 
 
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")

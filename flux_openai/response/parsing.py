@@ -16,10 +16,17 @@ from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
 from flux_openai.formats import plain_base64, sniff
 from flux_openai.response.download import DownloadSettings
+from flux_openai.response.error_object import (
+    error_details,
+    error_of_answer,
+    moderation_flags,
+    said_of_image,
+    words_of_answer,
+)
 from flux_openai.response.files import stem
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
-__all__ = ["UnusableBody", "read_answer", "text_of"]
+__all__ = ["UnusableBody", "read_answer"]
 
 
 class UnusableBody(Exception):  # noqa: N818  # `sending.outcome` makes the error that users see
@@ -30,12 +37,6 @@ class UnusableBody(Exception):  # noqa: N818  # `sending.outcome` makes the erro
         self.reason = reason
         self.billing = billing
         self.error = error
-
-
-def text_of(body: object, name: str) -> str | None:
-    """A field of an error object as text; None when it is missing or empty."""
-    value = body.get(name) if isinstance(body, dict) else None
-    return str(value) if isinstance(value, str | int) and value != "" else None
 
 
 def read_answer(
@@ -59,26 +60,27 @@ def read_answer(
     if any(secret.encode() in body for secret in secrets):
         answer = {name: without(value, secrets) for name, value in answer.items()}
         items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
-    error = answer.get("error")
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
         image, problem = _image(_public(item) if isinstance(item, dict) else {})
         if image.get("b64_json") or image.get("url"):
             usable.append(image)
-        if problem is not None:
-            notices.append(f"image {index}: {problem}")
+        said = said_of_image(item) if isinstance(item, dict) else []
+        notices += [f"image {index}: {printable(text, limit=200)}" for text in (problem, *said) if text is not None]
+    error = error_of_answer(answer, items if not usable else ())
     if not usable:
-        if error:
-            details = error if isinstance(error, dict) else {"message": str(error)}
-            raise UnusableBody("it carries an error", error=details)
+        if error is not None:
+            raise UnusableBody("it carries an error", error=error)
         if items:
             raise UnusableBody("; ".join(["no image in it is usable", *notices]), billing="paid")
-        raise UnusableBody("it holds no image")
+        words = printable(words_of_answer(answer), secrets, limit=200)
+        raise UnusableBody(f"it holds no image; the service says: {words}" if words else "it holds no image")
     asked = info.sent.get("n", 1)
     missing = max(0, asked - len(usable)) if isinstance(asked, int) else 0
-    if error:
-        message = printable(text_of(error, "message") or str(error), secrets, limit=200)
+    if error is not None:
+        message = printable(error_details(error).message or "it does not say which", secrets, limit=200)
         notices.append(f"the answer also carries an error: {message}")
+    notices += [f"the service says {printable(flag, limit=200)}" for flag in moderation_flags(answer)]
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
     prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")

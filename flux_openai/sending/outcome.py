@@ -4,7 +4,7 @@ An error is returned, not raised: the retry loop has to look at it, and the send
 hold no key and no link, because tools such as Sentry record the locals of a traceback.
 """
 
-import re
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,7 +14,16 @@ from pydantic_core import from_json
 
 from flux_openai._http.capture import Exchange
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, printable, redact_body, redact_request, redact_response
+from flux_openai._http.reasons import reason_of
+from flux_openai._http.redaction import (
+    identifier,
+    printable,
+    redact_body,
+    redact_json,
+    redact_request,
+    redact_response,
+    without,
+)
 from flux_openai.errors import (
     BadResponseError,
     Billing,
@@ -26,9 +35,18 @@ from flux_openai.errors import (
     status_error_class,
 )
 from flux_openai.response.download import DownloadSettings
-from flux_openai.response.parsing import UnusableBody, read_answer, text_of
+from flux_openai.response.error_object import ErrorDetails, error_details, request_id_of
+from flux_openai.response.parsing import UnusableBody, read_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
-from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
+from flux_openai.retry import (
+    BILLING,
+    Cause,
+    cause_of_failure,
+    cause_of_status,
+    names_of,
+    retry_after,
+    status_of_code,
+)
 
 __all__ = ["AnswerReader", "Outcome"]
 
@@ -128,24 +146,36 @@ class AnswerReader:
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
     """The outcome of an answer with an error status."""
     redacted = redact_response(response, exchange.secrets)
-    body = _error_object(redacted.content)
-    cause = cause_of_status(response.status_code, text_of(body, "code"))
-    error = _status_error(redacted, body, status=response.status_code, cause=cause, info=info)
-    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=response.status_code)
+    body = _parsed(redacted.content)
+    details, status = error_details(body), response.status_code
+    cause = cause_of_status(status, details.code, details.type)
+    error = _status_error(redacted, body, details, status=status, cause=cause, exchange=exchange, info=info)
+    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=status)
 
 
 def _status_error(
-    redacted: httpx.Response, body: object, *, status: int, cause: Cause, info: CallInfo, prefix: str = ""
+    redacted: httpx.Response,
+    body: object,
+    details: ErrorDetails,
+    *,
+    status: int,
+    cause: Cause,
+    exchange: Exchange,
+    info: CallInfo,
+    prefix: str = "",
 ) -> FluxStatusError:
-    text = text_of(body, "message") or (body if isinstance(body, str) else "") or redacted.reason_phrase
-    message = f"Error code: {status} - {prefix}{printable(text, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
+    text = printable(details.message or redacted.reason_phrase, exchange.secrets, limit=300).rstrip(".")
+    message = f"Error code: {status} - {prefix}{text}{_REMARKS[BILLING[cause]]}"
+    if status == 401 and exchange.key_source:
+        message += f"; the key came from {exchange.key_source}"
     if 300 <= status < 400:
         message += "; a redirect is not followed: key and prompt would go elsewhere"
-    error = status_error_class(status)(message, response=redacted, body=body)
+    error = status_error_class(status)(message, response=redacted, body=_error_object(body))
     error.status_code = status
+    error.code, error.type = error.code or details.code, error.type or details.type
     error.raw = redacted.content
     error.retry_after = retry_after(redacted.headers)
-    request_id = identifier(text_of(body, "param")) or error.request_id
+    request_id = request_id_of(details, header=error.request_id, sent=info.sent)
     return _annotated(error, cause=cause, info=info, request_id=request_id)
 
 
@@ -161,12 +191,21 @@ def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | Non
     return error
 
 
-def _error_object(content: bytes) -> object:
-    """The error object of a body, as in the SDK's `error.body`; the body as text if it is not JSON."""
+def _parsed(content: bytes) -> object:
+    """The body as JSON; as text if it is not JSON."""
     try:
-        body = from_json(content)
+        return from_json(content)
     except ValueError:
-        return content.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        # Less strict: it takes half a surrogate pair, and NaN.
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _error_object(body: object) -> object:
+    """The error object of a body, as in the SDK's `error.body`."""
     return body.get("error") or body if isinstance(body, dict) else body
 
 
@@ -174,8 +213,12 @@ def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) ->
     """The outcome of an attempt without a complete answer."""
     cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
     request = redact_request(failure.request)
-    reason = type(failure.__cause__).__name__ if failure.__cause__ is not None else type(failure).__name__
-    message = f"{failure.message.rstrip('.')} ({reason}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
+    name = type(failure.__cause__ or failure).__name__
+    host, reason = request.url.netloc.decode("ascii", "replace"), reason_of(failure.__cause__, exchange.secrets)
+    if exchange.peer is not None and exchange.peer != request.url.host:
+        host += f", through the proxy {exchange.peer}"
+    where = host if reason is None else f"{host}: {reason}"
+    message = f"{failure.message.rstrip('.')}: {where} ({name}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
     error: FluxConnectionError
     if isinstance(failure, openai.APITimeoutError):
         error = FluxTimeoutError(request=request)
@@ -200,53 +243,21 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
         response.status_code, headers=response.headers, content=exchange.body, request=response.request
     )
     redacted = redact_response(whole, exchange.secrets)
-    body, status = _error_object(redacted.content), response.status_code
+    body, status = _parsed(redacted.content), response.status_code
     error: FluxAPIError
     if problem.error is not None:
-        stated = _status_of_code(text_of(body, "code"), text_of(body, "type"))
+        details = error_details(redact_json(without(problem.error, exchange.secrets)))
+        stated = status_of_code(details.code, details.type)
         prefix = "in a 200: " if stated else "an error in a 200: "
-        cause = cause_of_status(stated, text_of(body, "code")) if stated else "unusable"
-        error = _status_error(redacted, body, status=stated or status, cause=cause, info=info, prefix=prefix)
+        cause = cause_of_status(stated, details.code, details.type) if stated else "unusable"
+        error = _status_error(
+            redacted, body, details, status=stated or status, cause=cause, exchange=exchange, info=info, prefix=prefix
+        )
     else:
         message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
-        error = BadResponseError(response=redacted, body=body, message=message)
+        error = BadResponseError(response=redacted, body=_error_object(body), message=message)
         error.raw = redacted.content
         error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
     # A 200 is never retried, whatever error it contains: the service counts the request as carried out.
     return Outcome(error=error, cause="unusable", status_code=status)
-
-
-# The service documents no codes; these words are OpenAI's. The first one in the code, else in the type, decides.
-_STATUS_OF_WORD: Mapping[str, int] = {
-    "rate_limit": 429,
-    "too_many": 429,
-    "quota": 429,
-    "balance": 429,
-    "billing": 429,
-    "api_key": 401,
-    "auth": 401,
-    "permission": 403,
-    "forbidden": 403,
-    "not_found": 404,
-    "policy": 400,
-    "moderation": 400,
-    "invalid": 400,
-    "timeout": 504,
-    "unavailable": 503,
-    "overloaded": 503,
-    "internal": 500,
-    "server": 500,
-}
-
-
-def _status_of_code(*codes: str | None) -> int | None:
-    """The HTTP status that matches an error's code, else its type; None if neither is known."""
-    for code in codes:
-        text = (code or "").lower()
-        if re.fullmatch(r"[45][0-9]{2}", text, re.ASCII):
-            return int(text)
-        for word, status in _STATUS_OF_WORD.items():
-            if word in text:
-                return status
-    return None

@@ -34,6 +34,7 @@ class Settings:
         split: Whether a call for more images than one request allows is split into several requests.
         defaults: Parameters for every call whose model takes them.
         quota: The retry quota, which the copies of a client share.
+        key_source: Where the client's key came from, for the error of a 401.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -41,6 +42,7 @@ class Settings:
     split: bool = False
     defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
+    key_source: str = "MODELVERSE_API_KEY"
 
     def changed(self, options: Mapping[str, Any]) -> "Settings":
         """A copy with the FLUX options and the `max_retries` among a client's options.
@@ -65,9 +67,16 @@ class Settings:
             retry=policy,
             unsupported=unsupported or self.unsupported,
             split=self.split if split is None else split,
+            key_source=_key_source(options.get("api_key")) or self.key_source,
         )
         defaults = options.get("defaults")
         if defaults is None:
             return settings
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
+
+
+def _key_source(api_key: object) -> str | None:
+    if api_key is None:
+        return None
+    return "the function given as api_key=" if callable(api_key) else "the argument api_key="

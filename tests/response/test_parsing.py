@@ -315,7 +315,7 @@ def test_an_error_beside_an_image_is_a_notice() -> None:
     assert SIGNATURE not in answer.notices[0]
 
 
-@pytest.mark.parametrize("error", ["text", 5, True, [1], {"message": "no"}, {"code": 7}, {"error": {}}])
+@pytest.mark.parametrize("error", ["text", 5, True, [1], {"message": "no"}, {"code": 7}, {"error": {"code": 7}}])
 def test_an_error_without_an_image_is_told_apart(error: object) -> None:
     """An error inside a 200 is known as one in whatever form, so that it can become the error it stands for."""
     assert unusable({"error": error}).error is not None

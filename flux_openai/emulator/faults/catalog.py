@@ -11,6 +11,7 @@ from types import MappingProxyType
 from flux_openai.emulator.api.responses import Reply
 from flux_openai.emulator.faults import effects
 from flux_openai.emulator.faults.fault import Expected, FaultType, Param, Target, Value
+from flux_openai.errors import DOCUMENTED_CODES
 
 __all__ = ["CATALOG", "fault_help", "fault_table"]
 
@@ -103,8 +104,8 @@ _EXCHANGES = (
     ),
     _row(
         "moderation",
-        "400 content_policy_violation: the prompt is refused",
-        effects.error(400, "content_policy_violation", "The prompt was refused."),
+        "400 sensitive_check_error: the prompt is refused",
+        effects.error(400, "sensitive_check_error", "The prompt was refused."),
         _refused(400),
     ),
     _row(
@@ -190,6 +191,17 @@ _EXCHANGES = (
 )
 """Error statuses, connections that fail, responses that arrive late or not at all, dead links."""
 
+_DOCUMENTED = tuple(
+    _row(
+        "request_timeout" if row.code == "timeout" else row.code,  # the fault "timeout" is a response that never comes
+        f"{row.status} {row.code}: {row.meaning}",
+        effects.error(row.status, row.code, f"{row.meaning[0].upper()}{row.meaning[1:]}."),
+        _refused(row.status),
+    )
+    for row in DOCUMENTED_CODES.values()
+)
+"""The errors that the service documents, one fault for each code."""
+
 _NO_IMAGE = base64.b64encode(b"these bytes are no image").decode()
 _JPEG = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9").decode()
 
@@ -236,12 +248,12 @@ _RESPONSES = (
         "an error object under 200; its code decides what is raised",
         effects.error_in_200,
         Expected(billed=True, raises="FluxInternalServerError"),
-        Param(name="code", kind="code", default="internal_server_error"),
+        Param(name="code", kind="code", default="internal_error"),
     ),
     _row(
         "error_beside_images",
         "an error object beside good images",
-        effects.with_fields(error={"message": "One worker failed.", "code": "internal"}),
+        effects.with_fields(error={"message": "One worker failed.", "code": "internal_error"}),
         _SERVED,
     ),
     _row(
@@ -310,7 +322,7 @@ _RESPONSES = (
 )
 """Unusable bodies, and unusual bodies with usable images."""
 
-CATALOG: Mapping[str, FaultType] = MappingProxyType({row.name: row for row in (*_EXCHANGES, *_RESPONSES)})
+CATALOG: Mapping[str, FaultType] = MappingProxyType({row.name: row for row in (*_EXCHANGES, *_DOCUMENTED, *_RESPONSES)})
 """All types of fault by name."""
 
 _TARGETS: Mapping[str, Target] = {"order": "generate", "img": "download"}
