@@ -192,7 +192,8 @@ _STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"apikey|auth|credential"), 401),
     (re.compile(r"permission|forbidden|accessdenied|notallowed"), 403),
     (re.compile(r"notfound"), 404),
-    (re.compile(r"policy|moderation|sensitive|contentfilter|nsfw|safety|invalid|unsupported|toolong"), 400),
+    (re.compile(r"policy|moderat|sensitive|contentfilter|inspection|prohibited|nsfw|safety"), 400),
+    (re.compile(r"invalid|unsupported|toolong"), 400),
 )
 
 

@@ -9,6 +9,7 @@ whoever prints them passes them through `redaction.printable` first.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from flux_openai._http.redaction import identifier
 from flux_openai.models import FLUX_MODELS
@@ -28,6 +29,9 @@ _DEPTH = 6
 
 _TEXT_LIMIT = 4000
 """How many characters of one text are used; a message shows far fewer."""
+
+_MOST_TEXTS = 50
+"""How many texts of a list are joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,10 @@ def _plain_names(fields: Mapping[str, object]) -> dict[str, object]:
     return {name.replace("_", "").lower(): value for name, value in fields.items()}
 
 
-_MESSAGE_FIELDS = ("message", "msg", "errormessage", "errormsg", "statusmsg", "errordescription", "detail", "title")
+_MESSAGE_FIELDS = (
+    *("message", "msg", "errormessage", "errormsg", "statusmsg", "errordescription", "detail", "title"),
+    *("failurereason", "reason"),
+)
 
 
 def _message(value: object, depth: int = _DEPTH) -> str:
@@ -80,7 +87,8 @@ def _message(value: object, depth: int = _DEPTH) -> str:
             fields = _plain_names(value)
             base_resp = fields.get("baseresp")
             texts = [_message(fields.get("error"), depth - 1)] if _says_something(fields.get("error")) else []
-            texts.append(next(filter(None, (_message(fields.get(name), depth - 1) for name in _MESSAGE_FIELDS)), ""))
+            said = (field for name in _MESSAGE_FIELDS if (field := fields.get(name)))
+            texts.append(next(filter(None, (_message(field, depth - 1) or _listing(field) for field in said)), ""))
             texts.append(_message(base_resp, depth - 1) if _says_something(base_resp) else "")
             texts.append(_message(errors, depth - 1) or _listing(errors) if (errors := fields.get("errors")) else "")
             texts.append(_message([item["error"] for item in _failed_items(fields)], depth - 1))
@@ -106,10 +114,10 @@ def _text(value: str) -> str:
 
 
 def _joined(texts: Iterable[str], *, by: str) -> str:
-    """The texts in one, without those that another one contains."""
+    """The first texts in one, without those that another one contains."""
     kept: list[str] = []
-    for text in texts:
-        if text and not any(text in other for other in kept) and sum(map(len, kept)) < _TEXT_LIMIT:
+    for text in islice(texts, _MOST_TEXTS):
+        if text and not any(text in other for other in kept):
             kept = [*(other for other in kept if other not in text), text]
     return by.join(kept)
 
@@ -150,11 +158,12 @@ def _failed_items(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
 _FINE = frozenset(
     {"", "0", "ok", "okay", "success", "succeeded", "successful", "done", "completed", "complete", "finished", "normal"}
     | {"none", "null", "nil", "false", "no error", "no_error", "noerror", "n/a", "stop", "pass", "passed", "safe"}
+    | {"allow", "allowed", "approved", "clean"}
 )
 """Texts that say that nothing went wrong."""
 
 
-def _says_something(value: object) -> bool:
+def _says_something(value: object, depth: int = _DEPTH) -> bool:
     """Whether the value of an error field tells of an error; `null`, `{}`, 0, "success" and `{"code": 0}` do not."""
     match value:
         case str():
@@ -163,13 +172,15 @@ def _says_something(value: object) -> bool:
             return bool(value)
         case int() | float():
             return value != 0 and not 200 <= value < 300
-        case list():
-            return any(map(_says_something, value))
-        case dict():
+        case list() if depth:
+            return any(_says_something(item, depth - 1) for item in value)
+        case dict() if depth:
             ids = ("param", "requestid", "traceid")
-            return any(_says_something(item) for name, item in _plain_names(value).items() if name not in ids)
+            return any(
+                _says_something(item, depth - 1) for name, item in _plain_names(value).items() if name not in ids
+            )
         case _:
-            return False
+            return bool(value)
 
 
 _CODE_FIELDS = ("code", "errorcode", "errcode")
@@ -184,6 +195,7 @@ def _has_error(answer: Mapping[str, object]) -> bool:
     return any(_says_something(fields.get(name)) for name in ("error", "errors", *_CODE_FIELDS))
 
 
+_SILENT_FIELDS = frozenset({"created", "usage"})
 _IMAGE_FIELDS = frozenset({"url", "b64_json", "revised_prompt"})
 
 
@@ -201,8 +213,10 @@ def error_of_answer(answer: Mapping[str, object], items: Sequence[object] = ()) 
 
     `items` are those of `data` if no image is usable: the error is then that of the items, if each of them has one.
     """
+    if not items and answer.keys() <= _SILENT_FIELDS:
+        return None
     if _has_error(answer):
-        return {name: value for name, value in answer.items() if name not in ("created", "data", "usage")}
+        return {name: value for name, value in answer.items() if name not in _SILENT_FIELDS}
     errors = [_item_error(item) if isinstance(item, dict) else None for item in items]
     return {"errors": errors} if errors and None not in errors else None
 
@@ -213,7 +227,7 @@ def said_of_image(item: Mapping[str, object]) -> list[str]:
         return []
     error = _item_error(item)
     if error is None and not item.get("url") and not item.get("b64_json"):
-        error = {name: value for name, value in item.items() if name in _MESSAGE_FIELDS}
+        error = {name: value for name, value in item.items() if name.replace("_", "").lower() in _MESSAGE_FIELDS}
     text = "" if error is None else error_details(error).message
     return [f"the service says {said}" for said in (text, *moderation_flags(item)) if said]
 
@@ -224,7 +238,8 @@ def words_of_answer(answer: Mapping[str, object]) -> str:
     return text if _says_something(text) else ""
 
 
-_FLAG = re.compile(r"nsfw|flagged|moderated|blocked|filtered|censored|unsafe|detected|violation|sensitive")
+_FLAG = re.compile(r"nsfw|flagged|moderated|blocked|filtered|censored|unsafe")
+_FLAG_IN_GROUP = re.compile(rf"{_FLAG.pattern}|detected|violation|sensitive")
 _VERDICT = re.compile(r"(finish|block|filtered|moderation)reason|moderationstatus")
 _FLAG_GROUP = re.compile(r"moderation|safety|filter|nsfw")
 _ANSWER_FIELDS = frozenset({"created", "data", "usage", "error"})
@@ -240,13 +255,16 @@ def moderation_flags(fields: Mapping[str, object]) -> list[str]:
 def _flags(fields: Mapping[str, object], depth: int) -> Iterator[str]:
     for name, value in fields.items():
         plain = name.replace("_", "").lower()
-        if _VERDICT.search(plain) and isinstance(value, str):
+        if isinstance(value, str) and _VERDICT.search(plain):
             if _says_something(value):
+                yield f"{name}: {_text(value)}"
+        elif isinstance(value, str) and plain in ("action", "state", "status"):
+            if _FLAG.search(value.lower()):
                 yield f"{name}: {_text(value)}"
         elif _FLAG_GROUP.search(plain) and isinstance(value, dict) and depth:
             for flag in _flags(value, depth - 1):
                 yield f"{name}.{flag}"
-        elif _FLAG.search(plain) and _is_set(value):
+        elif (_FLAG if depth == _DEPTH else _FLAG_IN_GROUP).search(plain) and _is_set(value):
             yield f"{name}: {_flag_text(value)}"
         elif isinstance(value, dict) and depth and depth < _DEPTH:
             for flag in _flags(value, depth - 1):  # {"content_filter_results": {"hate": {"filtered": true}}}

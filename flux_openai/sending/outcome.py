@@ -5,7 +5,7 @@ hold no key and no link, because tools such as Sentry record the locals of a tra
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,10 +19,8 @@ from flux_openai._http.redaction import (
     identifier,
     printable,
     redact_body,
-    redact_json,
     redact_request,
     redact_response,
-    without,
 )
 from flux_openai.errors import (
     BadResponseError,
@@ -147,10 +145,16 @@ def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Ou
     """The outcome of an answer with an error status."""
     redacted = redact_response(response, exchange.secrets)
     body = _parsed(redacted.content)
-    details, status = error_details(body), response.status_code
+    details, status = _cleaned(error_details(body), exchange.secrets), response.status_code
     cause = cause_of_status(status, details.code, details.type)
     error = _status_error(redacted, body, details, status=status, cause=cause, exchange=exchange, info=info)
     return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=status)
+
+
+def _cleaned(details: ErrorDetails, secrets: Iterable[str]) -> ErrorDetails:
+    """The details as they can be printed: without keys, queries of links and invisible characters."""
+    texts = {name: text and printable(text, secrets, limit=300) for name, text in vars(details).items()}
+    return ErrorDetails(**texts)
 
 
 def _status_error(
@@ -164,7 +168,7 @@ def _status_error(
     info: CallInfo,
     prefix: str = "",
 ) -> FluxStatusError:
-    text = printable(details.message or redacted.reason_phrase, exchange.secrets, limit=300).rstrip(".")
+    text = (details.message or printable(redacted.reason_phrase, exchange.secrets, limit=300)).rstrip(".")
     message = f"Error code: {status} - {prefix}{text}{_REMARKS[BILLING[cause]]}"
     if status == 401 and exchange.key_source:
         message += f"; the key came from {exchange.key_source}"
@@ -246,7 +250,7 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
     body, status = _parsed(redacted.content), response.status_code
     error: FluxAPIError
     if problem.error is not None:
-        details = error_details(redact_json(without(problem.error, exchange.secrets)))
+        details = _cleaned(error_details(problem.error), exchange.secrets)
         stated = status_of_code(details.code, details.type)
         prefix = "in a 200: " if stated else "an error in a 200: "
         cause = cause_of_status(stated, details.code, details.type) if stated else "unusable"

@@ -211,7 +211,10 @@ def test_a_code_that_is_no_refusal_changes_nothing(error: Mapping[str, object]) 
         {"code": "rate_limit_exceeded", "type": "insufficient_quota"},
         {"code": None, "type": "permission_error"},
         *({"code": code, "type": DOCUMENTED_CODES[code].type} for code in REFUSAL_CODES),
-        *({"code": code} for code in ("content_policy_violation", "moderation_blocked", "Content-Filter", "nsfw")),
+        *(
+            {"code": code}
+            for code in ("content_policy_violation", "moderation_blocked", "Content-Filter", "Request Moderated")
+        ),
         *(
             {"code": code}
             for code in ("invalid_api_key", "Unauthorized", "permission_denied", "model_not_found", "401")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ FORMS = {
         message="It is so",
         code="4011",
     ),
+    "message object": Said(body={"error": {"message": {"en": "It is so."}}}, message="en: It is so"),
     "error in error": Said(body={"error": {"error": {"message": "It is so."}}}, message="It is so"),
     "only a code": Said(body={"error": {"code": "c_x", "message": ""}}, message="code: c_x", code="c_x"),
     "no known name": Said(body={"reason_text": "It is so."}, message="reason_text: It is so"),
@@ -178,6 +180,18 @@ def test_secrets_and_hidden_letters_stay_out_in_every_form(open_client: OpenClie
         assert not any(secret in f"{error!r}{error}{vars(error)}" for secret in (KEY, "CANARY")), body
         assert len(str(error)) < 600
         assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("status", [400, 200])
+@pytest.mark.parametrize("deep", [True, False])
+def test_an_error_object_of_any_size_is_read_in_one_go(open_client: OpenClient, status: int, *, deep: bool) -> None:
+    """Neither a deep nor a long error object stops the client or ends in an error of Python's own."""
+    inner = (
+        '{"error":' * 150 + "1" + "}" * 150 if deep else json.dumps([f"{number} is wrong" for number in range(200_000)])
+    )
+    error = open_client(http=through(Answers((status, JSON, f'{{"error": {inner}}}'.encode())))).fails()
+    assert isinstance(error, FluxStatusError)
+    assert len(str(error)) < 600
 
 
 # Beside images: an error is a notice, and what is empty is not.
@@ -264,7 +278,9 @@ def test_the_errors_of_all_items_are_the_error(
     assert "It was refused" in str(error)
 
 
-@pytest.mark.parametrize("item", [{"url": "", "message": "It was refused."}, {"msg": "It was refused."}])
+@pytest.mark.parametrize(
+    "item", [{"url": "", "message": "It was refused."}, {"status": "x", "failure_reason": "It was refused."}]
+)
 def test_what_a_lost_image_says_is_quoted(open_client: OpenClient, item: dict[str, object]) -> None:
     """An item without an image and without a code is paid; its words are in the message."""
     error = open_client(http=through(Answers((200, JSON, {"data": [item]})))).fails()
@@ -286,6 +302,12 @@ FLAGS: list[tuple[dict[str, object], str | None]] = [
     ({"raiFilteredReason": "violence"}, "raiFilteredReason: violence"),
     ({"content_filter_results": {"hate": {"filtered": True}}}, "content_filter_results.hate.filtered: true"),
     ({"moderation": {"flagged": True}}, "moderation.flagged: true"),
+    ({"nsfw": {"detected": True, "score": 0.9}}, "nsfw.detected: true"),
+    ({"status": "Content Moderated"}, "status: Content Moderated"),
+    ({"moderation": {"status": "blocked"}}, "moderation.status: blocked"),
+    ({"moderation": {"status": "passed"}}, None),
+    ({"status": "completed"}, None),
+    ({"faces_detected": 1}, None),
     ({"nsfw": False}, None),
     ({"nsfw": None}, None),
     ({"nsfw": 0}, None),
@@ -429,6 +451,14 @@ def test_a_connection_error_names_host_and_reason(
     assert not any(secret in str(error) for secret in ("CANARY", "sk-flux", "/images"))
 
 
+def grouped() -> Exception:
+    """What anyio raises if the host has several addresses and none of them answers."""
+    refusals = [ConnectionRefusedError(errno.ECONNREFUSED, f"Connect call failed ('{ip}', 1)") for ip in ("::1", "::2")]
+    error, attempts = httpx.ConnectError("All connection attempts failed"), OSError("All connection attempts failed")
+    error.__cause__, attempts.__cause__ = attempts, ExceptionGroup("multiple connection attempts failed", refusals)
+    return error
+
+
 @pytest.mark.parametrize(
     ("raised", "says"),
     [
@@ -436,6 +466,7 @@ def test_a_connection_error_names_host_and_reason(
         (httpx.ReadTimeout("x"), "Request timed out: 127.0.0.1:1: nothing came within the read time-out ("),
         (httpx.PoolTimeout("x"), "no connection of the pool was free within the pool time-out ("),
         (httpx.ConnectError(f"boom {LINK}"), "Connection error: 127.0.0.1:1: boom https://h.example/p?[redacted] ("),
+        (grouped(), "127.0.0.1:1: Connection refused (ConnectError, "),
         (httpx.LocalProtocolError("Illegal header value b'CANARY'"), "127.0.0.1:1 (LocalProtocolError, "),
     ],
 )
