@@ -143,6 +143,17 @@ class FluxError(openai.OpenAIError):
     partial: PartialResponse | None = None
     rest: tuple[dict[str, Any], ...] = ()
 
+    def add_to_message(self, remark: str) -> None:
+        """Add a remark to the message."""
+        self.args = (f"{self}; {remark}",)
+
+    def with_unknown_billing(self) -> Self:
+        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
+        if self.billing == "none":
+            self.billing = "unknown"
+            self.add_to_message("an earlier attempt may have been carried out and billed")
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by state: the constructors of the SDK's errors take arguments that pickle would not pass."""
         return (_revive, (type(self), self.args, self.__dict__))
@@ -281,15 +292,8 @@ class FluxAPIError(FluxError, openai.APIError):
 
     def add_to_message(self, remark: str) -> None:
         """Add a remark to the message."""
-        self.message = f"{self.message}; {remark}"
-        self.args = (self.message,)
-
-    def with_unknown_billing(self) -> Self:
-        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
-        if self.billing == "none":
-            self.billing = "unknown"
-            self.add_to_message("an earlier attempt may have been carried out and billed")
-        return self
+        super().add_to_message(remark)
+        self.message = str(self)
 
 
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):

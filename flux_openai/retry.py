@@ -155,7 +155,9 @@ def _is_quota_code(code: str | None) -> bool:
     return code is not None and _QUOTA_CODE.search(code) is not None
 
 
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+_NOT_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout", "ProxyError", "gaierror"}
+)
 _MAYBE_SENT = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "WriteTimeout"})
 _NEVER_SENT = frozenset({"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"})
 

@@ -57,7 +57,9 @@ class Exchange:
 
     Attributes:
         key: The Idempotency-Key to send.
-        phase: How far the request got; None if the transport has no `trace` extension.
+        phase: The furthest that the request got; None if the transport has no `trace` extension.
+        status: The status of the answer's head; None if none came, or the transport has no `trace` extension.
+        request: The request; None before it is sent, and after its answer was read.
         secrets: The values of the request's headers that are credentials.
         response: The answer as the SDK got it; None if none came.
         body: The whole body, or its beginning if it broke off or has a `body_error`.
@@ -68,6 +70,8 @@ class Exchange:
 
     key: str
     phase: Phase | None = None
+    status: int | None = None
+    request: httpx.Request | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     response: httpx.Response | None = None
     body: bytes = b""
@@ -78,12 +82,12 @@ class Exchange:
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def attach_async(self, request: httpx.Request) -> None:
         """The same as `attach`, for an async client."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
@@ -94,11 +98,15 @@ class Exchange:
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
-        if self._tunnelling or step.startswith(("connect_", "start_tls")):
-            if self.phase not in ("sending", "sent", "answering"):
-                self.phase = "connecting"
-        elif step in _PHASES:
-            self.phase = _PHASES[step]
+        connecting = self._tunnelling or step.startswith(("connect_", "start_tls"))
+        phase = "connecting" if connecting else _PHASES.get(step)
+        # The phase never falls back: a transport that sends the request once more by itself has sent it all the same.
+        if phase is not None and _ORDER[phase] > _ORDER[self.phase]:
+            self.phase = phase
+        if phase == "answering":
+            head = info.get("return_value")  # of HTTP/1: version, status, reason, headers; of HTTP/2: status, headers
+            parts = head if isinstance(head, tuple) else ()
+            self.status = next((part for part in parts if isinstance(part, int)), None)
 
 
 _PHASES: Mapping[str, Phase] = {
@@ -106,6 +114,7 @@ _PHASES: Mapping[str, Phase] = {
     "send_request_body.complete": "sent",
     "receive_response_headers.complete": "answering",
 }
+_ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
