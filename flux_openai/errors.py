@@ -35,7 +35,7 @@ from typing import Any, Literal, Protocol, Self
 
 import openai
 
-from flux_openai._http.redaction import is_secret, redact_value, redacted_repr
+from flux_openai._http.redaction import is_secret, redact_links, redact_value, redacted_repr, replace_secrets
 
 __all__ = [
     "BadResponseError",
@@ -204,9 +204,16 @@ class InvalidParam:
     nearest: object | None = None
 
     def __post_init__(self) -> None:
-        """Redact a credential that was passed as the wrong parameter: errors are logged and pickled."""
-        if is_secret(self.param):
-            object.__setattr__(self, "value", redact_value(self.value, name=self.param))
+        """Redact a credential that was passed as the wrong parameter, and the query of links: errors are logged."""
+        secret = is_secret(self.param)
+        value = redact_value(self.value, name=self.param) if secret else redact_links(self.value)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "nearest", redact_links(self.nearest))
+
+    def without(self, secrets: tuple[str, ...]) -> "InvalidParam":
+        """The same without these secrets in the value and in the text."""
+        rule, value = replace_secrets(self.rule, secrets, by="[redacted]"), redact_links(self.value, secrets)
+        return type(self)(param=self.param, value=value, rule=rule, nearest=redact_links(self.nearest, secrets))
 
     def __str__(self) -> str:
         hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"

@@ -9,6 +9,7 @@ body could be a decompression bomb.
       read_capped(response, exchange)          -> the response for the SDK, without secrets
 """
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +20,12 @@ from datetime import timedelta
 from typing import Literal
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, redact_headers, secrets_of
+from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
 
 __all__ = [
     "BODY_LIMIT",
     "BODY_TIME",
+    "HTTP_LOGGERS",
     "PATH",
     "Exchange",
     "Phase",
@@ -119,9 +121,32 @@ _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "s
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
 
+def _redact_logs(record: logging.LogRecord) -> bool:
+    exchange = _CURRENT.get()
+    if exchange is not None:
+        redact_record(record, exchange.secrets)
+    return True
+
+
+HTTP_LOGGERS = (
+    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
+    *(
+        f"{core}.{part}"
+        for core in ("httpcore", "httpcore2")
+        for part in ("connection", "http11", "http2", "proxy", "socks")
+    ),
+)
+"""The loggers of the HTTP libraries; a filter works for the very logger that it was added to."""
+
+_LOGGERS = tuple(logging.getLogger(name) for name in (*HTTP_LOGGERS, "openai._base_client"))
+
+
 @contextmanager
 def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
+    for logger in _LOGGERS:
+        # Added again and again, because `logging.config.dictConfig` may have removed it.
+        logger.addFilter(_redact_logs)
     token = _CURRENT.set(exchange)
     try:
         yield
@@ -248,10 +273,16 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
         headers=headers,
         content=_EMPTY_ANSWER if unparsed else body,
         request=request,
-        extensions=response.extensions,
+        extensions={**response.extensions, **_reason(response, exchange.secrets)},
     )
     exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)
     return exchange.response
+
+
+def _reason(response: httpx.Response, secrets: tuple[str, ...]) -> dict[str, bytes]:
+    """The reason phrase for the `extensions` of a response, without the key that a server may repeat in it."""
+    reason: bytes | None = response.extensions.get("reason_phrase")
+    return {} if reason is None else {"reason_phrase": scrub(reason.decode("latin-1"), secrets).encode("latin-1")}
 
 
 def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
