@@ -13,11 +13,13 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
+from weakref import ref
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
@@ -45,7 +47,7 @@ BODY_LIMIT = 64 * 1024 * 1024
 """The largest body of an answer in bytes, both compressed and decompressed."""
 
 BODY_TIME: float = 2
-"""The longest time for the whole body of an answer, in read time-outs."""
+"""The longest time for the head of an answer, and for its whole body, in read time-outs."""
 
 _CHUNK = 1024 * 1024
 _EMPTY_ANSWER = b'{"created":0,"data":[]}'
@@ -68,6 +70,7 @@ class Exchange:
         body_error: What is wrong with the body, as the end of a sentence; None if nothing is.
         request_id: The answer's X-Request-Id.
         read_timeout: Seconds of one wait on the network; None for no limit.
+        writes: How often something was sent over a connection that is watched.
     """
 
     key: str
@@ -80,7 +83,10 @@ class Exchange:
     body_error: str | None = None
     request_id: str | None = None
     read_timeout: float | None = None
+    writes: int = 0
     _tunnelling: bool = False
+    _head_until: float | None = None
+    _reads: int = 0
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
@@ -92,11 +98,36 @@ class Exchange:
         self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
+    def time_to_read(self, timeout: float | None) -> float | None:
+        """Seconds for the next read from the connection, at most `timeout`.
+
+        Raises:
+            httpx.ReadTimeout: The time for the head of the answer is over.
+        """
+        self._reads += 1
+        if self._head_until is None:
+            return timeout
+        left = self._head_until - time.monotonic()
+        if left <= 0:
+            raise httpx.ReadTimeout("the head of the answer was not complete in time")
+        return left if timeout is None else min(left, timeout)
+
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
         self._trace(event, info)
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
         step = event.partition(".")[2]
+        if step in _NEW_STREAM:
+            _watch(info.get("return_value"))
+        elif step == "receive_response_headers.started":
+            timeouts = {} if self.request is None else self.request.extensions.get("timeout", {})
+            read = timeouts.get("read")
+            self._head_until, self._reads = None if read is None else time.monotonic() + BODY_TIME * read, 0
+        elif step.startswith("receive_response_headers."):
+            self._head_until = None
+            if event == "http11.receive_response_headers.complete" and self.writes and not self._reads:
+                # With this exception the HTTP library closes the connection.
+                raise httpx.RemoteProtocolError("the answer was there before the request was sent: it is to another")
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
@@ -117,6 +148,35 @@ _PHASES: Mapping[str, Phase] = {
     "receive_response_headers.complete": "answering",
 }
 _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
+
+_NEW_STREAM = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
+
+
+def _watch(stream: object) -> None:
+    """Bound the time for the head of an answer that comes over this connection, and see whether it comes too early.
+
+    The HTTP library has a time-out for each read only: a server that sends a byte at a time could go on for ever. It
+    also takes what a server sent behind the last answer for the answer to the next request. A connection is kept for
+    later requests; each is watched by its own exchange.
+    """
+    with suppress(AttributeError):  # a network backend of the user's may forbid it
+        # The methods do not hold the connection: it would refer to itself, and live until a garbage collection.
+        stream.read, stream.write = partial(_read, ref(stream)), partial(_write, ref(stream))  # type: ignore[attr-defined]
+
+
+def _read(stream_ref: Callable[[], Any], max_bytes: int, timeout: float | None = None) -> object:
+    stream, exchange = stream_ref(), _CURRENT.get()
+    if exchange is not None:
+        timeout = exchange.time_to_read(timeout)
+    return type(stream).read(stream, max_bytes, timeout=timeout)
+
+
+def _write(stream_ref: Callable[[], Any], buffer: bytes, timeout: float | None = None) -> object:
+    stream, exchange = stream_ref(), _CURRENT.get()
+    if exchange is not None:
+        exchange.writes += 1
+    return type(stream).write(stream, buffer, timeout=timeout)
+
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
