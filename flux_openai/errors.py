@@ -36,7 +36,7 @@ from typing import Any, Literal, Protocol, Self
 
 import openai
 
-from flux_openai._http.redaction import is_secret, redact_value, redacted_repr
+from flux_openai._http.redaction import is_secret, redact_links, redact_value, redacted_repr, replace_secrets
 
 __all__ = [
     "DOCUMENTED_CODES",
@@ -195,6 +195,17 @@ class FluxError(openai.OpenAIError):
     partial: PartialResponse | None = None
     rest: tuple[dict[str, Any], ...] = ()
 
+    def add_to_message(self, remark: str) -> None:
+        """Add a remark to the message."""
+        self.args = (f"{self}; {remark}",)
+
+    def with_unknown_billing(self) -> Self:
+        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
+        if self.billing == "none":
+            self.billing = "unknown"
+            self.add_to_message("an earlier attempt may have been carried out and billed")
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by state: the constructors of the SDK's errors take arguments that pickle would not pass."""
         return (_revive, (type(self), self.args, self.__dict__))
@@ -245,9 +256,16 @@ class InvalidParam:
     nearest: object | None = None
 
     def __post_init__(self) -> None:
-        """Redact a credential that was passed as the wrong parameter: errors are logged and pickled."""
-        if is_secret(self.param):
-            object.__setattr__(self, "value", redact_value(self.value, name=self.param))
+        """Redact a credential that was passed as the wrong parameter, and the query of links: errors are logged."""
+        secret = is_secret(self.param)
+        value = redact_value(self.value, name=self.param) if secret else redact_links(self.value)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "nearest", redact_links(self.nearest))
+
+    def without(self, secrets: tuple[str, ...]) -> "InvalidParam":
+        """The same without these secrets in the value and in the text."""
+        rule, value = replace_secrets(self.rule, secrets, by="[redacted]"), redact_links(self.value, secrets)
+        return type(self)(param=self.param, value=value, rule=rule, nearest=redact_links(self.nearest, secrets))
 
     def __str__(self) -> str:
         hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"
@@ -333,15 +351,8 @@ class FluxAPIError(FluxError, openai.APIError):
 
     def add_to_message(self, remark: str) -> None:
         """Add a remark to the message."""
-        self.message = f"{self.message}; {remark}"
-        self.args = (self.message,)
-
-    def with_unknown_billing(self) -> Self:
-        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
-        if self.billing == "none":
-            self.billing = "unknown"
-            self.add_to_message("an earlier attempt may have been carried out and billed")
-        return self
+        super().add_to_message(remark)
+        self.message = str(self)
 
 
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):

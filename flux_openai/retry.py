@@ -215,7 +215,9 @@ def status_of_code(*codes: str | None) -> int | None:
 _CODE_LIMIT = 100
 
 
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+_NOT_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout", "ProxyError", "gaierror"}
+)
 _MAYBE_SENT = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "WriteTimeout"})
 _PROXY_LOGIN = "ProxyError: 407"
 _NEVER_SENT = frozenset(

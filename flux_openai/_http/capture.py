@@ -9,21 +9,25 @@ body could be a decompression bomb.
       read_capped(response, exchange)          -> the response for the SDK, without secrets
 """
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
+from weakref import ref
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, redact_headers, secrets_of
+from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
 
 __all__ = [
     "BODY_LIMIT",
     "BODY_TIME",
+    "HTTP_LOGGERS",
     "PATH",
     "Exchange",
     "Phase",
@@ -43,7 +47,7 @@ BODY_LIMIT = 64 * 1024 * 1024
 """The largest body of an answer in bytes, both compressed and decompressed."""
 
 BODY_TIME: float = 2
-"""The longest time for the whole body of an answer, in read time-outs."""
+"""The longest time for the head of an answer, and for its whole body, in read time-outs."""
 
 _CHUNK = 1024 * 1024
 _EMPTY_ANSWER = b'{"created":0,"data":[]}'
@@ -57,7 +61,9 @@ class Exchange:
 
     Attributes:
         key: The Idempotency-Key to send.
-        phase: How far the request got; None if the transport has no `trace` extension.
+        phase: The furthest that the request got; None if the transport has no `trace` extension.
+        status: The status of the answer's head; None if none came, or the transport has no `trace` extension.
+        request: The request; None before it is sent, and after its answer was read.
         secrets: The values of the request's headers that are credentials.
         response: The answer as the SDK got it; None if none came.
         body: The whole body, or its beginning if it broke off or has a `body_error`.
@@ -66,10 +72,13 @@ class Exchange:
         peer: The host that was connected to, such as a proxy; None if a connection of the pool was used.
         key_source: Where the key of the request came from, for the error of a 401.
         read_timeout: Seconds of one wait on the network; None for no limit.
+        writes: How often something was sent over a connection that is watched.
     """
 
     key: str
     phase: Phase | None = None
+    status: int | None = None
+    request: httpx.Request | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     response: httpx.Response | None = None
     body: bytes = b""
@@ -78,17 +87,34 @@ class Exchange:
     read_timeout: float | None = None
     peer: str | None = None
     key_source: str = ""
+    writes: int = 0
     _tunnelling: bool = False
+    _head_until: float | None = None
+    _reads: int = 0
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def attach_async(self, request: httpx.Request) -> None:
         """The same as `attach`, for an async client."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._atrace}
+
+    def time_to_read(self, timeout: float | None) -> float | None:
+        """Seconds for the next read from the connection, at most `timeout`.
+
+        Raises:
+            httpx.ReadTimeout: The time for the head of the answer is over.
+        """
+        self._reads += 1
+        if self._head_until is None:
+            return timeout
+        left = self._head_until - time.monotonic()
+        if left <= 0:
+            raise httpx.ReadTimeout("the head of the answer was not complete in time")
+        return left if timeout is None else min(left, timeout)
 
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
         self._trace(event, info)
@@ -97,14 +123,29 @@ class Exchange:
         step = event.partition(".")[2]
         if step == "connect_tcp.started":
             self.peer = str(info.get("host"))
+        elif step in _NEW_STREAM:
+            _watch(info.get("return_value"))
+        elif step == "receive_response_headers.started":
+            timeouts = {} if self.request is None else self.request.extensions.get("timeout", {})
+            read = timeouts.get("read")
+            self._head_until, self._reads = None if read is None else time.monotonic() + BODY_TIME * read, 0
+        elif step.startswith("receive_response_headers."):
+            self._head_until = None
+            if event == "http11.receive_response_headers.complete" and self.writes and not self._reads:
+                # With this exception the HTTP library closes the connection.
+                raise httpx.RemoteProtocolError("the answer was there before the request was sent: it is to another")
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
-        if self._tunnelling or step.startswith(("connect_", "start_tls")):
-            if self.phase not in ("sending", "sent", "answering"):
-                self.phase = "connecting"
-        elif step in _PHASES:
-            self.phase = _PHASES[step]
+        connecting = self._tunnelling or step.startswith(("connect_", "start_tls"))
+        phase = "connecting" if connecting else _PHASES.get(step)
+        # The phase never falls back: a transport that sends the request once more by itself has sent it all the same.
+        if phase is not None and _ORDER[phase] > _ORDER[self.phase]:
+            self.phase = phase
+        if phase == "answering":
+            head = info.get("return_value")  # of HTTP/1: version, status, reason, headers; of HTTP/2: status, headers
+            parts = head if isinstance(head, tuple) else ()
+            self.status = next((part for part in parts if isinstance(part, int)), None)
 
 
 _PHASES: Mapping[str, Phase] = {
@@ -112,13 +153,66 @@ _PHASES: Mapping[str, Phase] = {
     "send_request_body.complete": "sent",
     "receive_response_headers.complete": "answering",
 }
+_ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
+
+_NEW_STREAM = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
+
+
+def _watch(stream: object) -> None:
+    """Bound the time for the head of an answer that comes over this connection, and see whether it comes too early.
+
+    The HTTP library has a time-out for each read only: a server that sends a byte at a time could go on for ever. It
+    also takes what a server sent behind the last answer for the answer to the next request. A connection is kept for
+    later requests; each is watched by its own exchange.
+    """
+    with suppress(AttributeError):  # a network backend of the user's may forbid it
+        # The methods do not hold the connection: it would refer to itself, and live until a garbage collection.
+        stream.read, stream.write = partial(_read, ref(stream)), partial(_write, ref(stream))  # type: ignore[attr-defined]
+
+
+def _read(stream_ref: Callable[[], Any], max_bytes: int, timeout: float | None = None) -> object:
+    stream, exchange = stream_ref(), _CURRENT.get()
+    if exchange is not None:
+        timeout = exchange.time_to_read(timeout)
+    return type(stream).read(stream, max_bytes, timeout=timeout)
+
+
+def _write(stream_ref: Callable[[], Any], buffer: bytes, timeout: float | None = None) -> object:
+    stream, exchange = stream_ref(), _CURRENT.get()
+    if exchange is not None:
+        exchange.writes += 1
+    return type(stream).write(stream, buffer, timeout=timeout)
+
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
+
+
+def _redact_logs(record: logging.LogRecord) -> bool:
+    exchange = _CURRENT.get()
+    if exchange is not None:
+        redact_record(record, exchange.secrets)
+    return True
+
+
+HTTP_LOGGERS = (
+    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
+    *(
+        f"{core}.{part}"
+        for core in ("httpcore", "httpcore2")
+        for part in ("connection", "http11", "http2", "proxy", "socks")
+    ),
+)
+"""The loggers of the HTTP libraries; a filter works for the very logger that it was added to."""
+
+_LOGGERS = tuple(logging.getLogger(name) for name in (*HTTP_LOGGERS, "openai._base_client"))
 
 
 @contextmanager
 def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
+    for logger in _LOGGERS:
+        # Added again and again, because `logging.config.dictConfig` may have removed it.
+        logger.addFilter(_redact_logs)
     token = _CURRENT.set(exchange)
     try:
         yield
@@ -245,10 +339,16 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
         headers=headers,
         content=_EMPTY_ANSWER if unparsed else body,
         request=request,
-        extensions=response.extensions,
+        extensions={**response.extensions, **_reason(response, exchange.secrets)},
     )
     exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)
     return exchange.response
+
+
+def _reason(response: httpx.Response, secrets: tuple[str, ...]) -> dict[str, bytes]:
+    """The reason phrase for the `extensions` of a response, without the key that a server may repeat in it."""
+    reason: bytes | None = response.extensions.get("reason_phrase")
+    return {} if reason is None else {"reason_phrase": scrub(reason.decode("latin-1"), secrets).encode("latin-1")}
 
 
 def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:

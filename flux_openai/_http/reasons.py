@@ -15,7 +15,9 @@ __all__ = ["causes_of", "reason_of"]
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """An error and everything it was raised from, the last first."""
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))  # a hook of the user's may raise an error from itself
         yield error
         group = error.exceptions if isinstance(error, BaseExceptionGroup) else (None,)
         # The HTTP libraries raise `from None`, and the cause is then the suppressed context. A context that is not
@@ -31,6 +33,10 @@ _TIMEOUTS: Mapping[str, str] = {
 }
 _HARMLESS_TEXTS = frozenset({"ConnectError", "ReadError", "WriteError", "RemoteProtocolError", "UnsupportedProtocol"})
 """The errors of the HTTP library whose texts can be shown. Others may quote a header: LocalProtocolError does."""
+
+
+_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
+"""The packages whose errors are not shown unless they are known: the text of one may quote the request."""
 
 
 def reason_of(error: BaseException | None, secrets: Iterable[str] = ()) -> str | None:
@@ -54,4 +60,6 @@ def _reason(error: BaseException) -> str | None:
             return os.strerror(number)
     if name == "ProxyError":
         return f"the proxy said {error}"
+    if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        return str(error)
     return _TIMEOUTS.get(name) or (str(error) if name in _HARMLESS_TEXTS else None)

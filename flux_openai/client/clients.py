@@ -11,6 +11,7 @@ import openai
 from openai._models import FinalRequestOptions
 
 from flux_openai._http.capture import aread_capped, captured, read_capped
+from flux_openai._http.fork import own_connections_after_fork
 from flux_openai._http.library import httpx
 from flux_openai.client.images import AsyncFluxImages, FluxImages
 from flux_openai.client.setup import (
@@ -62,6 +63,7 @@ class FluxOpenAI(openai.OpenAI):
         self._settings = Settings().changed(options)
         super().__init__(**sdk_options(options))
         drop_openai_env(self, options)
+        own_connections_after_fork(self._client)
 
     @cached_property
     def images(self) -> FluxImages:
@@ -117,6 +119,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         self._settings = Settings().changed(options)
         super().__init__(**sdk_options(options))
         drop_openai_env(self, options)
+        own_connections_after_fork(self._client)
 
     @cached_property
     def images(self) -> AsyncFluxImages:

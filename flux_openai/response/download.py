@@ -30,6 +30,7 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
+from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
 from flux_openai._http.url_guard import (
     AllowedURL,
@@ -363,21 +364,11 @@ def _is_not_muted(_: logging.LogRecord) -> bool:
     return not _muted_here.get()
 
 
-_LOGGERS = (
-    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
-    *(
-        f"{core}.{part}"
-        for core in ("httpcore", "httpcore2")
-        for part in ("connection", "http11", "http2", "proxy", "socks")
-    ),
-)
-
-
 @contextmanager
 def _muted_loggers() -> Iterator[None]:
     # These loggers write whole URLs at INFO, cookies and redirects at DEBUG. The filter is added for each download,
     # because `logging.config.dictConfig` may have removed it.
-    for name in _LOGGERS:
+    for name in HTTP_LOGGERS:
         logging.getLogger(name).addFilter(_is_not_muted)
     token = _muted_here.set(True)
     try:

@@ -1,5 +1,6 @@
 """The calls of one `images.generate` or `images.edit`: checked requests, each with its Idempotency-Key."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -119,5 +120,13 @@ def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
 async def abuild_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
     """The same as `build_calls`, for async code; image files are read in a thread."""
     if needs_reading(arguments) or needs_reading(arguments.get("extra_body")):
-        return await to_thread.run_sync(build_calls, method, arguments, settings)
-    return build_calls(method, arguments, settings)
+        calls = await to_thread.run_sync(build_calls, method, arguments, settings)
+    else:
+        calls = build_calls(method, arguments, settings)
+    if len(calls) > 1:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            rule = "needs asyncio, and this is another event loop (trio): make several calls instead"
+            raise InvalidParamsError.of([InvalidParam(param="split", value=True, rule=rule)]) from None
+    return calls

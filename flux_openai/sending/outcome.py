@@ -36,15 +36,8 @@ from flux_openai.response.download import DownloadSettings
 from flux_openai.response.error_object import ErrorDetails, error_details, request_id_of
 from flux_openai.response.parsing import UnusableBody, read_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
-from flux_openai.retry import (
-    BILLING,
-    Cause,
-    cause_of_failure,
-    cause_of_status,
-    names_of,
-    retry_after,
-    status_of_code,
-)
+from flux_openai.retry import BILLING, Cause, cause_of_status, names_of, retry_after, status_of_code
+from flux_openai.sending.failures import cause_of, kept_cause, refusal_of, root_of
 
 __all__ = ["AnswerReader", "Outcome"]
 
@@ -64,7 +57,7 @@ class Outcome:
 
     response: FluxImagesResponse | None = None
     notices: tuple[str, ...] = ()
-    error: FluxAPIError | None = None
+    error: FluxError | None = None
     cause: Cause | None = None
     retry_after: float | None = None
     status_code: int | None = None
@@ -129,16 +122,33 @@ class AnswerReader:
             )
         return self.outcome
 
-    def failed(self, failure: openai.APIError) -> Outcome:
-        """The outcome of an attempt for which the SDK raised this error."""
-        if self.outcome is not None:
+    def failed(self, failure: Exception, *, hooked: bool) -> Outcome:
+        """The outcome of an attempt for which `client.post` raised this exception.
+
+        `hooked` says whether the HTTP client has hooks for responses.
+        """
+        exchange, info, root = self.exchange, self.info, root_of(failure)
+        response = exchange.response
+        if self.outcome is not None and self.outcome.error is not None:
             # `__call__` raised it, through frames of the SDK whose locals hold the request with the key.
             failure.__traceback__ = None
             return self.outcome
-        response = self.exchange.response
-        if response is not None and not response.is_success:
-            return _refused(response, self.exchange, self.info)
-        return _broken_off(failure, self.exchange, self.info)
+        if isinstance(failure, FluxError):
+            # The key or the base_url is no longer valid, or the SDK answered past this client.
+            failure.attempts = failure.attempts or info.attempts - 1
+            return Outcome(error=failure.with_traceback(None), cause="unusable")
+        if self.outcome is not None:
+            outcome = _discarded(self.outcome, root, info)
+        elif response is not None and not response.is_success:
+            return _refused(response, exchange, info)
+        elif (refused := refusal_of(failure, exchange)) is not None:
+            outcome = _refused(refused, exchange, info)
+        else:
+            outcome = _broken_off(failure, exchange, info, cause=cause_of(failure, exchange, hooked=hooked))
+        if outcome.error is not None:
+            outcome.error.__cause__ = kept_cause(root, exchange.secrets)
+        exchange.request = None  # it refers to the exchange
+        return outcome
 
 
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
@@ -185,7 +195,7 @@ def _status_error(
 
 _REMARKS: Mapping[Billing, str] = {"none": "", "unknown": "; it may have been carried out and billed", "paid": ""}
 
-_E = TypeVar("_E", bound=FluxAPIError)
+_E = TypeVar("_E", bound=FluxError)
 
 
 def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | None) -> _E:
@@ -213,30 +223,46 @@ def _error_object(body: object) -> object:
     return body.get("error") or body if isinstance(body, dict) else body
 
 
-def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) -> Outcome:
+def _broken_off(failure: Exception, exchange: Exchange, info: CallInfo, *, cause: Cause) -> Outcome:
     """The outcome of an attempt without a complete answer."""
-    cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
-    request = redact_request(failure.request)
-    name = type(failure.__cause__ or failure).__name__
-    host, reason = request.url.netloc.decode("ascii", "replace"), reason_of(failure.__cause__, exchange.secrets)
-    if exchange.peer is not None and exchange.peer != request.url.host:
-        host += f", through the proxy {exchange.peer}"
-    where = host if reason is None else f"{host}: {reason}"
-    message = f"{failure.message.rstrip('.')}: {where} ({name}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
-    error: FluxConnectionError
-    if isinstance(failure, openai.APITimeoutError):
-        error = FluxTimeoutError(request=request)
+    root = root_of(failure)
+    request = failure.request if isinstance(failure, openai.APIError) else exchange.request
+    late = not names_of(root).isdisjoint(("APITimeoutError", "TimeoutError", "TimeoutException"))
+    what, where = "the request could not be made", ""
+    if request is not None:
+        what = "Request timed out" if late else "Connection error"
+        where = f": {request.url.netloc.decode('ascii', 'replace')}"
+        if exchange.peer is not None and exchange.peer != request.url.host:
+            where += f", through the proxy {exchange.peer}"
+    reason = reason_of(root, exchange.secrets)
+    phase = _PHASES[cause] if exchange.status is None else "after an answer came"
+    details = f"{where}: {reason}" if reason else where
+    message = f"{what}{details} ({type(root).__name__}, {phase}){_REMARKS[BILLING[cause]]}"
+    error: FluxError
+    if request is None:
+        error = FluxError(message)
+    elif late:
+        error = FluxTimeoutError(request=redact_request(request))
         error.message, error.args = message, (message,)
     else:
-        error = FluxConnectionError(message=message, request=request)
-    error.raw = redact_body(exchange.body, exchange.secrets) if exchange.body else b""
+        error = FluxConnectionError(message=message, request=redact_request(request))
+    if isinstance(error, FluxAPIError) and exchange.body:
+        error.raw = redact_body(exchange.body, exchange.secrets)
     return Outcome(error=_annotated(error, cause=cause, info=info, request_id=exchange.request_id), cause=cause)
+
+
+def _discarded(outcome: Outcome, root: Exception, info: CallInfo) -> Outcome:
+    """The outcome of an attempt that was answered, after which code of the user's raised an exception."""
+    error = FluxError(f"the images came, but then {type(root).__name__} was raised; they are in .partial")
+    error.billing, error.attempts, error.partial = "paid", info.attempts, outcome.response
+    return replace(outcome, response=None, error=error, cause="unusable")
 
 
 _PHASES: Mapping[Cause, str] = {
     "not_sent": "before the request was sent",
     "refused": "and trying again will not help",
     "unknown": "after the request was sent",
+    "unusable": "after the request was sent",
 }
 
 

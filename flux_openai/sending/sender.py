@@ -107,10 +107,10 @@ class Sender:
         with capture(exchange):
             try:
                 result = self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
-            except openai.APIError as failure:
-                return reader.failed(failure)
-        request.state.result = result
-        return reader.outcome or reader.read()
+                request.state.result = result
+                return reader.outcome or reader.read()
+            except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
+                return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
 class AsyncSender:
@@ -179,10 +179,10 @@ class AsyncSender:
         with capture(exchange):
             try:
                 result = await self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
-            except openai.APIError as failure:
-                return reader.failed(failure)
-        request.state.result = result
-        return reader.outcome or reader.read()
+                request.state.result = result
+                return reader.outcome or reader.read()
+            except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
+                return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class Part:
         return None if self.outcome is None else self.outcome.response
 
     @property
-    def error(self) -> FluxAPIError | None:
+    def error(self) -> FluxError | None:
         """The error, if the part failed; its `billing` is "unknown" if an earlier attempt may have been billed."""
         error = None if self.outcome is None else self.outcome.error
         return error.with_unknown_billing() if error is not None and self.state.maybe_billed else error

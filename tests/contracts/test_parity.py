@@ -197,7 +197,7 @@ def test_an_edit_of_one_half_is_seen(file: str, name: str) -> None:
     [
         ("body=request.body,", "body=request.call.body,"),
         ("return reader.outcome or reader.read()", "return reader.read()"),
-        ("except openai.APIError", "except openai.APIConnectionError"),
+        ("except Exception as failure", "except OSError as failure"),
         ("aclient=http", "aclient=None"),
         ("            parts.clear()\n            unexpected.clear()\n", "            parts.clear()\n"),
     ],

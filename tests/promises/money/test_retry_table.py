@@ -14,7 +14,13 @@ import pytest
 
 from flux_openai import Emulator, RetryPolicy, errors, retry
 from flux_openai._http.library import httpx
-from flux_openai.errors import DOCUMENTED_CODES, FluxConnectionError, FluxError, FluxTimeoutError
+from flux_openai.errors import (
+    DOCUMENTED_CODES,
+    FluxConnectionError,
+    FluxError,
+    FluxInternalServerError,
+    FluxTimeoutError,
+)
 from flux_openai.retry import RetryEvent
 from tests.promises.money.fakes import JSON, OK, Answers, through
 
@@ -334,26 +340,22 @@ def test_whatever_the_http_library_raises_is_judged(
 ) -> None:
     """Every exception class it exports gets a class, a billing and a number of POSTs as the table says.
 
-    Behind a transport that nobody can watch only the name tells: what is not surely unsent may be paid for. Exceptions
-    that are no failures of a request, but mistakes in using the library, may also come as they are, after one POST.
+    Behind a transport that nobody can watch only the name tells: what is not surely unsent may be paid for. An error
+    about a status is what its status is.
     """
     answers = Answers(instance_of(kind))
     caller = open_client(http=through(answers), retry={"duplicates": duplicates})
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is looked at below
-        caller.generate()
-    error = caught.value
-    if type(error) is kind and not issubclass(kind, httpx.RequestError):
-        assert len(answers.requests) == 1
-        return
-    free = kind.__name__ in NOT_SENT | REFUSED
-    retried = kind.__name__ in NOT_SENT or (duplicates == "allowed" and not free)
+    error = caller.fails()
+    free, of_status = kind.__name__ in NOT_SENT | REFUSED, kind is httpx.HTTPStatusError
+    retried = kind.__name__ in NOT_SENT or (not free and duplicates in ("allowed", "unlikely" if of_status else ""))
     attempts = 4 if retried else 1
     assert len(answers.requests) == attempts
-    assert isinstance(error, FluxError)
-    assert type(error) is (FluxTimeoutError if issubclass(kind, httpx.TimeoutException) else FluxConnectionError)
+    late = issubclass(kind, httpx.TimeoutException)
+    assert type(error) is (FluxInternalServerError if of_status else FluxTimeoutError if late else FluxConnectionError)
     assert error.billing == ("none" if free else "unknown")
     assert error.attempts == attempts
-    assert (error.__cause__, error.__context__) == (None, None)
+    assert type(error.__cause__) is kind
+    assert (error.__cause__.__traceback__, error.__context__) == (None, None)
 
 
 def test_the_http_library_has_its_exceptions() -> None:
