@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from flux_openai._http.library import httpx
 from flux_openai._http.url_guard import (
+    PeerGuard,
     RefusedURLError,
-    acheck_peer,
-    check_peer,
     check_url,
     environment_proxy,
     is_public,
@@ -27,7 +26,7 @@ from flux_openai._http.url_guard import (
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.response.download import DownloadSettings, afetch, fetch
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\0IEND\xaeB`\x82"
 PUBLIC = "93.184.216.34"
 PUBLIC_V6 = "2606:2800:220:1::1"
 GOOD = "https://good.example/image.png?sig=x"
@@ -261,9 +260,21 @@ def test_no_redirect_leads_to_a_bad_url(canary: Canary, url: str) -> None:
 def public_server(monkeypatch: pytest.MonkeyPatch) -> dict[str, httpx.Response]:
     """Public hosts without a network: the answer for each URL."""
     answers: dict[str, httpx.Response] = {}
-    transport = httpx.MockTransport(lambda request: answers[str(request.url)])
-    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: transport)
-    monkeypatch.setattr(httpx, "AsyncHTTPTransport", lambda **options: transport)
+
+    class PublicNetwork(httpx.MockTransport):
+        def __init__(self, **options: object) -> None:
+            super().__init__(lambda request: answers[str(request.url)])
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            request.extensions["trace"]("connection.connect_tcp.started", {"host": request.url.host})
+            return super().handle_request(request)
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await request.extensions["trace"]("connection.connect_tcp.started", {"host": request.url.host})
+            return await super().handle_async_request(request)
+
+    monkeypatch.setattr(httpx, "HTTPTransport", PublicNetwork)
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", PublicNetwork)
     return answers
 
 
@@ -508,6 +519,10 @@ class Stream:
         self.peer = peer
         self.closed = False
 
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """What the peer says."""
+        raise AssertionError
+
     def get_extra_info(self, info: str, /) -> Address | None:
         """The address of the peer."""
         assert info == "server_addr"
@@ -522,21 +537,96 @@ class Stream:
         self.closed = True
 
 
+def connect_sync(host: str, peer: Address | None) -> Stream:
+    """A connection of the HTTP library to a host, under the guard of a request to good.example."""
+    guard, stream = PeerGuard("good.example"), Stream(peer)
+    try:
+        guard.check_peer("connection.connect_tcp.started", {"host": host, "port": 443})
+        guard.check_peer("connection.connect_tcp.complete", {"return_value": stream})
+        guard.check_peer("http11.send_request_headers.started", {})
+    except RefusedURLError:
+        assert stream.closed
+        raise
+    return stream
+
+
+def connect_async(host: str, peer: Address | None) -> Stream:
+    """The same under the guard of an async request."""
+    guard, stream = PeerGuard("good.example"), Stream(peer)
+
+    async def connect() -> None:
+        await guard.acheck_peer("connection.connect_tcp.started", {"host": host, "port": 443})
+        await guard.acheck_peer("connection.connect_tcp.complete", {"return_value": stream})
+        await guard.acheck_peer("http11.send_request_headers.started", {})
+
+    try:
+        anyio.run(connect)
+    except RefusedURLError:
+        assert stream.closed
+        raise
+    return stream
+
+
+both_connections = pytest.mark.parametrize("connect", [connect_sync, connect_async], ids=["sync", "async"])
+
+
+@both_connections
 @pytest.mark.parametrize("peer", [None, ("127.0.0.1", 443), ("::1", 443, 0, 0), ("::ffff:10.0.0.1", 443, 0, 0), ("x",)])
-def test_the_connection_to_a_private_peer_is_closed(peer: Address | None) -> None:
-    """A peer that is private, or whose address is unknown, is refused, sync and async."""
-    stream, astream = Stream(peer), Stream(peer)
+def test_the_connection_to_a_private_peer_is_closed(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[str, Address | None], Stream], peer: Address | None
+) -> None:
+    """A peer that is private, or whose address is unknown, is refused; as a proxy it is the user's choice."""
+    resolve(monkeypatch, [PUBLIC])
     with pytest.raises(RefusedURLError):
-        check_peer("connection.connect_tcp.complete", {"return_value": stream})
-    with pytest.raises(RefusedURLError):
-        anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": astream})
-    assert (stream.closed, astream.closed) == (True, True)
+        connect("good.example", peer)
+    assert not connect("proxy.local", peer).closed
 
 
-def test_a_public_peer_stays_connected() -> None:
+@both_connections
+def test_a_public_peer_stays_connected(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[str, Address | None], Stream]
+) -> None:
     """A public peer is allowed, and no other event is looked at."""
-    stream = Stream((PUBLIC, 443))
-    check_peer("connection.connect_tcp.complete", {"return_value": stream})
-    check_peer("http11.send_request_headers.started", {})
-    anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": stream})
-    assert not stream.closed
+    resolve(monkeypatch, [PUBLIC])
+    assert not connect("good.example", (PUBLIC, 443)).closed
+
+
+@pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST."])
+@pytest.mark.parametrize("other", ["localhost", "127.0.0.1", "[::1]"])
+def test_the_names_of_this_machine_are_one_origin(own: str, other: str) -> None:
+    """A local server may call itself by another name than its client does; another port or scheme is another server."""
+    base = f"http://{own}:8000/v1/"
+    assert check_url(f"http://{other}:8000/a", own_origin=base).own
+    for url in (f"http://{other}:8001/a", f"https://{other}:8000/a", f"http://{other}/a", "http://127.0.0.2:8000/a"):
+        with pytest.raises(RefusedURLError):
+            check_url(url, own_origin=base)
+    with pytest.raises(RefusedURLError):
+        check_url(f"http://{other}:8000/a", own_origin="https://api.test/v1/")
+
+
+@pytest.mark.parametrize(
+    ("url", "full", "own"),
+    [
+        ("/image/x.png?sig=a", "https://api.test/image/x.png?sig=a", True),
+        ("image/x.png", "https://api.test/v1/image/x.png", True),
+        ("../x.png", "https://api.test/x.png", True),
+        ("//api.test/x.png", "https://api.test/x.png", True),
+        ("//good.example/x.png", "https://good.example/x.png", False),
+        ("https://good.example/x.png", "https://good.example/x.png", False),
+    ],
+)
+def test_a_relative_url_is_on_the_api(url: str, full: str, *, own: bool) -> None:
+    """An answer may leave out the origin, or the scheme, and these are then those of the API that gave it."""
+    allowed = check_url(url, own_origin="https://api.test/v1/", base="https://api.test/v1/")
+    assert (str(allowed.url), allowed.own) == (full, own)
+    assert not check_url(url, own_origin=None, base="https://api.example/v1/").own
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", " ", "//127.0.0.1/x", "//localhost/x", "//good.example:22/x", "/a\\b", "javascript:x", "data:image/png,x"],
+)
+def test_a_relative_url_is_checked_like_others(url: str) -> None:
+    """What is refused with an origin is refused without one."""
+    with pytest.raises(RefusedURLError):
+        check_url(url, own_origin="https://api.test/v1/", base="https://api.test/v1/")
