@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from flux_openai._http.deadline import trace_reads
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import identifier, redact_headers, secrets_of
 
@@ -90,6 +91,7 @@ class Exchange:
         self._trace(event, info)
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
+        trace_reads(event, info)  # a download may use the connection later
         step = event.partition(".")[2]
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.

@@ -1,5 +1,6 @@
 """A deadline for all reads of a block. A time-out limits one wait only: a server may send a byte before each ends."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -40,7 +41,8 @@ class _Stream(Protocol):
 def trace_reads(event: str, info: Mapping[str, Any]) -> None:
     """The `trace` extension of a sync request: a new connection obeys `read_until`, now and later.
 
-    The HTTP library gives its stream to the trace, and to nobody else before the head of an answer is complete.
+    The HTTP library gives its stream to the trace, and to nobody else before the head of an answer is complete. A
+    stream of an async client stays as it is.
     """
     if event.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
         _limit(info["return_value"])
@@ -62,4 +64,5 @@ def _limit(stream: _Stream) -> None:
             timeout = left if timeout is None else min(left, timeout)
         return read(max_bytes, timeout)
 
-    stream.read = read_in_time
+    if not inspect.iscoroutinefunction(read):
+        stream.read = read_in_time

@@ -17,7 +17,6 @@ a `_FetchError` without the URL, and `fetch` raises the public error outside of 
 
 import logging
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
@@ -394,11 +393,11 @@ def _wait(state: RetryCallState) -> float:
 
 @contextmanager
 def _network_errors_described() -> Iterator[None]:
-    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    theirs = [getattr(library, name) for library in libraries for name in ("HTTPError", "InvalidURL", "StreamError")]
     try:
         yield
-    except (RefusedURLError, OSError, ImportError, ValueError, *theirs) as error:
+    except _FetchError:
+        raise
+    except Exception as error:  # noqa: BLE001  # transports, hooks and event loops raise errors of any class
         raise _described(error) from None
 
 
@@ -418,6 +417,8 @@ _MEANINGS: tuple[tuple[str, Callable[[], _FetchError]], ...] = (
     ("ImportError", _BAD_SETTINGS),
     ("TransportError", _BROKEN),
     ("OSError", _BROKEN),
+    ("ClientError", _BROKEN),  # of aiohttp
+    ("RuntimeError", _BROKEN),  # "Event loop is closed": an idle connection of an earlier `asyncio.run`
     ("ValueError", _BAD_SETTINGS),
 )
 
