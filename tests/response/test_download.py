@@ -1,8 +1,11 @@
 """Downloads against a server on a loopback socket; what the client is allowed to fetch is in tests/_http."""
 
 import asyncio
+import copy
+import gc
 import gzip
 import importlib.util
+import json
 import logging
 import pickle
 import re
@@ -14,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -812,3 +816,173 @@ async def test_a_download_waits_no_longer_than_its_call(
     assert (await image.aread())[:4] == PNG[:4]
     assert seen == [read, waits]
     assert pickle.loads(pickle.dumps(image))._downloads.timeout == waits  # noqa: S301  # our own
+
+
+class Api:
+    """An API on a raw socket: a POST is answered with a URL of its own, whose GETs get this; it keeps the requests."""
+
+    def __init__(self, answer: Callable[[socket.socket], None], *, keep_alive: bool) -> None:
+        self.answer, self.keep_alive = answer, keep_alive
+        self.requests: list[str] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        """Take connections until the listener is closed."""
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self.talk, args=self.listener.accept()[:1], daemon=True).start()
+
+    def talk(self, connection: socket.socket) -> None:
+        """Answer the requests of one connection."""
+        with suppress(OSError), connection:
+            while True:
+                message = b""
+                while not re.search(rb"(?s)\r\n\r\n.*\}$|^GET.*\r\n\r\n$", message):
+                    if not (piece := connection.recv(65536)):
+                        return
+                    message += piece
+                self.requests.append(message.split(b" ")[0].decode())
+                if message.startswith(b"GET"):
+                    self.answer(connection)
+                    continue
+                body = json.dumps({"created": 0, "data": [{"url": f"{self.origin}/a.png"}]}).encode()
+                close = b"" if self.keep_alive else b"Connection: close\r\n"
+                connection.sendall(b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (close, len(body), body))
+                if not self.keep_alive:
+                    return
+
+
+def drip(connection: socket.socket) -> None:
+    """The head of an answer that never ends: each byte comes long before any time-out of one wait."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.01)
+
+
+def good(connection: socket.socket) -> None:
+    """An image."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(PNG), PNG))
+
+
+@pytest.fixture
+def api() -> Iterator[Callable[..., Api]]:
+    """Start an API of this kind."""
+    running: list[Api] = []
+
+    def start(answer: Callable[[socket.socket], None], *, keep_alive: bool = True) -> Api:
+        running.append(Api(answer, keep_alive=keep_alive))
+        return running[-1]
+
+    yield start
+    for started in running:
+        started.listener.close()
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("kind", [FluxOpenAI, AsyncFluxOpenAI])
+def test_the_head_of_an_answer_has_a_time_limit(
+    api: Callable[..., Api], kind: type[FluxOpenAI] | type[AsyncFluxOpenAI], *, keep_alive: bool
+) -> None:
+    """A head that comes byte by byte ends at the total time-out, on a new connection and on that of the call."""
+    server = api(drip, keep_alive=keep_alive)
+
+    async def fail() -> DownloadError:
+        client: Any = kind(api_key="k", base_url=f"{server.origin}/v1", max_retries=0)
+        made = client.images.generate(prompt="a fox")
+        image = (made if kind is FluxOpenAI else await made).data[0]
+        image._downloads = replace(image._downloads, total_timeout=0.3)
+        with pytest.raises(DownloadError, match=r"timed out|longer than") as caught:
+            await image.aread()
+        await client.close() if kind is AsyncFluxOpenAI else client.close()
+        return caught.value
+
+    assert anyio.run(fail).attempts == 1
+    assert server.requests == ["POST", "GET"]
+
+
+# The HTTP library cannot close a connection of a loop that is closed itself.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_an_async_client_of_an_earlier_loop_downloads(api: Callable[..., Api]) -> None:
+    """An idle connection of a finished `asyncio.run` is given up for a new one."""
+    client = AsyncFluxOpenAI(api_key="k", base_url=f"{api(good).origin}/v1")
+
+    async def generate() -> FluxImage:
+        return (await client.images.generate(prompt="a fox")).data[0]
+
+    async def read(made: FluxImage) -> bytes:
+        async with client:
+            return await made.aread()
+
+    assert asyncio.run(read(asyncio.run(generate()))) == PNG
+    gc.collect()
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    """A client."""
+    with httpx.Client(verify=NO_TLS) as opened:
+        yield opened
+
+
+def assert_one_get(server: Server, made: FluxImage, data: list[bytes], saved: Path) -> None:
+    """What was read and saved of an image is one GET, and its type and its picture in a notebook need no other."""
+    assert (data, saved.read_bytes()) == ([PNG] * 3, PNG)
+    assert made.mime_type == "image/png"
+    assert "image/png" in made._repr_mimebundle_()
+    assert len(server.requests) == 1
+
+
+def test_an_image_is_downloaded_once(server: Server, client: httpx.Client, tmp_path: Path) -> None:
+    """Three reads and a save are one GET; the type is known afterwards; another URL is another image."""
+    made = image(f"{server.origin}/a.png", origin=server.origin, client=client)
+    assert made.mime_type is None
+    assert_one_get(server, made, [made.read(), made.read(), made.read()], made.save(tmp_path))
+    made.url = f"{server.origin}/b.png"
+    assert made.mime_type is None
+    assert made.read() == PNG
+    assert len(server.requests) == 2
+
+
+def test_an_async_image_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    """The same with `aread` and `asave`."""
+
+    async def use() -> None:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
+            made = image(f"{server.origin}/a.png", origin=server.origin, aclient=client)
+            data = [await made.aread(), await made.aread(), made.read()]
+            assert_one_get(server, made, data, await made.asave(tmp_path))
+
+    anyio.run(use)
+
+
+def test_a_failed_download_is_not_kept(server: Server, client: httpx.Client) -> None:
+    """The next read tries again."""
+    made = image(f"{server.origin}/a.png", origin=server.origin, client=client)
+    server.replies = [reply(400), reply()]
+    with pytest.raises(DownloadError):
+        made.read()
+    assert made.read() == PNG
+
+
+def test_kept_bytes_are_shared_by_copies_and_by_nothing_else(server: Server, client: httpx.Client) -> None:
+    """A copy needs no GET; pickle, JSON, repr and comparison are those of an image without bytes."""
+    made, unread = (image(f"{server.origin}/a.png", origin=server.origin, client=client) for _ in range(2))
+    before = (made.to_dict(), made.model_dump(), repr(made), len(pickle.dumps(made)))
+    assert made.read() == PNG
+    assert (made.to_dict(), made.model_dump(), repr(made), len(pickle.dumps(made))) == before
+    assert made == unread
+    for twin in (copy.copy(made), copy.deepcopy(made), made.model_copy(), made.model_copy(deep=True)):
+        assert (twin, twin.read(), twin.mime_type) == (made, PNG, "image/png")
+    assert len(server.requests) == 1
+    assert pickle.loads(pickle.dumps(made)).mime_type is None  # noqa: S301  # our own
+
+
+def test_a_relative_link_is_read_from_the_api(server: Server, client: httpx.Client) -> None:
+    """The origin that an answer leaves out is that of the API, and the API may call itself localhost."""
+    port = server.origin.rpartition(":")[2]
+    for url in ("/image/x.png?sig=a", f"http://localhost:{port}/y.png"):
+        assert image(url, origin=f"{server.origin}/v1/", client=client).read() == PNG
+    assert [request.split(b" ")[1] for request in server.requests] == [b"/image/x.png?sig=a", b"/y.png"]
