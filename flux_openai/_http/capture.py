@@ -13,16 +13,15 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from typing import Any, Literal
-from weakref import ref
+from typing import Literal
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
+from flux_openai._http.streams import Traffic, watch_new_stream, watched
 
 __all__ = [
     "BODY_LIMIT",
@@ -72,7 +71,7 @@ class Exchange:
         peer: The host that was connected to, such as a proxy; None if a connection of the pool was used.
         key_source: Where the key of the request came from, for the error of a 401.
         read_timeout: Seconds of one wait on the network; None for no limit.
-        writes: How often something was sent over a connection that is watched.
+        traffic: The reads and writes of this attempt.
     """
 
     key: str
@@ -87,10 +86,8 @@ class Exchange:
     read_timeout: float | None = None
     peer: str | None = None
     key_source: str = ""
-    writes: int = 0
+    traffic: Traffic = field(default_factory=Traffic, repr=False)
     _tunnelling: bool = False
-    _head_until: float | None = None
-    _reads: int = 0
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
@@ -102,36 +99,21 @@ class Exchange:
         self.request, self.secrets = request, secrets_of(request.headers)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
-    def time_to_read(self, timeout: float | None) -> float | None:
-        """Seconds for the next read from the connection, at most `timeout`.
-
-        Raises:
-            httpx.ReadTimeout: The time for the head of the answer is over.
-        """
-        self._reads += 1
-        if self._head_until is None:
-            return timeout
-        left = self._head_until - time.monotonic()
-        if left <= 0:
-            raise httpx.ReadTimeout("the head of the answer was not complete in time")
-        return left if timeout is None else min(left, timeout)
-
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
         self._trace(event, info)
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
+        watch_new_stream(event, info)
         step = event.partition(".")[2]
         if step == "connect_tcp.started":
             self.peer = str(info.get("host"))
-        elif step in _NEW_STREAM:
-            _watch(info.get("return_value"))
         elif step == "receive_response_headers.started":
             timeouts = {} if self.request is None else self.request.extensions.get("timeout", {})
             read = timeouts.get("read")
-            self._head_until, self._reads = None if read is None else time.monotonic() + BODY_TIME * read, 0
+            self.traffic.until, self.traffic.reads = None if read is None else time.monotonic() + BODY_TIME * read, 0
         elif step.startswith("receive_response_headers."):
-            self._head_until = None
-            if event == "http11.receive_response_headers.complete" and self.writes and not self._reads:
+            self.traffic.until = None
+            if event == "http11.receive_response_headers.complete" and self.traffic.writes and not self.traffic.reads:
                 # With this exception the HTTP library closes the connection.
                 raise httpx.RemoteProtocolError("the answer was there before the request was sent: it is to another")
         if step == "send_request_headers.started":
@@ -154,35 +136,6 @@ _PHASES: Mapping[str, Phase] = {
     "receive_response_headers.complete": "answering",
 }
 _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
-
-_NEW_STREAM = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
-
-
-def _watch(stream: object) -> None:
-    """Bound the time for the head of an answer that comes over this connection, and see whether it comes too early.
-
-    The HTTP library has a time-out for each read only: a server that sends a byte at a time could go on for ever. It
-    also takes what a server sent behind the last answer for the answer to the next request. A connection is kept for
-    later requests; each is watched by its own exchange.
-    """
-    with suppress(AttributeError, TypeError):  # a network backend of the user's may forbid it
-        # The methods do not hold the connection: it would refer to itself, and live until a garbage collection.
-        stream.read, stream.write = partial(_read, ref(stream)), partial(_write, ref(stream))  # type: ignore[attr-defined]
-
-
-def _read(stream_ref: Callable[[], Any], max_bytes: int, timeout: float | None = None) -> object:
-    stream, exchange = stream_ref(), _CURRENT.get()
-    if exchange is not None:
-        timeout = exchange.time_to_read(timeout)
-    return type(stream).read(stream, max_bytes, timeout=timeout)
-
-
-def _write(stream_ref: Callable[[], Any], buffer: bytes, timeout: float | None = None) -> object:
-    stream, exchange = stream_ref(), _CURRENT.get()
-    if exchange is not None:
-        exchange.writes += 1
-    return type(stream).write(stream, buffer, timeout=timeout)
-
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
@@ -215,7 +168,8 @@ def capture(exchange: Exchange) -> Iterator[None]:
         logger.addFilter(_redact_logs)
     token = _CURRENT.set(exchange)
     try:
-        yield
+        with watched(exchange.traffic):
+            yield
     finally:
         _CURRENT.reset(token)
 

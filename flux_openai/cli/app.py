@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -24,6 +23,7 @@ from flux_openai.cli.run import make_images
 from flux_openai.cli.service import ServiceOptions
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
+from flux_openai.response.files import place_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -109,7 +109,12 @@ _Model = Annotated[
         help=f"One of {_FAMILIES}, or a full name: see flux-openai models. Left out, it is {_DEFAULT_FAMILY}.",
     ),
 ]
-_Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the images.")]
+_Out = Annotated[
+    str,  # a Path would drop the separator that makes "fox.png/" a folder
+    typer.Option(
+        "-o", "--out", metavar="PATH", help="Folder for the images, or a file such as fox.png; several get numbers."
+    ),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
 
 
@@ -120,7 +125,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help=_PROMPT, show_default=False)],
     model: _Model = None,
     params: object,
-    out: _Out = Path(),
+    out: _Out = ".",
     as_json: _AsJson = False,
     service: ServiceOptions,
 ) -> int:
@@ -129,7 +134,7 @@ def generate(
     The paths go to stdout, all else to stderr. The key is read from MODELVERSE_API_KEY; --emulator needs none.
     """
     given = {"prompt": prompt, "model": model, **vars(params)}
-    return make_images(given, editing=False, service=service, folder=out, console=Console(as_json=as_json)).exit_code
+    return make_images(given, editing=False, service=service, out=out, console=Console(as_json=as_json)).exit_code
 
 
 @_app.command(epilog=_EPILOG)
@@ -149,7 +154,7 @@ def edit(
     ],
     model: _Model = None,
     params: object,
-    out: _Out = Path(),
+    out: _Out = ".",
     as_json: _AsJson = False,
     service: ServiceOptions,
 ) -> int:
@@ -158,14 +163,14 @@ def edit(
     One image goes to the image model of its family, several to its /multi model. All else is as in generate.
     """
     given = {"prompt": prompt, "image": image, "model": model, **vars(params)}
-    return make_images(given, editing=True, service=service, folder=out, console=Console(as_json=as_json)).exit_code
+    return make_images(given, editing=True, service=service, out=out, console=Console(as_json=as_json)).exit_code
 
 
 @_app.command()
 @_expand(service=ServiceOptions)
 def mcp(
     *,
-    out: _Out = Path("out"),
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Folder for the images.")] = "out",
     model: Annotated[str, typer.Option("--model", metavar="NAME", help=f"One of {_FAMILIES}.")] = _DEFAULT_FAMILY,
     max_images: Annotated[
         int, typer.Option(metavar="INTEGER", help="Most images that all calls together may ask for.")
@@ -179,7 +184,7 @@ def mcp(
     what it may spend and where images go. Ends when stdin does.
     """
     limits = {"max_images": max_images, "max_calls": max_calls}
-    return _serve(lambda console: serve_mcp(service, console, folder=out, model=model, **limits))
+    return _serve(lambda console: serve_mcp(service, console, folder=place_of(out), model=model, **limits))
 
 
 @_app.command()

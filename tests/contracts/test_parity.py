@@ -17,16 +17,20 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 IRREGULAR: Mapping[str, str] = {
     "DefaultAsyncHttpxClient": "DefaultHttpxClient",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
     "__aiter__": "__iter__",
     "_atrace": "_trace",
     "anyio": "socket",  # whose `getaddrinfo` does not block
     "arun_all": "run_all",
     "asynccontextmanager": "contextmanager",
+    "handle_async_request": "handle_request",
 }
 """Async words that no rule erases."""
 
 APART: Mapping[str, str] = {
     "_http/capture.py:Exchange._atrace": "only calls the sync hook, which does not block",
+    "_http/deadline.py:atrace_reads": "a task can be cancelled, a thread cannot",
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
     "sending/call.py:abuild_calls": "reads files in a thread, so as not to block",
