@@ -54,4 +54,4 @@ def _reason(error: BaseException) -> str | None:
             return os.strerror(number)
     if name == "ProxyError":
         return f"the proxy said {error}"
-    return _TIMEOUTS.get(name) or (str(error) if name in _HARMLESS_TEXTS else None)
+    return _TIMEOUTS.get(name) or ((str(error) or "the connection was lost") if name in _HARMLESS_TEXTS else None)
