@@ -62,4 +62,4 @@ def _reason(error: BaseException) -> str | None:
         return f"the proxy said {error}"
     if type(error).__module__.partition(".")[0] not in _LIBRARIES:
         return str(error)
-    return _TIMEOUTS.get(name) or (str(error) if name in _HARMLESS_TEXTS else None)
+    return _TIMEOUTS.get(name) or ((str(error) or "the connection was lost") if name in _HARMLESS_TEXTS else None)

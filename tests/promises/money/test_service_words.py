@@ -431,7 +431,7 @@ REASONS: dict[str, tuple[Any, str]] = {
     "DNS": (dns, "flux.invalid: DNS: Name or service not known (ConnectError, before"),
     "certificate": (of_server(OK, certificate="self-signed.pem"), ": TLS certificate: self-signed certificate ("),
     "no TLS": (of_server(plain_answer, https=True), ": TLS: wrong version number ("),
-    "reset": (of_server(read_and_reset), ": Connection reset by peer (ReadError, after the request was sent)"),
+    "reset": (of_server(read_and_reset), " (ReadError, after the request was sent)"),
     "proxy": (through_proxy, "flux.invalid, through the proxy 127.0.0.1: Connection refused ("),
 }
 
@@ -451,6 +451,13 @@ def test_a_connection_error_names_host_and_reason(
     assert not any(secret in str(error) for secret in ("CANARY", "sk-flux", "/images"))
 
 
+def caused(cause: Exception) -> Exception:
+    """A ReadError of the HTTP library, raised from this error of the operating system."""
+    error = httpx.ReadError("")
+    error.__cause__ = cause
+    return error
+
+
 def grouped() -> Exception:
     """What anyio raises if the host has several addresses and none of them answers."""
     refusals = [ConnectionRefusedError(errno.ECONNREFUSED, f"Connect call failed ('{ip}', 1)") for ip in ("::1", "::2")]
@@ -466,6 +473,8 @@ def grouped() -> Exception:
         (httpx.ReadTimeout("x"), "Request timed out: 127.0.0.1:1: nothing came within the read time-out ("),
         (httpx.PoolTimeout("x"), "no connection of the pool was free within the pool time-out ("),
         (httpx.ConnectError(f"boom {LINK}"), "Connection error: 127.0.0.1:1: boom https://h.example/p?[redacted] ("),
+        (httpx.ReadError(""), "Connection error: 127.0.0.1:1: the connection was lost (ReadError, "),
+        (caused(ConnectionResetError(errno.ECONNRESET, "x")), "127.0.0.1:1: Connection reset by peer (ReadError, "),
         (grouped(), "127.0.0.1:1: Connection refused (ConnectError, "),
         (httpx.LocalProtocolError("Illegal header value b'CANARY'"), "127.0.0.1:1 (LocalProtocolError, "),
     ],
