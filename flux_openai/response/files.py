@@ -53,6 +53,7 @@ def _names_a_file(path: str | os.PathLike[str]) -> bool:
 
 def numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
     """The path for one of several images: a file name gets the index ("fox_0.png"), a folder stays as it is."""
+    _check(path)
     place = Path(path)
     return place.with_stem(f"{place.stem}_{index}") if _names_a_file(path) else path
 
@@ -86,6 +87,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
     Raises:
         SaveError: The file cannot be written, or it exists and `overwrite` is False.
     """
+    _check(path)
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
     try:
@@ -95,6 +97,15 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
         error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
         error.errno, error.strerror, error.filename = cause.errno, reason, str(place)
         raise error from cause
+
+
+def _check(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise SaveError(f"cannot write the image to {path!r}: a path is text or a path object")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise SaveError(f"cannot write the image to {path!r}: it has characters that no file name can have") from None
 
 
 def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path:
