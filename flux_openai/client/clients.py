@@ -20,13 +20,14 @@ from flux_openai.client.setup import (
     ClientOptions,
     CopyOptions,
     check_client,
+    copy_options,
     drop_openai_env,
     hide_locals,
     key_source,
     sdk_options,
 )
 from flux_openai.client.signature import with_signature
-from flux_openai.sending.settings import FluxOptions, Settings
+from flux_openai.sending.settings import Settings
 
 __all__ = ["AsyncClient", "AsyncFluxOpenAI", "AsyncOpenAI", "Client", "FluxOpenAI", "OpenAI"]
 
@@ -75,7 +76,7 @@ class FluxOpenAI(openai.OpenAI):
     def copy(self, **options: Unpack[CopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**copy_options(options))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -131,7 +132,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def copy(self, **options: Unpack[AsyncCopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**copy_options(options))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -157,10 +158,6 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         exchange.attach_async(request)
         exchange.key_source = key_source(self, request, given=self._settings.key_source)
         return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
-
-
-def _without_ours(options: CopyOptions | AsyncCopyOptions) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
 
 
 OpenAI = FluxOpenAI

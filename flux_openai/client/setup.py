@@ -13,6 +13,7 @@ from openai import NotGiven
 
 from flux_openai._http.library import httpx
 from flux_openai.errors import ConfigurationError, InvalidParam, InvalidParamsError
+from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.sending.settings import FluxOptions
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ClientOptions",
     "CopyOptions",
     "check_client",
+    "copy_options",
     "drop_openai_env",
     "env_headers",
     "hide_frames",
@@ -162,7 +164,7 @@ def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: The key or the base_url is missing or invalid.
     """
-    sdk = {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+    sdk = copy_options(options)
     base_url, timeout = sdk.get("base_url"), sdk.get("timeout", openai.NOT_GIVEN)
     if base_url is None or isinstance(base_url, NotGiven):
         base_url = os.environ.get("MODELVERSE_BASE_URL") or BASE_URL
@@ -176,6 +178,22 @@ def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
         "base_url": _checked_url(str(base_url)),
         "timeout": timeout,
     }
+
+
+def copy_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The SDK's options among those of a client or of a copy, checked as far as the SDK would not say what is wrong.
+
+    Raises:
+        ConfigurationError: The time-out, the headers or the query are invalid.
+    """
+    faults = timeout_faults(options.get("timeout"))
+    for name in ("default_headers", "set_default_headers"):
+        faults += header_faults(options.get(name), param=name)
+    for name in ("default_query", "set_default_query"):
+        faults += query_faults(options.get(name), param=name)
+    if faults:
+        raise ConfigurationError.of(*faults)
+    return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
 
 
 @hide_locals

@@ -12,6 +12,7 @@ from anyio import to_thread
 from flux_openai._http.library import httpx
 from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.request.image_inputs import needs_reading
+from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.request.validation import CheckedParams, split_params, validate
 from flux_openai.sending.settings import Settings
 
@@ -70,21 +71,28 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
         InvalidParamsError: With every fault of the arguments.
     """
     params: dict[str, Any] = {**arguments}
-    headers, query = params.pop("extra_headers", None) or {}, params.pop("extra_query", None) or {}
+    headers, query = params.pop("extra_headers", None), params.pop("extra_query", None)
     timeout, split = params.pop("timeout", openai.NOT_GIVEN), params.pop("split", None)
+    faults = [*header_faults(headers), *query_faults(query), *timeout_faults(timeout)]
+    headers, query = headers or {}, query or {}
     if split is None or isinstance(split, openai.Omit):
         split = settings.split
     if not isinstance(split, bool):
         raise InvalidParamsError.of([InvalidParam(param="split", value=split, rule="must be True or False")])
     extra_body = params.pop("extra_body", None)
-    checked = validate(
-        params,
-        extra_body=extra_body,
-        defaults=settings.defaults,
-        unsupported=settings.unsupported,
-        editing=method == "edit",
-        split=split,
-    )
+    try:
+        checked = validate(
+            params,
+            extra_body=extra_body,
+            defaults=settings.defaults,
+            unsupported=settings.unsupported,
+            editing=method == "edit",
+            split=split,
+        )
+    except InvalidParamsError as error:
+        raise InvalidParamsError.of([*error.faults, *faults]) from None
+    if faults:
+        raise InvalidParamsError.of(faults)
     key = ""
     for name, value in headers.items():
         if name.lower() == "idempotency-key" and isinstance(value, str):
