@@ -44,8 +44,9 @@ def trace_reads(event: str, info: Mapping[str, Any]) -> None:
     The HTTP library gives its stream to the trace, and to nobody else before the head of an answer is complete. A
     stream of an async client stays as it is.
     """
-    if event.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
-        _limit(info["return_value"])
+    stream = info.get("return_value")
+    if stream and event.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
+        _limit(stream)
 
 
 async def atrace_reads(_event: str, _info: Mapping[str, Any]) -> None:
