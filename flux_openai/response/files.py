@@ -203,7 +203,7 @@ def _lock(descriptor: int, *, wait: bool = True) -> None:
                 raise  # the file system may have no locks, and then nobody can tell whose file it is
 
 
-_LOOKED_AT = 4096
+_LOOKED_AT = 2000
 """How many files of a folder are looked at for leftovers: a folder with a million images would slow down every save."""
 
 _MINUTE = 60
@@ -212,16 +212,15 @@ _MINUTE = 60
 def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of this host's processes that were killed while they saved."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in itertools.islice(entries, _LOOKED_AT):
-            if entry.name.startswith(_TEMPORARY) and entry.name.endswith(_SUFFIX):
-                with contextlib.suppress(OSError):
-                    if _is_leftover(entry):
-                        Path(entry).unlink()
+        for entry in [entry for entry in itertools.islice(entries, _LOOKED_AT) if entry.name.startswith(_TEMPORARY)]:
+            with contextlib.suppress(OSError):
+                if _is_leftover(entry):
+                    Path(entry).unlink()
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:
     """Whether no process needs this temporary file any more. Raises OSError if that cannot be told."""
-    if not entry.is_file(follow_symlinks=False):
+    if not (entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False)):
         return False
     status = entry.stat(follow_symlinks=False)
     # An empty file may belong to a process that is about to lock it, and Windows has no such locks.

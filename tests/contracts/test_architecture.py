@@ -277,6 +277,10 @@ def drawn_tree() -> dict[str, list[str]]:
 
 
 HANDED_ON = {
+    # An error of a connection is raised again, unless the whole answer came before it; of both clients.
+    "flux_openai/_http/capture.py": 2,
+    # Transports and hooks raise anything; it is raised as a DownloadError.
+    "flux_openai/response/download.py": 1,
     # What a job raises in a thread is raised by the thread that ordered the job.
     "flux_openai/sending/concurrency.py": 1,
     # Whatever ends an attempt, of the sync and of the async client, becomes the error of its outcome, with a bill.

@@ -655,7 +655,7 @@ def test_what_a_split_call_leaves_to_be_asked_for_holds_no_key_of_the_query() ->
 def test_the_link_of_an_unsaved_image_is_in_no_repr(tmp_path: Path) -> None:
     """The result of a tool call has the link that is left of an image, and does not show it."""
     emulator = Emulator(pixels=64)
-    emulator.fail(status=404, on="download")
+    emulator.fail(status=410, on="download")
     result = FluxTool(emulator.client(), folder=tmp_path).call({"prompt": "a fox"})
     assert "signature=" in result.unsaved[0]
     assert "signature=" not in f"{result!r} {result.text} {result.artifact}"

@@ -627,11 +627,11 @@ def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> N
 
 
 def test_every_image_is_tried_before_an_error_is_raised(tmp_path: Path) -> None:
-    """Of three images the first has expired: its error is raised after the other two are saved."""
+    """Of three images the first is gone: its error is raised after the other two are saved."""
     emulator = Emulator(pixels=1)
     response = emulator.client().images.generate(prompt="a fox", n=3)
-    emulator.fail(status=404, on="download")
-    with pytest.raises(DownloadError, match="404"):
+    emulator.fail(status=410, on="download")
+    with pytest.raises(DownloadError, match="410"):
         response.save(tmp_path)
     assert files_in(tmp_path) == {"a-fox_1.png", "a-fox_2.png"}
 

@@ -239,13 +239,22 @@ FREE = 5
 """A download costs nothing, so that it is tried so often where that may help."""
 
 LINKS = (
-    *map(unread, ("url(403)", "url(404)", "url(410)", "status(400)", "status(401)")),
+    *map(unread, ("url(410)", "status(400)", "status(401)")),
     *map(unread, ("url(html)", "url(empty)", "url(wrong_type)", 'body("<svg/>")', "oversize", "gzip")),
     unread("status(429, retry_after=61s)"),
     unread("status(429, retry_after=1s)", FREE),
     *(
         unread(fault, FREE)
-        for fault in ("url(429)", "url(500)", "url(503)", "status(408)", "status(502)", "status(504)")
+        for fault in (
+            "url(403)",
+            "url(404)",
+            "url(429)",
+            "url(500)",
+            "url(503)",
+            "status(408)",
+            "status(502)",
+            "status(504)",
+        )
     ),
     *(unread(fault, FREE) for fault in ("timeout", "slow(3600s)", "reset", "connect", "garbage", "garbage(chunk)")),
     *(unread(fault, FREE) for fault in ("truncate", "truncate(1%)", "truncate(99%)")),
