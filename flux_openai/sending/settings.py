@@ -69,5 +69,8 @@ class Settings:
         defaults = options.get("defaults")
         if defaults is None:
             return settings
+        if not isinstance(defaults, Mapping) or not all(isinstance(name, str) for name in defaults):
+            rule = "must be a mapping of parameter names to values"
+            raise ConfigurationError.of(InvalidParam(param="defaults", value=defaults, rule=rule))
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
