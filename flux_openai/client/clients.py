@@ -21,6 +21,7 @@ from flux_openai.client.setup import (
     check_client,
     drop_openai_env,
     hide_locals,
+    refuse_sign_in,
     sdk_options,
 )
 from flux_openai.client.signature import with_signature
@@ -40,7 +41,10 @@ class FluxOpenAI(openai.OpenAI):
             them out with a FluxWarning, "drop" leaves them out, "send" sends them unchecked.
         split: Whether a call for more than 4 images is split into several requests. Default: False.
         defaults: Parameters for every call whose model takes them, unless the call has its own.
-        options: The SDK's other options. Key, address and headers are never taken from OPENAI_* variables.
+        allow_http: Whether the base_url may be plain http beyond loopback, where the key can be read on the way. Only
+            for networks that you trust, such as one of containers. Default: False.
+        options: The SDK's other options, without `workload_identity`, `provider` and `data_residency`. Key, address and
+            headers are never taken from OPENAI_* variables.
 
     Raises:
         ConfigurationError: The key, the base_url or one of these options is invalid.
@@ -59,7 +63,7 @@ class FluxOpenAI(openai.OpenAI):
     def __init__(self, **options: Unpack[ClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
 
     @cached_property
@@ -72,7 +76,7 @@ class FluxOpenAI(openai.OpenAI):
     def copy(self, **options: Unpack[CopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**_copy_options(options, settings))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -81,7 +85,7 @@ class FluxOpenAI(openai.OpenAI):
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 
@@ -113,7 +117,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def __init__(self, **options: Unpack[AsyncClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
 
     @cached_property
@@ -126,7 +130,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def copy(self, **options: Unpack[AsyncCopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**_copy_options(options, settings))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -135,7 +139,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = await super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 
@@ -153,8 +157,13 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
 
 
-def _without_ours(options: CopyOptions | AsyncCopyOptions) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+def _copy_options(options: CopyOptions | AsyncCopyOptions, settings: Settings) -> dict[str, Any]:
+    """The SDK's options for a copy. Its constructor checks the base_url, so it has to know whether http is allowed."""
+    refuse_sign_in(options)
+    sdk: dict[str, Any] = {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+    if settings.allow_http:
+        sdk["_extra_kwargs"] = {**sdk.get("_extra_kwargs", {}), "allow_http": True}
+    return sdk
 
 
 OpenAI = FluxOpenAI

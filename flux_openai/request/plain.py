@@ -8,9 +8,11 @@ import operator
 import re
 import unicodedata
 from collections import UserString
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from math import isfinite
+from typing import TypeVar
 
 __all__ = ["canonical", "half_surrogate", "is_blank", "number_of", "plain"]
 
@@ -29,36 +31,48 @@ def plain(value: object) -> object:
     """
     if type(value) in _PLAIN:
         return value
+    equal = _told(_equal, value)
+    return value if equal is None else equal
+
+
+def number_of(value: object) -> int | float | None:
+    """The finite number that a value is or is nearest to, such as 20 for "20"; None for a bool, or if there is none."""
+    number: int | float | None = _told(_nearest, value)
+    # `isfinite` fails for an integer that is too large for a float.
+    return None if isinstance(number, float) and not isfinite(number) else number
+
+
+_T = TypeVar("_T")
+
+
+def _told(question: Callable[[object], _T | None], value: object) -> _T | None:
+    """What a value tells about itself; None if that fails."""
     try:
-        return _equal(value, _scalar(value))
+        return question(value)
     except Exception:  # noqa: BLE001  # `item`, `__index__`, `__float__` and `==` are code of the value's own class
-        return value
+        return None
 
 
-def _equal(value: object, scalar: object) -> object:
+def _equal(value: object) -> str | int | float | None:
+    scalar = _scalar(value)
     if isinstance(scalar, UserString):
         scalar = scalar.data
     if isinstance(scalar, str):
         return str.__str__(scalar)  # `str()` of an enum would be the name of its member
     number = _number_of(scalar)
     # An integer comes from `__index__`, which is exact.
-    return number if isinstance(number, int) or (number is not None and bool(number == value)) else value
+    return number if isinstance(number, int) or (number is not None and bool(number == value)) else None
+
+
+def _nearest(value: object) -> int | float | None:
+    scalar = _scalar(value)
+    return _number_of_text(str(scalar)) if isinstance(scalar, str | UserString) else _number_of(scalar)
 
 
 def _scalar(value: object) -> object:
     """The Python scalar in a NumPy scalar or an array of no dimension; any other value as it is."""
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "shape", None) == () else value
-
-
-def number_of(value: object) -> int | float | None:
-    """The finite number that a value is or is nearest to, such as 20 for "20"; None for a bool, or if there is none."""
-    try:
-        scalar = _scalar(value)
-        number = _number_of_text(str(scalar)) if isinstance(scalar, str | UserString) else _number_of(scalar)
-    except Exception:  # noqa: BLE001  # likewise
-        return None
-    return number if isinstance(number, int) or (number is not None and isfinite(number)) else None
 
 
 def _number_of_text(text: str) -> int | float:
