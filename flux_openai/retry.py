@@ -115,8 +115,9 @@ class RetryPolicy:
             ConfigurationError: `max_retries` is not an integer from 0.
         """
         if not _is_int(max_retries) or max_retries < 0:
+            nearest = 0 if _is_int(max_retries) else None
             raise ConfigurationError.of(
-                InvalidParam(param="max_retries", value=max_retries, rule="must be 0 or more", nearest=0)
+                InvalidParam(param="max_retries", value=max_retries, rule="must be an integer from 0", nearest=nearest)
             )
         return replace(self, max_attempts=max_retries + 1)
 

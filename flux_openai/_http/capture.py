@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
@@ -284,16 +284,21 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
     request.extensions = extensions
     # The SDK would parse the body of a success a second time, and raise a bare ValueError if it is not JSON. So the SDK
     # gets a placeholder, unless the caller uses `with_raw_response` and reads the body.
-    unparsed = response.is_success and "x-stainless-raw-response" not in request.headers
+    raw = request.headers.get("x-stainless-raw-response") if response.is_success else ""
     # Redacted here because some releases of the SDK log all headers.
     headers = redact_headers(response.headers, exchange.secrets)
     exchange.request_id = identifier(response.headers.get("x-request-id"))
+    content: dict[str, Any] = {"content": _EMPTY_ANSWER if raw is None else body}
+    if raw == "stream" and encoded:
+        # `with_streaming_response` gives out a response that is still to be read: `is_closed` is False.
+        headers.append((b"content-length", str(len(body)).encode()))
+        content = {"stream": httpx.ByteStream(body)}
     exchange.response = type(response)(
         response.status_code,
         headers=headers,
-        content=_EMPTY_ANSWER if unparsed else body,
         request=request,
         extensions={**response.extensions, **_reason(response, exchange.secrets)},
+        **content,
     )
     exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)
     return exchange.response

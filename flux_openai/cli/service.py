@@ -35,6 +35,10 @@ class ServiceOptions:
         str | None,
         typer.Option(metavar="URL", help=f"Address of the service. Left out, it is MODELVERSE_BASE_URL or {BASE_URL}."),
     ] = None
+    allow_http: Annotated[
+        bool,
+        typer.Option("--allow-http", help="Allow a plain http URL beyond this machine: the key is sent in the clear."),
+    ] = False
     api_key_file: Annotated[
         str | None,
         typer.Option(
@@ -91,6 +95,8 @@ class ServiceOptions:
         options: dict[str, Any] = {"retry": retry, "timeout": timeout}
         if self.base_url is not None:
             options["base_url"] = self.base_url
+        if self.allow_http:
+            options["allow_http"] = True
         if not self.emulator:
             options["api_key"] = self._key()
         return options

@@ -43,7 +43,10 @@ class FluxOpenAI(openai.OpenAI):
             them out with a FluxWarning, "drop" leaves them out, "send" sends them unchecked.
         split: Whether a call for more than 4 images is split into several requests. Default: False.
         defaults: Parameters for every call whose model takes them, unless the call has its own.
-        options: The SDK's other options. Key, address and headers are never taken from OPENAI_* variables.
+        allow_http: Whether the base_url may be plain http beyond loopback, where the key can be read on the way. Only
+            for networks that you trust, such as one of containers. Default: False.
+        options: The SDK's other options, without `workload_identity`, `provider` and `data_residency`. Key, address and
+            headers are never taken from OPENAI_* variables.
 
     Raises:
         ConfigurationError: The key, the base_url or one of these options is invalid.
@@ -62,7 +65,7 @@ class FluxOpenAI(openai.OpenAI):
     def __init__(self, **options: Unpack[ClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
         own_connections_after_fork(self._client)
 
@@ -76,7 +79,7 @@ class FluxOpenAI(openai.OpenAI):
     def copy(self, **options: Unpack[CopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**copy_options(options))
+        client = super().copy(**copy_options(options, allow_http=settings.allow_http))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -85,7 +88,7 @@ class FluxOpenAI(openai.OpenAI):
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 
@@ -118,7 +121,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def __init__(self, **options: Unpack[AsyncClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
         own_connections_after_fork(self._client)
 
@@ -132,7 +135,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def copy(self, **options: Unpack[AsyncCopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**copy_options(options))
+        client = super().copy(**copy_options(options, allow_http=settings.allow_http))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -141,7 +144,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = await super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 

@@ -158,34 +158,57 @@ class _Resource(Protocol):
     _client: Any
 
 
-def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
+_SIGN_IN: Mapping[str, str] = {
+    "workload_identity": "gets a token that OpenAI's own service accepts",
+    "provider": "sets the address and the credentials of another service",
+    "data_residency": "selects an address of OpenAI's own service",
+}
+"""The SDK's options that lead the client to another service, and what each does."""
+
+
+def sdk_options(options: Mapping[str, Any], *, allow_http: bool) -> dict[str, Any]:
     """The SDK's options for a new client, with a checked key and base_url, and our default time-outs.
 
     Raises:
-        ConfigurationError: The key or the base_url is missing or invalid.
+        ConfigurationError: The key or the base_url is missing or invalid, or an option leads to another service.
     """
-    sdk = copy_options(options)
+    sdk = _checked_options(options)
     base_url, timeout = sdk.get("base_url"), sdk.get("timeout", openai.NOT_GIVEN)
     if base_url is None or isinstance(base_url, NotGiven):
         base_url = os.environ.get("MODELVERSE_BASE_URL") or BASE_URL
     if isinstance(timeout, NotGiven):
         timeout = _default_timeout(sdk.get("http_client"))
-    if isinstance(sdk.get("max_retries"), NotGiven) or sdk.get("max_retries") is None:
+    if isinstance(sdk.get("max_retries", openai.NOT_GIVEN), NotGiven):
         sdk["max_retries"] = openai.DEFAULT_MAX_RETRIES
     return {
         **sdk,
         "api_key": _checked_key(sdk.get("api_key")),
-        "base_url": _checked_url(str(base_url)),
+        "base_url": _checked_url(str(base_url), allow_http=allow_http),
         "timeout": timeout,
     }
 
 
-def copy_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def copy_options(options: Mapping[str, Any], *, allow_http: bool) -> dict[str, Any]:
+    """The SDK's options for a copy, checked as those of a new client. Raises ConfigurationError."""
+    sdk = _checked_options(options)
+    if allow_http:
+        # The constructor that the SDK's `copy` calls checks the base_url, so it has to know that http is allowed.
+        sdk["_extra_kwargs"] = {**sdk.get("_extra_kwargs", {}), "allow_http": True}
+    return sdk
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The SDK's options among those of a client or of a copy, checked as far as the SDK would not say what is wrong.
 
     Raises:
-        ConfigurationError: The time-out, the headers or the query are invalid.
+        ConfigurationError: The time-out, the headers or the query are invalid, or an option leads to another service.
     """
+    for name, reason in _SIGN_IN.items():
+        if options.get(name) is not None and not isinstance(options[name], NotGiven):
+            rule = (
+                f"{reason}, which serves no FLUX model; use api_key= and base_url=, or openai.OpenAI beside this client"
+            )
+            raise ConfigurationError.of(InvalidParam(param=name, value=options[name], rule=rule))
     faults = timeout_faults(options.get("timeout"))
     for name in ("default_headers", "set_default_headers"):
         faults += header_faults(options.get(name), param=name)
@@ -197,9 +220,9 @@ def copy_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @hide_locals
-def check_client(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+def check_client(client: openai.OpenAI | openai.AsyncOpenAI, *, allow_http: bool) -> None:
     """Check key and base_url again, because both attributes can be assigned. Raises ConfigurationError."""
-    _checked_url(str(client.base_url))
+    _checked_url(str(client.base_url), allow_http=allow_http)
     if client.api_key:
         _checked_key(client.api_key)
 
@@ -236,28 +259,51 @@ def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Reques
 
 
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
+_ENDPOINT = re.compile(r"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses)/*$", re.IGNORECASE)
 
 
 @lru_cache(maxsize=16)
-def _checked_url(text: str) -> str:
-    """The base_url, if the key may be sent there. Raises ConfigurationError.
+def _checked_url(text: str, *, allow_http: bool) -> str:
+    """The base_url, if the key may be sent there and the paths of requests fit behind it. Raises ConfigurationError."""
+    url = _parsed(text)
+    if url is None:
+        rule = "must be an https:// address without a user name in it"
+    elif url.query or url.fragment or {"?", "#"} & {*text}:
+        rule = "must end before the query and the fragment; what every request needs goes into default_query="
+    elif _ENDPOINT.search(url.path):
+        rule = "is the address of the service: the client adds the path of each request, such as /images/generations"
+    elif url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+        rule = (
+            "plain http would send the key in the clear, and is allowed for loopback addresses only; "
+            "allow_http=True allows it in a network that you trust"
+        )
+    else:
+        return text
+    # User name and query may be secrets.
+    redacted = re.sub(r"(^|//).*@", r"\1", re.split(r"[?#]", text, maxsplit=1)[0])
+    nearest = _nearest_url(text, allow_http=allow_http)
+    raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=nearest))
 
-    Plain http is for loopback only: it would send the key in the clear.
-    """
+
+def _parsed(text: str) -> httpx.URL | None:
+    """The URL, if it is one over http that names a host and no user."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
-        url = httpx.URL("")
-    # User name and query may be secrets.
-    redacted = re.sub(r"//.*@", "//", text).partition("?")[0]
-    if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
-        rule = "must be an https:// address without a user name in it"
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=BASE_URL))
-    if url.scheme == "http" and not _is_loopback(url.host):
-        rule = "plain http would send the key in the clear, and is allowed for loopback addresses only"
-        nearest = redacted.replace("http:", "https:", 1)
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=nearest))
-    return text
+        return None
+    usable = url.scheme in ("http", "https") and _HOST.fullmatch(url.raw_host) and not url.userinfo
+    return url if usable else None
+
+
+def _nearest_url(text: str, *, allow_http: bool) -> str | None:
+    """The base_url that was probably meant, over https; None if no host can be told from the text."""
+    bare = re.sub(r"^(?:[a-z][a-z0-9+.-]*:)?/+(?:[^/]*@)?", "", text.strip(" \t\r\n\"'<>"), flags=re.IGNORECASE)
+    bare = _ENDPOINT.sub("", re.split(r"[?#\s]", bare, maxsplit=1)[0])
+    url = _parsed(f"https://{bare}")
+    if url is None or not ("." in url.host or ":" in url.host or url.host == "localhost"):
+        return None
+    plain = text.strip().lower().startswith("http:") and (allow_http or _is_loopback(url.host))
+    return f"{'http' if plain else 'https'}://{bare}"
 
 
 def _is_loopback(host: str) -> bool:

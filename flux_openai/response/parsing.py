@@ -85,7 +85,9 @@ def read_answer(
         notices.append(f"{missing} of {asked} images did not come back usable")
     prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
     seed = seed if isinstance(seed, int) else None
-    fields = {"created": None, **_public(answer), "usage": _usage(answer.get("usage"))}
+    fields = {"created": None, **_public(answer)}
+    if fields.get("usage") is not None and not _has_counts(fields["usage"]):
+        del fields["usage"]  # left out, so that it is None
     if isinstance(created := fields["created"], str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
     images = []
@@ -117,7 +119,9 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     packed, url = item.get("b64_json"), item.get("url")
     plain = plain_base64(packed) if isinstance(packed, str) else None
     link = url if isinstance(url, str) and url else None
-    image = {**item, "b64_json": plain, "url": link}
+    image = {**item}
+    # Only fields that the service sent: `to_dict` shows those, as the SDK's does.
+    image |= {name: value for name, value in (("b64_json", plain), ("url", link)) if name in item}
     if packed and plain is None:
         return image, "its b64_json is not base64"
     if plain is None and link is None:
@@ -128,11 +132,7 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     return image, None
 
 
-def _usage(usage: object) -> object:
-    """The token counts, or None if one is missing: code that adds them up would fail."""
-    if not isinstance(usage, dict):
-        return None
-    for name in ("input_tokens", "output_tokens", "total_tokens"):
-        if type(usage.get(name)) is not int:
-            return None
-    return usage
+def _has_counts(usage: object) -> bool:
+    """Whether the token counts are complete: code that adds them up would fail if one is missing."""
+    counts = usage if isinstance(usage, dict) else {}
+    return all(type(counts.get(name)) is int for name in ("input_tokens", "output_tokens", "total_tokens"))

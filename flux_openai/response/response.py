@@ -211,6 +211,9 @@ class FluxImagesResponse(ImagesResponse):
     def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], info: CallInfo) -> Self:
         """The answer with these fields of the body, these images, and what is known about the call."""
         response = cls.construct(None, **{**fields, "data": []})
+        if fields.get("created") is None:
+            # `to_dict` shows the fields that are set; without a value the attribute would be missing.
+            response.model_fields_set.discard("created")
         response.data = data
         response._info, response._request_id = info, info.request_id  # noqa: SLF001  # of this very class
         return response
@@ -226,7 +229,7 @@ class FluxImagesResponse(ImagesResponse):
             missing=missing,
             received=min(part.expires_at for part in parts) - LINK_LIFE,
         )
-        fields = {"created": min(parts, key=lambda part: part.expires_at).created, "usage": None}
+        fields = {"created": min(parts, key=lambda part: part.expires_at).created}
         response = cls.of(fields, data=[image for part in parts for image in part.data], info=info)
         response._parts = tuple(parts)  # noqa: SLF001  # of this very class
         return response

@@ -283,6 +283,8 @@ HANDED_ON = {
     "flux_openai/response/download.py": 1,
     # What a job raises in a thread is raised by the thread that ordered the job.
     "flux_openai/sending/concurrency.py": 1,
+    # A value whose own code fails when it is asked for its number is refused by name.
+    "flux_openai/request/plain.py": 1,
     # Whatever ends an attempt, of the sync and of the async client, becomes the error of its outcome, with a bill.
     "flux_openai/sending/sender.py": 2,
 }
