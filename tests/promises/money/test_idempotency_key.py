@@ -96,3 +96,4 @@ def test_a_key_that_the_service_repeats_can_be_read(open_client: OpenClient) -> 
     assert isinstance(error, FluxStatusError)
     assert "order-7 is under way" in str(error)
     assert b"order-7" in error.raw
+    assert error.request.headers["Idempotency-Key"] == "order-7"
