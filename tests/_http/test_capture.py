@@ -1,7 +1,10 @@
-"""How far a request got, as the HTTP library's `trace` events tell it."""
+"""How far a request got, as the HTTP library's `trace` events tell it, and what is left of an exchange."""
+
+import gc
 
 import pytest
 
+from flux_openai import Emulator
 from flux_openai._http.capture import Exchange, Phase
 from flux_openai._http.library import httpx
 
@@ -26,3 +29,15 @@ def test_a_connection_that_begins_later_takes_nothing_back(step: str) -> None:
         for event in (begun, step):
             request.extensions["trace"](event, {})
             assert exchange.phase == phase
+
+
+def test_no_exchange_outlives_its_call() -> None:
+    """It holds the whole body: in a cycle with its request, megabytes would stay until a garbage collection."""
+    client = Emulator(pixels=64).client()
+    gc.collect()
+    gc.disable()
+    try:
+        client.images.generate(prompt="a fox")
+        assert [held for held in gc.get_objects() if type(held) is Exchange] == []
+    finally:
+        gc.enable()
