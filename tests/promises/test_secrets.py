@@ -680,3 +680,13 @@ def test_a_key_that_an_answer_repeats_is_in_no_repr_and_no_pickle() -> None:
     assert response.data[0].url == link["url"]
     assert response.data[0].revised_prompt == "key: [redacted]"
     assert repr(response).count("sk-echoed-key") == pickle.dumps(response).count(b"sk-echoed-key") == 1
+
+
+def test_a_key_that_stands_in_an_image_by_chance_does_not_break_it() -> None:
+    """Base64 has any short word somewhere; a paid image must come out as it came in."""
+    emulator = Emulator(pixels=64)
+    client = emulator.client(api_key="iVBORw0KGgo")  # how every PNG begins in base64
+    [image] = client.images.generate(prompt="a fox", response_format="b64_json").data
+    assert image.b64_json is not None
+    assert image.b64_json.startswith("iVBORw0KGgo")
+    assert image.read().startswith(b"\x89PNG\r\n\x1a\n")

@@ -641,6 +641,23 @@ def test_every_logger_of_the_http_library_is_muted() -> None:
     assert names <= set(HTTP_LOGGERS)
 
 
+@pytest.mark.parametrize("name", ["hpack.hpack", "hpack.table"])
+def test_the_loggers_of_http_2_are_muted(caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """A caller's own client may speak HTTP/2, whose library logs each header: the path with its signature is one."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        logging.getLogger(name).debug("Decoded %r", request.url.raw_path)
+        return httpx.Response(200, content=PNG)
+
+    with httpx.Client(transport=httpx.MockTransport(handler)) as client:
+        made = image(f"http://127.0.0.1/a?sig={SIGNATURE}", origin="http://127.0.0.1", client=client)
+        caplog.set_level(logging.DEBUG)
+        assert made.read() == PNG
+        assert SIGNATURE not in caplog.text
+        client.get(f"http://127.0.0.1/a?sig={SIGNATURE}")
+    assert SIGNATURE in caplog.text
+
+
 def read_in_a_thread(made: FluxImage) -> bytes:
     """`aread` with a sync client."""
     return anyio.run(made.aread)

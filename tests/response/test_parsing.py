@@ -185,7 +185,12 @@ def test_any_text_is_base64_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, {"input_tokens_details": {}}, {**USAGE, "total_tokens": "3"}, [], "x", 5, 1.5]
+    "usage",
+    [
+        *(None, {}, {"input_tokens_details": {}}, [], "x", 5, 1.5),
+        *({**USAGE, name: value} for name in USAGE for value in (None, "3", True, 1.5)),
+        *({other: USAGE[other] for other in USAGE if other != name} for name in USAGE),
+    ],
 )
 def test_usage_without_counts_is_none(usage: object) -> None:
     """The documented `usage` has no counts; code that adds them up must find None and not half an object."""

@@ -7,12 +7,12 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
-from flux_openai import Emulator, RetryPolicy, errors, retry
+from flux_openai import Emulator, FluxOpenAI, RetryPolicy, errors, retry
 from flux_openai._http.library import httpx
 from flux_openai.errors import (
     DOCUMENTED_CODES,
@@ -507,6 +507,15 @@ def test_attempts_of_a_policy_are_an_integer_from_1(value: object) -> None:
     """Neither True for 1 nor no attempt at all."""
     with pytest.raises(errors.ConfigurationError, match="max_attempts"):
         RetryPolicy(max_attempts=value)  # type: ignore[arg-type]  # what a user may write
+
+
+@pytest.mark.parametrize("value", [True, -1, 2.0, "3", float("nan")])
+def test_retries_of_a_client_are_an_integer_from_0(value: object) -> None:
+    """The short form is as strict as the policy, in the constructor and in its copies."""
+    options: dict[str, Any] = {"max_retries": value}
+    for make in (FluxOpenAI, FluxOpenAI(api_key="k").with_options):
+        with pytest.raises(errors.ConfigurationError, match=f"^max_retries={value!r}"):
+            make(**{"api_key": "k", **options})
 
 
 def test_the_defaults_are_those_of_the_readme() -> None:
