@@ -4,6 +4,7 @@ An error is returned, not raised: the retry loop has to look at it, and the send
 hold no key and no link, because tools such as Sentry record the locals of a traceback.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -93,11 +94,9 @@ class AnswerReader:
             raise error
         if response is None:
             return Outcome()  # nothing was sent: a subclass of the client may answer from a cache, say
-        info, downloads, timeout = (
-            replace(self.info, request_id=exchange.request_id),
-            self.downloads,
-            exchange.read_timeout,
-        )
+        notices = (*self.info.notices, *exchange.notices)
+        info = replace(self.info, request_id=exchange.request_id, notices=notices)
+        downloads, timeout = self.downloads, exchange.read_timeout
         if timeout is not None and timeout < downloads.timeout:
             # A time-out that the caller set for the call limits the downloads of its images too.
             downloads = replace(downloads, timeout=timeout)
@@ -108,9 +107,10 @@ class AnswerReader:
         except UnusableBody as problem:
             self.outcome = _unusable(problem, response, exchange, self.info)
         else:
-            self.outcome = Outcome(
-                response=answer, notices=answer.notices[len(info.notices) :], status_code=response.status_code
-            )
+            notices = answer.notices[len(self.info.notices) :]
+            if notices:
+                _make_parsable(response, answer)
+            self.outcome = Outcome(response=answer, notices=notices, status_code=response.status_code)
         return self.outcome
 
     def failed(self, failure: openai.APIError) -> Outcome:
@@ -123,6 +123,14 @@ class AnswerReader:
         if response is not None and not response.is_success:
             return _refused(response, self.exchange, self.info)
         return _broken_off(failure, self.exchange, self.info)
+
+
+def _make_parsable(response: httpx.Response, answer: FluxImagesResponse) -> None:
+    """Let the SDK's `parse()` of a raw response take a body that is not valid JSON: it calls `response.json()`."""
+    try:
+        response.json()
+    except (ValueError, RecursionError):
+        response.json = answer.to_dict  # type: ignore[method-assign, assignment]  # of this one object; it is called bare
 
 
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
@@ -200,19 +208,24 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
         response.status_code, headers=response.headers, content=exchange.body, request=response.request
     )
     redacted = redact_response(whole, exchange.secrets)
-    body, status = _error_object(redacted.content), response.status_code
+    status = response.status_code
     error: FluxAPIError
     if problem.error is not None:
+        body = _error_object(redact_body(json.dumps(problem.error).encode(), exchange.secrets))
         stated = _status_of_code(text_of(body, "code"), text_of(body, "type"))
         prefix = "in a 200: " if stated else "an error in a 200: "
         cause = cause_of_status(stated, text_of(body, "code")) if stated else "unusable"
         error = _status_error(redacted, body, status=stated or status, cause=cause, info=info, prefix=prefix)
     else:
-        message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
-        error = BadResponseError(response=redacted, body=body, message=message)
+        kept = " (kept in error.read_body())" if exchange.body.strip() else ""
+        message = f"the service answered {status}, but the answer{kept} cannot be used: {problem.reason}"
+        error = BadResponseError(response=redacted, body=_error_object(redacted.content), message=message)
+        error.keep_body(exchange.body)
         error.raw = redacted.content
         error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
+    # The error has the body now. The HTTP library of openai 2 may hold the exchange until a garbage collection.
+    exchange.body = b""
     # A 200 is never retried, whatever error it contains: the service counts the request as carried out.
     return Outcome(error=error, cause="unusable", status_code=status)
 
