@@ -277,6 +277,33 @@ def test_another_shape_is_not_guessed(name: str) -> None:
     assert caught.value.error is None
 
 
+@pytest.mark.parametrize(
+    ("body", "billing", "error"),
+    [
+        (")]}'" + json.dumps({"error": {"code": "x"}}), "unknown", {"error": {"code": "x"}}),
+        (json.dumps({"error": {"code": "x"}}).encode("utf-16"), "unknown", {"error": {"code": "x"}}),
+        ('{"status": 1} {"data": [{"b64_json": "!"}]} {"error": "x"} {"data": []}', "unknown", {"error": "x"}),
+        ('{"x": NaN, "data": [{"b64_json": "!"}]}', "paid", None),
+    ],
+)
+def test_a_flawed_body_without_an_image_says_most_of_what_it_can(
+    body: str | bytes, billing: str, error: object
+) -> None:
+    """An error in it counts first, then an image that cannot be used, then that it is not JSON."""
+    with pytest.raises(UnusableBody) as caught:
+        read(body)
+    assert (caught.value.billing, caught.value.error) == (billing, error)
+
+
+@pytest.mark.parametrize(
+    "text", ["%2B%2B", "\u00a0AAAA", "data:x,data:y,AAAA", '"AAAA"', "data:image/png;base64,%3Cb%3E"]
+)
+def test_rubbish_is_not_decoded_leniently(text: str) -> None:
+    """What a strict reader refuses must at least be an image: text can be base64 by accident."""
+    with pytest.raises(UnusableBody, match="is not base64"):
+        read(json.dumps({"data": [{"b64_json": text}]}))
+
+
 HOSTILE = {
     "brackets": b"[" * 4_000_000,
     "objects": b'{"a":' * 1_000_000,
