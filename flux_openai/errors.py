@@ -358,8 +358,36 @@ class FluxAPIError(FluxError, openai.APIError):
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):
     """The service answered with success, but nothing in the answer can be used: no JSON, or no image, for example.
 
-    It is not retried. `raw` has the answer, and `billing` is "paid" if it holds images.
+    It is not retried. `raw` has the beginning of the answer, and `billing` is "paid" if it holds images.
+
+    Example:
+        try:
+            response = client.images.generate(prompt="a red fox")
+        except BadResponseError as error:
+            Path("answer.bin").write_bytes(error.read_body())  # with the links as they were signed: keep it private
     """
+
+    __slots__ = ("_body",)  # not in `vars`, which tools print, and which is pickled
+    _body: bytes
+
+    def read_body(self) -> bytes:
+        """The whole answer as it came, up to 64 MiB: it may be all that leads to an image that was paid for.
+
+        It has the signatures of links, so it is in no message, log or pickle.
+
+        Raises:
+            FluxError: The error was pickled or copied, which drops the answer; `raw` is still there.
+        """
+        try:
+            return self._body
+        except AttributeError:
+            error = FluxError("the whole answer does not survive pickling; `raw` has its beginning, redacted")
+            error.billing, error.attempts, error.request_id = self.billing, self.attempts, self.request_id
+            raise error from None
+
+    def keep_body(self, body: bytes) -> None:
+        """Keep the whole answer for `read_body`."""
+        self._body = body
 
 
 class FluxConnectionError(FluxAPIError, openai.APIConnectionError):

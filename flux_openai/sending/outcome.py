@@ -102,11 +102,9 @@ class AnswerReader:
             raise error
         if response is None:
             return Outcome()  # nothing was sent: a subclass of the client may answer from a cache, say
-        info, downloads, timeout = (
-            replace(self.info, request_id=exchange.request_id),
-            self.downloads,
-            exchange.read_timeout,
-        )
+        notices = (*self.info.notices, *exchange.notices)
+        info = replace(self.info, request_id=exchange.request_id, notices=notices)
+        downloads, timeout = self.downloads, exchange.read_timeout
         if timeout is not None and timeout < downloads.timeout:
             # A time-out that the caller set for the call limits the downloads of its images too.
             downloads = replace(downloads, timeout=timeout)
@@ -117,9 +115,10 @@ class AnswerReader:
         except UnusableBody as problem:
             self.outcome = _unusable(problem, response, exchange, self.info)
         else:
-            self.outcome = Outcome(
-                response=answer, notices=answer.notices[len(info.notices) :], status_code=response.status_code
-            )
+            notices = answer.notices[len(self.info.notices) :]
+            if notices:
+                _make_parsable(response, answer)
+            self.outcome = Outcome(response=answer, notices=notices, status_code=response.status_code)
         return self.outcome
 
     def failed(self, failure: Exception, *, hooked: bool) -> Outcome:
@@ -149,6 +148,14 @@ class AnswerReader:
             outcome.error.__cause__ = kept_cause(root, exchange.secrets)
         exchange.request = None  # it refers to the exchange
         return outcome
+
+
+def _make_parsable(response: httpx.Response, answer: FluxImagesResponse) -> None:
+    """Let the SDK's `parse()` of a raw response take a body that is not valid JSON: it calls `response.json()`."""
+    try:
+        response.json()
+    except (ValueError, RecursionError):
+        response.json = answer.to_dict  # type: ignore[method-assign, assignment]  # of this one object; it is called bare
 
 
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
@@ -273,9 +280,10 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
         response.status_code, headers=response.headers, content=exchange.body, request=response.request
     )
     redacted = redact_response(whole, exchange.secrets)
-    body, status = _parsed(redacted.content), response.status_code
+    status = response.status_code
     error: FluxAPIError
     if problem.error is not None:
+        body = _parsed(redact_body(json.dumps(problem.error).encode(), exchange.secrets))
         details = _cleaned(error_details(problem.error), exchange.secrets)
         stated = status_of_code(details.code, details.type)
         prefix = "in a 200: " if stated else "an error in a 200: "
@@ -284,10 +292,14 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
             redacted, body, details, status=stated or status, cause=cause, exchange=exchange, info=info, prefix=prefix
         )
     else:
-        message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
-        error = BadResponseError(response=redacted, body=_error_object(body), message=message)
+        kept = " (kept in error.read_body())" if exchange.body.strip() else ""
+        message = f"the service answered {status}, but the answer{kept} cannot be used: {problem.reason}"
+        error = BadResponseError(response=redacted, body=_error_object(_parsed(redacted.content)), message=message)
+        error.keep_body(exchange.body)
         error.raw = redacted.content
         error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
+    # The error has the body now. The HTTP library of openai 2 may hold the exchange until a garbage collection.
+    exchange.body = b""
     # A 200 is never retried, whatever error it contains: the service counts the request as carried out.
     return Outcome(error=error, cause="unusable", status_code=status)

@@ -31,6 +31,7 @@ from openai import RequestOptions
 from flux_openai._http.capture import PATH, Exchange, capture
 from flux_openai.errors import FluxWarning
 from flux_openai.response.download import DownloadSettings
+from flux_openai.response.parsing import is_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call
@@ -225,7 +226,7 @@ def _begin_attempt(
         # The call was interrupted during the wait before a retry. Nobody sees this error; it ends a background thread.
         raise RuntimeError("the call was interrupted")
     state.attempts += 1
-    exchange = Exchange(key=call.key)
+    exchange = Exchange(key=call.key, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
     info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
     reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)

@@ -223,7 +223,7 @@ _RESPONSES = (
         downloads=_DEAD_LINK,
     ),
     _row("empty_body", "an empty body", effects.body(b""), _UNUSABLE),
-    _row("bad_json", "JSON without its last character", effects.rewritten(lambda body: body[:-1]), _UNUSABLE),
+    _row("bad_json", "JSON without its last character", effects.rewritten(lambda body: body[:-1]), _SERVED),
     _row(
         "html",
         "the HTML error page of a gateway",
@@ -231,7 +231,7 @@ _RESPONSES = (
         {"200": _UNUSABLE, "502": _refused(502)},
         _choice("status", "200", "502", default=200),
     ),
-    _row("json_list", "the JSON object inside a list", effects.rewritten(lambda body: b"[" + body + b"]"), _UNUSABLE),
+    _row("json_list", "the JSON object inside a list", effects.rewritten(lambda body: b"[" + body + b"]"), _SERVED),
     _row("null", "null as the body", effects.body(b"null"), _UNUSABLE),
     _row("no_data", "no data field", effects.edited(lambda answer, _: {"created": answer.get("created")}), _UNUSABLE),
     _row("empty_data", "an empty data list", effects.with_fields(data=[]), _UNUSABLE),
@@ -240,9 +240,9 @@ _RESPONSES = (
         "utf16",
         "the body in UTF-16",
         effects.rewritten(lambda body: body.decode("utf-8", "replace").encode("utf-16")),
-        _UNUSABLE,
+        _SERVED,
     ),
-    _row("nan", "NaN as created", effects.with_fields(created=float("nan")), _UNUSABLE),
+    _row("nan", "NaN as created", effects.with_fields(created=float("nan")), _SERVED),
     _row(
         "error_in_200",
         "an error object under 200; its code decides what is raised",
@@ -316,8 +316,8 @@ _RESPONSES = (
     ),
     _row("bom", "a byte order mark before the JSON", effects.rewritten(lambda body: b"\xef\xbb\xbf" + body), _SERVED),
     _row("gzip", "the body, compressed with gzip", effects.gzipped, _SERVED, downloads=_DEAD_LINK),
-    _row("bad_gzip", "content-encoding: gzip on a plain body", effects.header("content-encoding", "gzip"), _UNUSABLE),
-    _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _UNUSABLE),
+    _row("bad_gzip", "content-encoding: gzip on a plain body", effects.header("content-encoding", "gzip"), _SERVED),
+    _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _SERVED),
     _row("content_type", "content-type: text/html on JSON", effects.header("content-type", "text/html"), _SERVED),
 )
 """Unusable bodies, and unusual bodies with usable images."""
