@@ -219,7 +219,7 @@ def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) ->
     request = redact_request(failure.request)
     name = type(failure.__cause__ or failure).__name__
     host, reason = request.url.netloc.decode("ascii", "replace"), reason_of(failure.__cause__, exchange.secrets)
-    if exchange.peer is not None and exchange.peer != request.url.host:
+    if exchange.peer is not None and exchange.peer != request.url.raw_host.decode("ascii", "replace"):
         host += f", through the proxy {exchange.peer}"
     where = host if reason is None else f"{host}: {reason}"
     message = f"{failure.message.rstrip('.')}: {where} ({name}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
