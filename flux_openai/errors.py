@@ -168,7 +168,8 @@ class FluxError(openai.OpenAIError):
             images in `partial`.
         attempts: How many requests were sent or tried, retries included.
         retry_after: The server's Retry-After in seconds; None if it sent none.
-        request_id: The service's id of the request: the body's `error.param`, else the X-Request-Id header.
+        request_id: The service's id of the request: the body's `error.param`, unless that names a parameter such as
+            "prompt"; else the X-Request-Id header.
         partial: When a part of a split call fails: a response with the images of the other parts; else None.
         rest: When a part of a split call fails: the arguments of one `images.generate` call for each part without
             images. A part that was paid for but cannot be used is left out, otherwise it would be paid for twice. Your

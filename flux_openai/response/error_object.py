@@ -30,6 +30,8 @@ _DEPTH = 6
 _TEXT_LIMIT = 4000
 """How many characters of one text are used; a message shows far fewer."""
 
+_DIGIT_BITS = 256
+
 _MOST_TEXTS = 50
 """How many texts of a list are joined."""
 
@@ -80,7 +82,7 @@ def _message(value: object, depth: int = _DEPTH) -> str:
         case str():
             return _text(value)
         case int() | float() if not isinstance(value, bool):
-            return str(value)
+            return _number(value)
         case list() if depth:
             return _joined((_message(item, depth - 1) or _listing(item) for item in value), by="; ")
         case dict() if depth:
@@ -113,6 +115,11 @@ def _text(value: str) -> str:
     return value[:_TEXT_LIMIT].encode("utf-8", "replace").decode().strip()
 
 
+def _number(value: float) -> str:
+    # Python refuses to print an integer of thousands of digits.
+    return "a huge number" if isinstance(value, int) and value.bit_length() > _DIGIT_BITS else str(value)
+
+
 def _joined(texts: Iterable[str], *, by: str) -> str:
     """The first texts in one, without those that another one contains."""
     kept: list[str] = []
@@ -133,7 +140,7 @@ def _find(value: object, *names: str, depth: int = _DEPTH) -> str | None:
     for name in names:
         field = fields.get(name)
         if isinstance(field, str | int) and not isinstance(field, bool) and field != "":
-            return _text(str(field))
+            return _text(field) if isinstance(field, str) else _number(field)
     # Several errors have a code together only if it is the same one: another code can mean another bill.
     errors = fields.get("errors")
     inside = [*(errors if isinstance(errors, list) else ()), *(item["error"] for item in _failed_items(fields))]

@@ -239,7 +239,7 @@ def _broken_off(failure: Exception, exchange: Exchange, info: CallInfo, *, cause
     if request is not None:
         what = "Request timed out" if late else "Connection error"
         where = f": {request.url.netloc.decode('ascii', 'replace')}"
-        if exchange.peer is not None and exchange.peer != request.url.host:
+        if exchange.peer is not None and exchange.peer != request.url.raw_host.decode("ascii", "replace"):
             where += f", through the proxy {exchange.peer}"
     reason = reason_of(root, exchange.secrets)
     phase = _PHASES[cause] if exchange.status is None else "after an answer came"

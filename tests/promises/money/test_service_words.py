@@ -183,12 +183,14 @@ def test_secrets_and_hidden_letters_stay_out_in_every_form(open_client: OpenClie
 
 
 @pytest.mark.parametrize("status", [400, 200])
-@pytest.mark.parametrize("deep", [True, False])
-def test_an_error_object_of_any_size_is_read_in_one_go(open_client: OpenClient, status: int, *, deep: bool) -> None:
+@pytest.mark.parametrize("size", ["deep", "long", "huge"])
+def test_an_error_object_of_any_size_is_read_in_one_go(open_client: OpenClient, status: int, size: str) -> None:
     """Neither a deep nor a long error object stops the client or ends in an error of Python's own."""
-    inner = (
-        '{"error":' * 150 + "1" + "}" * 150 if deep else json.dumps([f"{number} is wrong" for number in range(200_000)])
-    )
+    inner = {
+        "deep": '{"error":' * 150 + "1" + "}" * 150,
+        "long": json.dumps([f"{number} is wrong" for number in range(200_000)]),
+        "huge": f'{{"code": {"9" * 4000}, "message": {"9" * 4000}}}',
+    }[size]
     error = open_client(http=through(Answers((status, JSON, f'{{"error": {inner}}}'.encode())))).fails()
     assert isinstance(error, FluxStatusError)
     assert len(str(error)) < 600
@@ -428,6 +430,7 @@ def through_proxy(serve: MakeServer, _: pytest.MonkeyPatch) -> tuple[str, dict[s
 
 REASONS: dict[str, tuple[Any, str]] = {
     "refused": (closed_port, ": Connection refused (ConnectError, before"),
+    "IPv6": (lambda *_: ("http://[::1]:1/v1", {}), "Connection error: [::1]:1: "),
     "DNS": (dns, "flux.invalid: DNS: Name or service not known (ConnectError, before"),
     "certificate": (of_server(OK, certificate="self-signed.pem"), ": TLS certificate: self-signed certificate ("),
     "no TLS": (of_server(plain_answer, https=True), ": TLS: wrong version number ("),
