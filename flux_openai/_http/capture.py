@@ -159,7 +159,7 @@ def _watch(stream: object) -> None:
     also takes what a server sent behind the last answer for the answer to the next request. A connection is kept for
     later requests; each is watched by its own exchange.
     """
-    with suppress(AttributeError):  # a network backend of the user's may forbid it
+    with suppress(AttributeError, TypeError):  # a network backend of the user's may forbid it
         # The methods do not hold the connection: it would refer to itself, and live until a garbage collection.
         stream.read, stream.write = partial(_read, ref(stream)), partial(_write, ref(stream))  # type: ignore[attr-defined]
 
