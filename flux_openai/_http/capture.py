@@ -101,12 +101,12 @@ class Exchange:
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
-        self.request, self.secrets = request, secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers, request.url)
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def attach_async(self, request: httpx.Request) -> None:
         """The same as `attach`, for an async client."""
-        self.request, self.secrets = request, secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers, request.url)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:

@@ -228,14 +228,16 @@ _KEPT_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempo
 _DROPPED_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
-def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
-    """The credentials and cookies in the headers of a request, each with and without its scheme (`Bearer`)."""
+def secrets_of(headers: httpx.Headers, url: httpx.URL | None = None) -> tuple[str, ...]:
+    """The credentials and cookies in the headers of a request, each with and without its scheme, and in its query."""
     values = [
         value
         for name, value in headers.items()
         if name == "cookie" or "auth" in name or (name.endswith(("-key", "-token")) and name != "idempotency-key")
     ]
     tokens = [value.partition(" ")[2] for value in values]
+    if url is not None and url.query:
+        tokens += [value for name, value in url.params.multi_items() if is_secret(name)]
     return tuple(sorted({text for text in (*values, *tokens) if len(text) >= 4}, key=len, reverse=True))
 
 

@@ -8,16 +8,18 @@ limits its reads, see `watched`.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import ref
 
+import anyio
+
 from flux_openai._http.library import httpx
 
-__all__ = ["Traffic", "awatch_new_stream", "watch_new_stream", "watched"]
+__all__ = ["Traffic", "aread_until", "awatch_new_stream", "read_until", "watch_new_stream", "watched"]
 
 
 @dataclass(kw_only=True)
@@ -50,6 +52,16 @@ class Traffic:
 
 
 _TRAFFIC: ContextVar[Traffic | None] = ContextVar("flux_openai_traffic", default=None)
+
+
+def read_until(deadline: float) -> AbstractContextManager[None]:
+    """Let no read of this thread wait longer than until `deadline`; it then raises `httpx.ReadTimeout`."""
+    return watched(Traffic(until=deadline))
+
+
+def aread_until(deadline: float) -> AbstractContextManager[object]:
+    """Let no await in the block wait longer than until `deadline`, whatever the transport; `TimeoutError` is raised."""
+    return anyio.fail_after(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager

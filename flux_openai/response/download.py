@@ -25,13 +25,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
-import anyio
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
 from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
-from flux_openai._http.streams import Traffic, awatch_new_stream, watch_new_stream, watched
+from flux_openai._http.streams import aread_until, awatch_new_stream, read_until, watch_new_stream
 from flux_openai._http.url_guard import AllowedURL, PeerGuard, RefusedURLError, check_url, environment_proxy
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.formats import is_cut, is_other_image, sniff
@@ -134,7 +133,7 @@ class _FetchError(Exception):
 
 
 def _attempt(download: "_Download") -> bytes:
-    with _network_errors_described(), watched(Traffic(until=download.deadline)):
+    with _network_errors_described(), read_until(download.deadline):
         target = download.start()
         while True:
             with _get(target, download) as response:
@@ -150,7 +149,7 @@ def _attempt(download: "_Download") -> bytes:
 
 
 async def _aattempt(download: "_Download") -> bytes:
-    with _network_errors_described(), anyio.fail_after(max(0.0, download.deadline - time.monotonic())):
+    with _network_errors_described(), aread_until(download.deadline):
         target = download.start()
         while True:
             async with _aget(target, download) as response:

@@ -199,7 +199,8 @@ def _has_error(answer: Mapping[str, object]) -> bool:
     base_resp = fields.get("baseresp")
     if isinstance(base_resp, dict) and _says_something(_plain_names(base_resp).get("statuscode")):
         return True
-    return any(_says_something(fields.get(name)) for name in ("error", "errors", *_CODE_FIELDS))
+    codes = [code for name in _CODE_FIELDS if not isinstance(code := fields.get(name), bool)]
+    return any(map(_says_something, [fields.get("error"), fields.get("errors"), *codes]))
 
 
 _SILENT_FIELDS = frozenset({"created", "usage"})

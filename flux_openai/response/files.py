@@ -90,13 +90,10 @@ def target(path: str | os.PathLike[str], *, stem: str, extension: str) -> Path:
 def place_of(path: str | os.PathLike[str]) -> Path:
     """The path with "~" replaced by the home folder. Raises SaveError."""
     if not isinstance(path, str | os.PathLike):
-        raise SaveError(f"cannot write the image to {path!r}: a path is text or a path object")
+        raise SaveError(f"cannot write the image to {path!r}: {type(path).__name__} is not a path")
     try:
-        os.fsencode(path)
         # `Path.expanduser` would raise RuntimeError for a user who does not exist; here the name stays as it is.
         return Path(os.path.expanduser(path))  # noqa: PTH111
-    except UnicodeEncodeError:
-        raise SaveError(f"cannot write the image to {path!r}: it has characters that no file name can have") from None
     except (TypeError, ValueError) as cause:
         raise SaveError(f"cannot write the image: this {type(path).__name__} is not a path") from cause
 

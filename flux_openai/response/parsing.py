@@ -130,6 +130,8 @@ def _response(
             said = said_of_image(item) if isinstance(item, dict) else []
             notices += [f"image {index}: {printable(text, limit=200)}" for text in (problem, *said) if text is not None]
     error = error_of_answer(answer, items if not usable else ())
+    if error is None and not data and str(answer.get("code", 200)) != "200":
+        error = answer  # an envelope without content; its one code for success is 200
     if not usable:
         if error is not None:
             raise UnusableBody("it carries an error", error=error)

@@ -68,11 +68,12 @@ def _frames(error: BaseException) -> set[tuple[str, str]]:
 
 
 def refusal_of(failure: Exception, exchange: Exchange) -> httpx.Response | None:
-    """The answer that a hook for responses refused with `raise_for_status`, redacted; None if none did."""
-    root, request = root_of(failure), exchange.request
+    """The answer that a hook refused, with `raise_for_status` or an error of the SDK, redacted; None if none did."""
+    root = root_of(failure)
     response = getattr(root, "response", None)
-    if type(root).__name__ != "HTTPStatusError" or response is None or request is None:
+    if response is None or not (isinstance(root, openai.APIStatusError) or type(root).__name__ == "HTTPStatusError"):
         return None
+    request = exchange.request or httpx.Request("POST", "")
     try:
         content = response.content
     except RuntimeError:  # the hook has not read it, and now the connection is closed

@@ -43,7 +43,7 @@ PUBLIC_NAMES = [
     "adapt",
 ]
 
-RECORDERS = {"AnswerReader", "Exchange", "Part", "RetryState"}
+RECORDERS = {"AnswerReader", "Exchange", "Part", "RetryState", "Traffic"}
 """What one call fills in as it goes: made inside the call, seen by nobody else, so it need not be frozen."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -30,7 +30,8 @@ IRREGULAR: Mapping[str, str] = {
 
 APART: Mapping[str, str] = {
     "_http/capture.py:Exchange._atrace": "only calls the sync hook, which does not block",
-    "_http/deadline.py:atrace_reads": "a task can be cancelled, a thread cannot",
+    "_http/streams.py:aread_until": "a task can be cancelled, a thread cannot",
+    "_http/streams.py:awatch_new_stream": "only calls the sync hook, which does not block",
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
     "sending/call.py:abuild_calls": "reads files in a thread, so as not to block",
@@ -60,7 +61,7 @@ def without_async(name: str) -> str:
     plain = re.sub(r"^(_?)Async(?=[A-Z])|^(_?)async_|_async$", r"\1\2", name)
     known = (
         "client|close|closing|iter_|check_|fetch|get|read|receive|s?ave|attempt|build_calls|call|add_image|result"
-        "|draw|run_|handle|sleep|send_trace|trace|iter"
+        "|draw|run_|handle|sleep|watch_new|send_trace|trace|iter"
     )
     return re.sub(rf"^(_?)a(?=({known}))", r"\1", plain) if plain == name else plain
 

@@ -357,6 +357,15 @@ def test_a_key_in_a_reason_phrase_is_not_repeated(records: Records, way: Way, st
     assert_clean(without_own_frames(caught.value) | {"logs": "\n".join(records.said)})
 
 
+def test_a_credential_of_the_query_is_not_repeated() -> None:
+    """What a service echoes of the credentials in a query stands in no error."""
+    emulator = Emulator()
+    emulator.fail(status=400, body={"error": {"message": "no such token: CANARY-7f3a-x"}})
+    with pytest.raises(FluxError) as caught:
+        emulator.client().images.generate(prompt="a fox", extra_query={"access_token": "CANARY-7f3a-x"})
+    assert_clean({"str": str(caught.value), "vars": repr(vars(caught.value))})
+
+
 def test_what_other_clients_log_is_left_alone(records: Records) -> None:
     """The address in the log of a request that is not ours is the HTTP library's business."""
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:

@@ -132,6 +132,16 @@ def test_raise_for_status_in_a_hook_is_the_status(
 
 
 @both_sides
+@pytest.mark.parametrize("where", ["request", "response"])
+def test_an_error_of_the_sdk_in_a_hook_is_its_status(open_client: OpenClient, side: Side, where: str) -> None:
+    """A hook that raises an error of the SDK for a 429 is retried as one, and so is whatever stands in for the SDK."""
+    answer = httpx.Response(429, request=httpx.Request("POST", "https://x.example/v1"))
+    raised = openai.RateLimitError("busy", response=answer, body=None)
+    error = open_client(http={**through(Answers(OK)), "event_hooks": {where: [raising(raised, side)]}}).fails()
+    assert (type(error), error.billing, error.attempts) == (FluxRateLimitError, "none", 4)
+
+
+@both_sides
 def test_a_wait_that_a_hooked_answer_asks_for_is_kept(open_client: OpenClient, side: Side) -> None:
     """The Retry-After of a 429 that a hook refused is on the error."""
     raised = httpx.HTTPStatusError(
