@@ -113,6 +113,7 @@ def _response(
     answer: dict[str, object], *, info: CallInfo, downloads: DownloadSettings, secrets: tuple[str, ...]
 ) -> FluxImagesResponse:
     data = answer.pop("data", None)
+    empty = not data
     if isinstance(data, dict):
         # An envelope, which the service sometimes puts around: {"code": 200, "message": …, "data": {"data": […]}}
         answer = {**answer, **data}
@@ -130,7 +131,7 @@ def _response(
             said = said_of_image(item) if isinstance(item, dict) else []
             notices += [f"image {index}: {printable(text, limit=200)}" for text in (problem, *said) if text is not None]
     error = error_of_answer(answer, items if not usable else ())
-    if error is None and not data and str(answer.get("code", 200)) != "200":
+    if error is None and empty and str(answer.get("code", 200)) != "200":
         error = answer  # an envelope without content; its one code for success is 200
     if not usable:
         if error is not None:

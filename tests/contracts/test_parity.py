@@ -30,7 +30,6 @@ IRREGULAR: Mapping[str, str] = {
 
 APART: Mapping[str, str] = {
     "_http/capture.py:Exchange._atrace": "only calls the sync hook, which does not block",
-    "_http/streams.py:aread_until": "a task can be cancelled, a thread cannot",
     "_http/streams.py:awatch_new_stream": "only calls the sync hook, which does not block",
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
