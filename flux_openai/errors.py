@@ -31,16 +31,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self
 
 import openai
 
-from flux_openai._http.redaction import is_secret, redact_value, redacted_repr
+from flux_openai._http.redaction import is_secret, redact_links, redact_value, redacted_repr, replace_secrets
 
 __all__ = [
+    "DOCUMENTED_CODES",
     "BadResponseError",
     "Billing",
     "ConfigurationError",
+    "DocumentedCode",
     "DownloadError",
     "FluxAPIError",
     "FluxAuthenticationError",
@@ -66,6 +69,55 @@ __all__ = [
 
 Billing = Literal["none", "unknown", "paid"]
 """What a failed call cost: "none", "unknown" (it may have been carried out and billed), or "paid" (the full price)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentedCode:
+    """One error code that the service documents.
+
+    Attributes:
+        code: The `code` of the error object.
+        type: Its `type`.
+        status: The HTTP status; the service documents none for "forbidden", and 403 is the usual one.
+        meaning: What the code says, in a few words.
+    """
+
+    code: str
+    type: str
+    status: int
+    meaning: str
+
+
+_REQUEST = "invalid_request_error"
+DOCUMENTED_CODES: Mapping[str, DocumentedCode] = MappingProxyType(
+    {
+        code: DocumentedCode(code=code, type=kind, status=status, meaning=meaning)
+        for status, kind, code, meaning in (
+            (400, _REQUEST, "param_error", "a parameter or the path is not supported"),
+            (400, _REQUEST, "invalid_messages", "a word filter refused the content"),
+            (400, _REQUEST, "sensitive_check_error", "the content check refused the content, or failed"),
+            (400, _REQUEST, "websearch_error", "the web search failed; not for images"),
+            (400, _REQUEST, "model_error", "the key may not use this model"),
+            (400, _REQUEST, "tokens_too_long", "the prompt is too long"),
+            (401, _REQUEST, "auth_error", "the key is not valid"),
+            (
+                403,
+                "permission_error",
+                "forbidden",
+                "the spend cap of the key is reached, or its address list lacks yours",
+            ),
+            (408, "timeout", "timeout", "the request took too long"),
+            (429, "rate_limit_error", "rate_limit", "too many requests"),
+            (500, "internal_error", "internal_error", "the service failed"),
+            (500, "internal_error", "model_server_error", "the model behind the service failed"),
+            (504, "timeout", "gateway_timeout_error", "the model did not answer the gateway in time"),
+        )
+    }
+)
+"""The error codes that the service documents (its pages on error codes and API keys, April 2026), by code.
+
+The retry table takes the status of an error inside a 200 from here, and the emulator answers with these codes.
+"""
 
 
 class PartialImage(Protocol):
@@ -116,7 +168,8 @@ class FluxError(openai.OpenAIError):
             images in `partial`.
         attempts: How many requests were sent or tried, retries included.
         retry_after: The server's Retry-After in seconds; None if it sent none.
-        request_id: The service's id of the request: the body's `error.param`, else the X-Request-Id header.
+        request_id: The service's id of the request: the body's `error.param`, unless that names a parameter such as
+            "prompt"; else the X-Request-Id header.
         partial: When a part of a split call fails: a response with the images of the other parts; else None.
         rest: When a part of a split call fails: the arguments of one `images.generate` call for each part without
             images. A part that was paid for but cannot be used is left out, otherwise it would be paid for twice. Your
@@ -142,6 +195,17 @@ class FluxError(openai.OpenAIError):
     request_id: str | None = None
     partial: PartialResponse | None = None
     rest: tuple[dict[str, Any], ...] = ()
+
+    def add_to_message(self, remark: str) -> None:
+        """Add a remark to the message."""
+        self.args = (f"{self}; {remark}",)
+
+    def with_unknown_billing(self) -> Self:
+        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
+        if self.billing == "none":
+            self.billing = "unknown"
+            self.add_to_message("an earlier attempt may have been carried out and billed")
+        return self
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by state: the constructors of the SDK's errors take arguments that pickle would not pass."""
@@ -193,9 +257,16 @@ class InvalidParam:
     nearest: object | None = None
 
     def __post_init__(self) -> None:
-        """Redact a credential that was passed as the wrong parameter: errors are logged and pickled."""
-        if is_secret(self.param):
-            object.__setattr__(self, "value", redact_value(self.value, name=self.param))
+        """Redact a credential that was passed as the wrong parameter, and the query of links: errors are logged."""
+        secret = is_secret(self.param)
+        value = redact_value(self.value, name=self.param) if secret else redact_links(self.value)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "nearest", redact_links(self.nearest))
+
+    def without(self, secrets: tuple[str, ...]) -> "InvalidParam":
+        """The same without these secrets in the value and in the text."""
+        rule, value = replace_secrets(self.rule, secrets, by="[redacted]"), redact_links(self.value, secrets)
+        return type(self)(param=self.param, value=value, rule=rule, nearest=redact_links(self.nearest, secrets))
 
     def __str__(self) -> str:
         hint = "" if self.nearest is None else f" (nearest: {self.nearest!r})"
@@ -281,22 +352,43 @@ class FluxAPIError(FluxError, openai.APIError):
 
     def add_to_message(self, remark: str) -> None:
         """Add a remark to the message."""
-        self.message = f"{self.message}; {remark}"
-        self.args = (self.message,)
-
-    def with_unknown_billing(self) -> Self:
-        """This error, with `billing` "unknown" instead of "none": an earlier attempt may have been billed."""
-        if self.billing == "none":
-            self.billing = "unknown"
-            self.add_to_message("an earlier attempt may have been carried out and billed")
-        return self
+        super().add_to_message(remark)
+        self.message = str(self)
 
 
 class BadResponseError(FluxAPIError, openai.APIResponseValidationError):
     """The service answered with success, but nothing in the answer can be used: no JSON, or no image, for example.
 
-    It is not retried. `raw` has the answer, and `billing` is "paid" if it holds images.
+    It is not retried. `raw` has the beginning of the answer, and `billing` is "paid" if it holds images.
+
+    Example:
+        try:
+            response = client.images.generate(prompt="a red fox")
+        except BadResponseError as error:
+            Path("answer.bin").write_bytes(error.read_body())  # with the links as they were signed: keep it private
     """
+
+    __slots__ = ("_body",)  # not in `vars`, which tools print, and which is pickled
+    _body: bytes
+
+    def read_body(self) -> bytes:
+        """The whole answer as it came, up to 64 MiB: it may be all that leads to an image that was paid for.
+
+        It has the signatures of links, so it is in no message, log or pickle.
+
+        Raises:
+            FluxError: The error was pickled or copied, which drops the answer; `raw` is still there.
+        """
+        try:
+            return self._body
+        except AttributeError:
+            error = FluxError("the whole answer does not survive pickling; `raw` has its beginning, redacted")
+            error.billing, error.attempts, error.request_id = self.billing, self.attempts, self.request_id
+            raise error from None
+
+    def keep_body(self, body: bytes) -> None:
+        """Keep the whole answer for `read_body`."""
+        self._body = body
 
 
 class FluxConnectionError(FluxAPIError, openai.APIConnectionError):

@@ -6,7 +6,7 @@ import struct
 from base64 import b64encode
 from dataclasses import dataclass
 
-__all__ = ["ImageType", "data_uri", "image_size", "plain_base64", "sniff"]
+__all__ = ["ImageType", "data_uri", "image_size", "is_cut", "is_other_image", "plain_base64", "sniff"]
 
 _HEAD = re.compile(r"\s*data:[^,]{0,200},", re.ASCII | re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
@@ -115,3 +115,53 @@ def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
         [length] = struct.unpack_from(">H", data, offset + 2)
         offset += 2 + length
     return None
+
+
+_OTHER_MAGIC = re.compile(
+    rb".{4}ftyp(avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)"  # AVIF, HEIC
+    rb"|\xff\x0a|\0\0\0\x0c(JXL |jP  )\r\n\x87\n"  # JPEG XL, JPEG 2000
+    rb"|II\*\0|MM\0\*|BM.{4}\0{4}",  # TIFF, BMP
+    re.DOTALL,
+)
+
+
+def is_other_image(data: bytes) -> bool:
+    """Whether this is an image that cannot contain scripts, of a type that `sniff` does not know."""
+    return _OTHER_MAGIC.match(data) is not None
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether the end of a PNG, JPEG, WebP or GIF is missing. Bytes behind the end are allowed."""
+    if data.startswith(b"\x89PNG"):
+        return _is_cut_png(data)
+    if data.startswith(b"\xff\xd8"):
+        return _is_cut_jpeg(data)
+    if data[8:12] == b"WEBP":
+        return len(data) + 1 < 8 + int.from_bytes(data[4:8], "little")  # the last byte pads, and is often left out
+    return data.startswith(b"GIF8") and not data.rstrip(b"\0\r\n ").endswith(b";")
+
+
+_MOST_CHUNKS = 100_000
+"""How many chunks of a PNG are followed; a hostile file may have millions of empty ones."""
+
+
+def _is_cut_png(data: bytes) -> bool:
+    offset = 8
+    for _ in range(_MOST_CHUNKS):
+        if len(data) < offset + 12:
+            return True
+        if data.startswith(b"IEND", offset + 4):
+            return False
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
+    return False
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    offset = 2
+    # The segments before the scan may contain a whole thumbnail, so the end is searched for behind them only.
+    while fill := _JPEG_FILL.match(data, offset):
+        offset = fill.end() + 1
+        if data.startswith(b"\xda", fill.end()):
+            break
+        offset += max(2, int.from_bytes(data[offset : offset + 2], "big"))
+    return data.find(b"\xff\xd9", offset) < 0

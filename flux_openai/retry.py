@@ -2,11 +2,15 @@
 
 cause           never    unlikely (default)  allowed   billing
 not_sent        retry    retry               retry     none      DNS, connect, TLS, pool, upload broken off
-rate_limited    retry    retry               retry     none      429, unless the code says that the credit is gone
+rate_limited    retry    retry               retry     none      429
 server_failed   raise    retry               retry     unknown   500, 502, 503, 409
 unknown         raise    raise               retry     unknown   408, 504, 524, other 5xx, time-out, reset, truncated
-refused         raise    raise               raise     none      other 4xx, 3xx, certificate errors
+refused         raise    raise               raise     none      other 4xx, 3xx, certificate errors, a proxy's 407
 unusable        raise    raise               raise     unknown   a complete 200 that cannot be used
+
+A 429, a 409 or a 5xx whose code is a refusal (no credit left, content refused, key not valid) is "refused" too, but not
+408, 504 and 524: whatever their code says, the work may have been done. `errors.DOCUMENTED_CODES` has the service's
+codes; for others, words in the code decide, and else in the type.
 
 The billing of an unusable 200 is "paid" if it holds images, and "none" if it holds an error that means "refused".
 """
@@ -22,7 +26,8 @@ from threading import Lock
 from typing import Literal, get_args
 
 from flux_openai._http.capture import Phase
-from flux_openai.errors import Billing, ConfigurationError, InvalidParam
+from flux_openai._http.reasons import causes_of
+from flux_openai.errors import DOCUMENTED_CODES, Billing, ConfigurationError, InvalidParam
 
 __all__ = ["Cause", "Duplicates", "RetryEvent", "RetryPolicy", "RetryQuota"]
 
@@ -110,8 +115,9 @@ class RetryPolicy:
             ConfigurationError: `max_retries` is not an integer from 0.
         """
         if not _is_int(max_retries) or max_retries < 0:
+            nearest = 0 if _is_int(max_retries) else None
             raise ConfigurationError.of(
-                InvalidParam(param="max_retries", value=max_retries, rule="must be 0 or more", nearest=0)
+                InvalidParam(param="max_retries", value=max_retries, rule="must be an integer from 0", nearest=nearest)
             )
         return replace(self, max_attempts=max_retries + 1)
 
@@ -138,26 +144,86 @@ def _policy_faults(policy: RetryPolicy) -> list[InvalidParam]:
     return faults
 
 
-def cause_of_status(status: int, code: str | None = None) -> Cause:
-    """The cause behind an error status; `code` is the body's `error.code`."""
+_TIMED_OUT = frozenset({408, 504, 524})
+
+
+def cause_of_status(status: int, code: str | None = None, kind: str | None = None) -> Cause:
+    """The cause behind an error status; `code` and `kind` are the `code` and `type` of the error object."""
+    if status not in _TIMED_OUT and (status in (409, 429) or status >= 500) and _is_refusal(status, code, kind):
+        return "refused"
     if status == 429:
-        return "refused" if _is_quota_code(code) else "rate_limited"
+        return "rate_limited"
     if status in (409, 500, 502, 503):
         return "server_failed"
     return "unknown" if status == 408 or status >= 500 else "refused"
 
 
-# The service documents no codes. OpenAI-compatible services use these words when the credit is used up.
-_QUOTA_CODE = re.compile(r"quota|balance|billing|credit|arrear", re.IGNORECASE)
+def _is_refusal(status: int, code: str | None, kind: str | None) -> bool:
+    if _is_about_credit(code) or _is_about_credit(kind):
+        return True
+    stated = status_of_code(code)
+    if stated is None:
+        stated = status_of_code(kind)
+        if status in (409, 429) and stated not in (401, 403):
+            return False  # some services call every 4xx an "invalid_request_error"
+    return stated is not None and cause_of_status(stated) == "refused"
 
 
-def _is_quota_code(code: str | None) -> bool:
-    return code is not None and _QUOTA_CODE.search(code) is not None
+# Other OpenAI-compatible services use these words if no credit is left.
+_CREDIT = re.compile(r"quota|balance|billing|credit|arrear|payment|funds|overdue")
 
 
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+def _is_about_credit(code: str | None) -> bool:
+    return code is not None and _CREDIT.search(_plain(code)) is not None
+
+
+def _plain(code: str) -> str:
+    """A code without what differs between spellings: `RateLimit-Exceeded` and `rate_limit_exceeded` are the same."""
+    return re.sub(r"[\W_]+", "", code.lower())
+
+
+# The words of other services' codes. The order matters: a word that leaves open whether the work was done comes before
+# those of a refusal, so that `invalid_upstream_response` or `moderation_timeout` is not taken for a free refusal.
+_STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = (
+    (re.compile(r"ratelimit|toomany|throttl"), 429),
+    (re.compile(r"time(d)?out|deadline"), 504),
+    (re.compile(r"unavailable|overload"), 503),
+    (re.compile(r"internal|server|upstream|(bad|empty|invalid)(response|result|output)"), 500),
+    (_CREDIT, 429),
+    (re.compile(r"apikey|auth|credential"), 401),
+    (re.compile(r"permission|forbidden|accessdenied|notallowed"), 403),
+    (re.compile(r"notfound"), 404),
+    (re.compile(r"policy|moderat|sensitive|contentfilter|inspection|prohibited|nsfw|safety"), 400),
+    (re.compile(r"invalid|unsupported|toolong"), 400),
+)
+
+
+def status_of_code(*codes: str | None) -> int | None:
+    """The HTTP status that an error's code means, else its type; None if neither is known."""
+    for code in codes:
+        if code is None or len(code) > _CODE_LIMIT or "/" in code:
+            continue  # a link or a sentence, whose words can mean anything
+        if code in DOCUMENTED_CODES:
+            return DOCUMENTED_CODES[code].status
+        if re.fullmatch(r"[45][0-9]{2}", code.strip(), re.ASCII):
+            return int(code)
+        for words, status in _STATUS_OF_WORDS:
+            if words.search(_plain(code)):
+                return status
+    return None
+
+
+_CODE_LIMIT = 100
+
+
+_NOT_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout", "ProxyError", "gaierror"}
+)
 _MAYBE_SENT = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "WriteTimeout"})
-_NEVER_SENT = frozenset({"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"})
+_PROXY_LOGIN = "ProxyError: 407"
+_NEVER_SENT = frozenset(
+    {"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", _PROXY_LOGIN}
+)
 
 
 def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
@@ -182,13 +248,15 @@ def _surely_not_sent(names: frozenset[str]) -> bool:
 
 
 def names_of(error: BaseException | None) -> frozenset[str]:
-    """The class names of an error, of its bases and of everything it was raised from."""
+    """The class names of an error, of its bases and of everything it was raised from.
+
+    A proxy that asks for a user name and password has a name of its own: the HTTP libraries have no class for it.
+    """
     names: set[str] = set()
-    while error is not None:
-        names.update(cls.__name__ for cls in type(error).__mro__)
-        # The HTTP libraries raise `from None`, and the cause is then the suppressed context. A context that is not
-        # suppressed may be an error that the caller is handling, which has nothing to do with this request.
-        error = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
+    for cause in causes_of(error):
+        names.update(cls.__name__ for cls in type(cause).__mro__)
+        if "ProxyError" in names and str(cause).startswith(("407", "Invalid username/password")):
+            names.add(_PROXY_LOGIN)
     return frozenset(names)
 
 

@@ -9,6 +9,7 @@ body could be a decompression bomb.
       read_capped(response, exchange)          -> the response for the SDK, without secrets
 """
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +17,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from io import BytesIO
+from typing import Any, Literal
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, redact_headers, secrets_of
+from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
+from flux_openai._http.streams import Traffic, watch_new_stream, watched
 
 __all__ = [
+    "BLANK_TIME",
     "BODY_LIMIT",
     "BODY_TIME",
+    "HTTP_LOGGERS",
     "PATH",
     "Exchange",
     "Phase",
@@ -43,7 +48,11 @@ BODY_LIMIT = 64 * 1024 * 1024
 """The largest body of an answer in bytes, both compressed and decompressed."""
 
 BODY_TIME: float = 2
-"""The longest time for the whole body of an answer, in read time-outs."""
+"""The longest time for the head of an answer, and for its whole body, in read time-outs; waiting for blanks does not
+count."""
+
+BLANK_TIME: float = 10
+"""The same, and waiting for blanks counts: a service sends them to keep a connection open while it makes the images."""
 
 _CHUNK = 1024 * 1024
 _EMPTY_ANSWER = b'{"created":0,"data":[]}'
@@ -57,48 +66,78 @@ class Exchange:
 
     Attributes:
         key: The Idempotency-Key to send.
-        phase: How far the request got; None if the transport has no `trace` extension.
+        is_answer: Whether a body is a whole answer. Then it is accepted although it came in a faulty way.
+        phase: The furthest that the request got; None if the transport has no `trace` extension.
+        status: The status of the answer's head; None if none came, or the transport has no `trace` extension.
+        request: The request; None before it is sent, and after its answer was read.
         secrets: The values of the request's headers that are credentials.
         response: The answer as the SDK got it; None if none came.
         body: The whole body, or its beginning if it broke off or has a `body_error`.
-        body_error: What is wrong with the body, as the end of a sentence; None if nothing is.
+        body_error: What is wrong with the body, as the end of a sentence; None if it can be read.
+        notices: What was wrong with the way that an accepted body came.
         request_id: The answer's X-Request-Id.
+        peer: The host that was connected to, such as a proxy; None if a connection of the pool was used.
+        key_source: Where the key of the request came from, for the error of a 401.
         read_timeout: Seconds of one wait on the network; None for no limit.
+        traffic: The reads and writes of this attempt.
     """
 
     key: str
+    is_answer: Callable[[bytes], bool] = field(default=lambda _: False, repr=False)
     phase: Phase | None = None
+    status: int | None = None
+    request: httpx.Request | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     response: httpx.Response | None = None
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     body_error: str | None = None
+    notices: tuple[str, ...] = ()
     request_id: str | None = None
     read_timeout: float | None = None
+    peer: str | None = None
+    key_source: str = ""
+    traffic: Traffic = field(default_factory=Traffic, repr=False)
     _tunnelling: bool = False
 
     def attach(self, request: httpx.Request) -> None:
         """Follow the request through the HTTP library's `trace` extension; call it before the request is sent."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers, request.url)
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def attach_async(self, request: httpx.Request) -> None:
         """The same as `attach`, for an async client."""
-        self.secrets = secrets_of(request.headers)
+        self.request, self.secrets = request, secrets_of(request.headers, request.url)
         request.extensions = {**request.extensions, "trace": self._atrace}
 
     async def _atrace(self, event: str, info: Mapping[str, object]) -> None:
         self._trace(event, info)
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
+        watch_new_stream(event, info)
         step = event.partition(".")[2]
+        if step == "connect_tcp.started":
+            self.peer = str(info.get("host"))
+        elif step == "receive_response_headers.started":
+            timeouts = {} if self.request is None else self.request.extensions.get("timeout", {})
+            read = timeouts.get("read")
+            self.traffic.until, self.traffic.reads = None if read is None else time.monotonic() + BODY_TIME * read, 0
+        elif step.startswith("receive_response_headers."):
+            self.traffic.until = None
+            if event == "http11.receive_response_headers.complete" and self.traffic.writes and not self.traffic.reads:
+                # With this exception the HTTP library closes the connection.
+                raise httpx.RemoteProtocolError("the answer was there before the request was sent: it is to another")
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
-        if self._tunnelling or step.startswith(("connect_", "start_tls")):
-            if self.phase not in ("sending", "sent", "answering"):
-                self.phase = "connecting"
-        elif step in _PHASES:
-            self.phase = _PHASES[step]
+        connecting = self._tunnelling or step.startswith(("connect_", "start_tls"))
+        phase = "connecting" if connecting else _PHASES.get(step)
+        # The phase never falls back: a transport that sends the request once more by itself has sent it all the same.
+        if phase is not None and _ORDER[phase] > _ORDER[self.phase]:
+            self.phase = phase
+        if phase == "answering":
+            head = info.get("return_value")  # of HTTP/1: version, status, reason, headers; of HTTP/2: status, headers
+            parts = head if isinstance(head, tuple) else ()
+            self.status = next((part for part in parts if isinstance(part, int)), None)
 
 
 _PHASES: Mapping[str, Phase] = {
@@ -106,16 +145,41 @@ _PHASES: Mapping[str, Phase] = {
     "send_request_body.complete": "sent",
     "receive_response_headers.complete": "answering",
 }
+_ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
+
+
+def _redact_logs(record: logging.LogRecord) -> bool:
+    exchange = _CURRENT.get()
+    if exchange is not None:
+        redact_record(record, exchange.secrets)
+    return True
+
+
+HTTP_LOGGERS = (
+    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
+    *(
+        f"{core}.{part}"
+        for core in ("httpcore", "httpcore2")
+        for part in ("connection", "http11", "http2", "proxy", "socks")
+    ),
+)
+"""The loggers of the HTTP libraries; a filter works for the very logger that it was added to."""
+
+_LOGGERS = tuple(logging.getLogger(name) for name in (*HTTP_LOGGERS, "openai._base_client"))
 
 
 @contextmanager
 def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
+    for logger in _LOGGERS:
+        # Added again and again, because `logging.config.dictConfig` may have removed it.
+        logger.addFilter(_redact_logs)
     token = _CURRENT.set(exchange)
     try:
-        yield
+        with watched(exchange.traffic):
+            yield
     finally:
         _CURRENT.reset(token)
 
@@ -139,21 +203,30 @@ class _BodyReader:
     """The body of an answer while it is read; `error` says which limit it exceeds, if any."""
 
     limit: int
-    seconds: float | None
+    read_timeout: float | None
     clock: Callable[[], float]
     start: float
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
+    buffer: BytesIO = field(default_factory=BytesIO)
     error: str | None = None
+    _last: float = field(init=False)
+    _blank: float = 0
+
+    def __post_init__(self) -> None:
+        """Begin at the first wait."""
+        self._last = self.start
 
     def feed(self, chunk: bytes) -> bool:
         """Add a chunk; True if a limit is exceeded and nothing more may be read."""
-        self.chunks.append(chunk)
-        self.size += len(chunk)
-        if self.size > self.limit:
+        self.buffer.write(chunk)
+        now = self.clock()
+        self._blank += now - self._last if chunk.isspace() else 0
+        self._last = now
+        if self.buffer.tell() > self.limit:
             self.error = f"is larger than {self.limit // _CHUNK} MiB"
-        elif self.seconds is not None and self.clock() - self.start > self.seconds:
-            self.error = f"was not complete after {self.seconds:g} s"
+        elif self.read_timeout is not None:
+            for waited, longest in ((now - self.start - self._blank, BODY_TIME), (now - self.start, BLANK_TIME)):
+                if waited > longest * self.read_timeout:
+                    self.error = f"was not complete after {longest * self.read_timeout:g} s"
         return self.error is not None
 
 
@@ -166,21 +239,29 @@ def read_capped(
 ) -> httpx.Response:
     """Read the body of an open response into the exchange, up to the limits, and return the response for the SDK.
 
-    If the body breaks off, the error of the HTTP library is raised, and the exchange has the beginning.
+    If the body breaks off before it is a whole answer, the error of the HTTP library is raised, and the exchange has
+    the beginning.
     """
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
     try:
-        if in_memory:
-            reader.feed(response.content)
-        else:
-            for chunk in response.iter_raw():
-                if reader.feed(chunk):
-                    break
-    finally:
-        response.close()
+        try:
+            if in_memory:
+                reader.feed(response.content)
+            else:
+                for chunk in response.iter_raw():
+                    if reader.feed(chunk):
+                        break
+        finally:
+            response.close()
+    except Exception:
+        # Whatever it is (a transport may raise errors of its own): what counts is whether the answer came whole.
+        reader.error = "ended with a broken connection"
         for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
-    return for_sdk
+        if exchange.body_error is not None:
+            raise
+        return for_sdk
+    return _recorded(response, exchange, reader, encoded=not in_memory)
 
 
 async def aread_capped(
@@ -194,22 +275,29 @@ async def aread_capped(
     in_memory = response.is_stream_consumed
     reader = _reader(response, exchange, limit, clock)
     try:
-        if in_memory:
-            reader.feed(response.content)
-        else:
-            async for chunk in response.aiter_raw():
-                if reader.feed(chunk):
-                    break
-    finally:
-        await response.aclose()
+        try:
+            if in_memory:
+                reader.feed(response.content)
+            else:
+                async for chunk in response.aiter_raw():
+                    if reader.feed(chunk):
+                        break
+        finally:
+            await response.aclose()
+    except Exception:
+        # Whatever it is (a transport may raise errors of its own): what counts is whether the answer came whole.
+        reader.error = "ended with a broken connection"
         for_sdk = _recorded(response, exchange, reader, encoded=not in_memory)
-    return for_sdk
+        if exchange.body_error is not None:
+            raise
+        return for_sdk
+    return _recorded(response, exchange, reader, encoded=not in_memory)
 
 
 def _reader(response: httpx.Response, exchange: Exchange, limit: int, clock: Callable[[], float]) -> _BodyReader:
     timeouts: Mapping[str, float | None] = response.request.extensions.get("timeout", {})
-    exchange.read_timeout = read = timeouts.get("read")
-    return _BodyReader(limit=limit, seconds=None if read is None else BODY_TIME * read, clock=clock, start=clock())
+    exchange.read_timeout = timeouts.get("read")
+    return _BodyReader(limit=limit, read_timeout=exchange.read_timeout, clock=clock, start=clock())
 
 
 def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> httpx.Response:
@@ -217,70 +305,112 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
 
     `encoded` is False for the body of a mock transport, which the HTTP library has already decompressed.
     """
-    # Of a body above the limit only the first chunks are kept: joining all would double the memory.
-    whole = reader.error is None or reader.size <= _CHUNK
-    body, exchange.body_error = b"".join(reader.chunks if whole else reader.chunks[:8]), reader.error
-    encoding = response.headers.get("content-encoding")
-    if encoding and encoded and reader.error is None:
-        body, exchange.body_error = decompressed(body, encoding, reader.limit)
-    exchange.body = body
+    _record_body(response, exchange, reader, encoded=encoded)
     # Remove the trace callback: it refers back to the exchange, and such a cycle lives until a garbage collection.
     request, extensions = response.request, {**response.request.extensions}
     extensions.pop("trace", None)
     request.extensions = extensions
     # The SDK would parse the body of a success a second time, and raise a bare ValueError if it is not JSON. So the SDK
     # gets a placeholder, unless the caller uses `with_raw_response` and reads the body.
-    unparsed = response.is_success and "x-stainless-raw-response" not in request.headers
+    raw = request.headers.get("x-stainless-raw-response") if response.is_success else ""
     # Redacted here because some releases of the SDK log all headers.
     headers = redact_headers(response.headers, exchange.secrets)
     exchange.request_id = identifier(response.headers.get("x-request-id"))
+    content: dict[str, Any] = {"content": _EMPTY_ANSWER if raw is None else exchange.body}
+    if raw == "stream" and encoded:
+        # `with_streaming_response` gives out a response that is still to be read: `is_closed` is False.
+        headers.append((b"content-length", str(len(exchange.body)).encode()))
+        content = {"stream": httpx.ByteStream(exchange.body)}
     exchange.response = type(response)(
         response.status_code,
         headers=headers,
-        content=_EMPTY_ANSWER if unparsed else body,
         request=request,
-        extensions=response.extensions,
+        extensions={**response.extensions, **_reason(response, exchange.secrets)},
+        **content,
     )
     exchange.response.elapsed = timedelta(seconds=reader.clock() - reader.start)
     return exchange.response
 
 
-def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
-    """The decompressed body and None, or the body as it came and what is wrong with it.
+def _reason(response: httpx.Response, secrets: tuple[str, ...]) -> dict[str, bytes]:
+    """The reason phrase for the `extensions` of a response, without the key that a server may repeat in it."""
+    reason: bytes | None = response.extensions.get("reason_phrase")
+    return {} if reason is None else {"reason_phrase": scrub(reason.decode("latin-1"), secrets).encode("latin-1")}
 
-    Only gzip is accepted, in two layers at most, because each layer can expand a body a thousandfold.
+
+def _record_body(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> None:
+    body = raw = reader.buffer.getvalue()
+    fault, encoding = reader.error, response.headers.get("content-encoding", "").lower()
+    if encoding and encoded and len(raw) <= reader.limit:
+        body, wrong = decompressed(raw, encoding, reader.limit)
+        fault = fault or wrong
+    if fault is None:
+        exchange.body = body
+        exchange.notices = (f"the answer {_NOT_ASKED_FOR}: deflate",) if "deflate" in encoding else ()
+        return
+    # An image that came whole is paid for. So the body counts if it is an answer, unpacked or as it came.
+    for candidate in (body, raw) if body is not raw else (raw,):
+        if response.is_success and len(candidate) <= reader.limit and exchange.is_answer(candidate):
+            exchange.body, exchange.notices = candidate, (f"the answer {fault}, but its JSON is whole",)
+            return
+    exchange.body, exchange.body_error = raw, fault
+
+
+_NOT_ASKED_FOR = "comes in a content encoding that was not asked for"
+
+
+def decompressed(data: bytes, encoding: str, limit: int) -> tuple[bytes, str | None]:
+    """The decompressed body and None, or what could be decompressed and what is wrong with it.
+
+    Only gzip and deflate are accepted, in two layers at most, because each layer can expand a body a thousandfold.
     """
     layers = [name for part in encoding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
-    if len(layers) > 2 or set(layers) - {"gzip"}:
-        return data, "comes in a content encoding that was not asked for"
-    for _ in layers:
-        data, error = _gunzip(data, limit)
+    if len(layers) > 2 or set(layers) - _UNPACK.keys():
+        return data, _NOT_ASKED_FOR
+    for name in reversed(layers):
+        data, error = _unpack(data, name, limit)
         if error is not None:
             return data, error
     return data, None
 
 
-def _gunzip(data: bytes, limit: int) -> tuple[bytes, str | None]:
+_UNPACK: Mapping[str, tuple[int, ...]] = {
+    "gzip": (zlib.MAX_WBITS | 16,),
+    "x-gzip": (zlib.MAX_WBITS | 16,),
+    # The standard says zlib, and some servers send the bare stream.
+    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
+}
+"""The `wbits` of zlib to try for each content encoding."""
+
+
+def _unpack(data: bytes, name: str, limit: int) -> tuple[bytes, str | None]:
+    """The body without one content encoding."""
     out, rest = bytearray(), data
-    try:
-        for _ in range(_GZIP_MEMBERS):
-            rest = _gunzip_member(rest, out, limit)
-            if len(out) > limit:
-                return data, f"is larger than {limit // _CHUNK} MiB when decompressed"
-            if not rest.startswith(b"\x1f\x8b"):
-                return bytes(out), None
-    except zlib.error:
-        return data, "is not valid gzip"
+    for _ in range(_GZIP_MEMBERS):
+        rest, whole = _unpack_member(rest, _UNPACK[name], out, limit)
+        if len(out) > limit:
+            return data, f"is larger than {limit // _CHUNK} MiB when decompressed"
+        if not whole:
+            return bytes(out), f"is not valid {name}"
+        if not rest.startswith(b"\x1f\x8b"):
+            return bytes(out), None
     return data, "is packed in too many pieces"
 
 
-def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
-    """Decompress one gzip member into `out`, stop above the limit, and return the data behind the member."""
-    gunzip, rest = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), data
-    while not gunzip.eof and len(out) <= limit:
-        piece = gunzip.decompress(rest, _CHUNK)
-        rest = gunzip.unconsumed_tail
-        if not piece and not rest and not gunzip.eof:
-            raise zlib.error
-        out += piece
-    return gunzip.unused_data
+def _unpack_member(data: bytes, formats: tuple[int, ...], out: bytearray, limit: int) -> tuple[bytes, bool]:
+    """Decompress one member into `out`, stop above the limit; the data behind it, and whether it came whole."""
+    start = len(out)
+    for wbits in formats:
+        del out[start:]
+        member, rest = zlib.decompressobj(wbits=wbits), data
+        try:
+            while not member.eof and len(out) <= limit:
+                piece = member.decompress(rest, _CHUNK)
+                rest = member.unconsumed_tail
+                if not piece and not rest and not member.eof:
+                    return b"", False
+                out += piece
+        except zlib.error:
+            continue
+        return member.unused_data, True
+    return b"", False

@@ -13,6 +13,7 @@ and cut afterwards: a pattern for its query would read to the end of the text at
 
 import codecs
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -31,6 +32,8 @@ __all__ = [
     "redact_body",
     "redact_headers",
     "redact_json",
+    "redact_links",
+    "redact_record",
     "redact_request",
     "redact_response",
     "redact_value",
@@ -66,6 +69,13 @@ _SIGNATURE = re.compile(
 )
 _QUERY_VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)  # without "=" the whole item counts as a value
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
+_API_KEY = re.compile(r"\b([sr]k)-[A-Za-z0-9_-]{16,}")
+_HEADER = re.compile(
+    r"""(?P<name>b?(?P<quote>['"])(?!idempotency-key)[\w-]{0,64}(?:cookie|key|token|secret|auth|passw|credential)"""
+    r"""[\w-]{0,64}(?P=quote)[:,] b?)(?P<other>['"])(?:(?!(?P=other))[^\\]|\\.)*(?P=other)""",
+    re.IGNORECASE,
+)
+"""A name that probably stands for a credential, and its value: in the repr of a dict, or of pairs of bytes."""
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[;,]", re.ASCII)
 _SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@#-]{1,128}")
@@ -76,10 +86,11 @@ _UNPRINTABLE = re.compile(
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secrets and bearer tokens, and without user names and queries of links."""
+    """The text without the given secrets, bearer tokens and API keys, and without user names and queries of links."""
     text = replace_secrets(text, secrets, by="[redacted]")
     text = LINK.sub(lambda link: re.sub(r"\?.+", "?[redacted]", link[0], flags=re.DOTALL), text)
-    return _BEARER.sub(r"\1 [redacted]", USER_INFO.sub(r"\1[redacted]@", text))
+    text = _BEARER.sub(r"\1 [redacted]", USER_INFO.sub(r"\1[redacted]@", text))
+    return _API_KEY.sub(r"\1-[redacted]", text)
 
 
 def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
@@ -149,6 +160,37 @@ def _map_text(value: object, clean: Callable[[str], str], *, depth: int | None =
             return value
 
 
+def redact_links(value: object, secrets: Iterable[str] = (), *, depth: int = 8) -> object:
+    """The value of a parameter with every string in it scrubbed; if there is nothing to scrub, the very same object."""
+    if isinstance(value, str) and not _DATA_URI.match(value):
+        clean = scrub(_without_query(str(value)), secrets)
+        return value if clean == value else clean
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if depth == 0:
+        return Redacted("…")
+    items: list[object] = [*value.values()] if isinstance(value, dict) else [*value]
+    clean_items = [redact_links(item, secrets, depth=depth - 1) for item in items]
+    if all(new is old for new, old in zip(clean_items, items, strict=True)):
+        return value
+    return dict(zip(value, clean_items, strict=True)) if isinstance(value, dict) else clean_items
+
+
+def _without_query(text: str) -> str:
+    # Not left to `scrub`, which ends a link at a space: if there is one by mistake, the rest of the query would stay.
+    return f"{text.partition('?')[0]}?[redacted]" if LINK.match(text.lstrip()) and "?" in text else text
+
+
+def redact_record(record: logging.LogRecord, secrets: Iterable[str]) -> None:
+    """Scrub what a library logs about a request: addresses, headers, and the reason phrase of the answer."""
+    if isinstance(record.args, dict):
+        record.args = ("[redacted]",)  # the options of the request, which openai 2 logs with all headers and the prompt
+    text = scrub_relative_links(scrub(record.getMessage(), secrets), by="[redacted]")
+    record.msg, record.args = _HEADER.sub(r"\g<name>\g<other>[redacted]\g<other>", text), None
+    # openai 2 adds the exception, and with it the frames that hold the request. The error that is raised says it all.
+    record.exc_info = None
+
+
 class Redacted(str):
     """Text in the place of a redacted value."""
 
@@ -173,9 +215,7 @@ def redact_value(value: object, *, name: str = "") -> object:
     if data := _DATA_URI.match(value):
         return Redacted(f"<{data[1] or 'data'}, {len(value)} characters>")
     plain = str(value)
-    # Not left to `scrub`, which ends a link at a space: if there is one by mistake, the rest of the query would stay.
-    unsigned = f"{plain.partition('?')[0]}?[redacted]" if LINK.match(plain.lstrip()) and "?" in plain else plain
-    text = printable(repr(unsigned), limit=80)
+    text = printable(repr(_without_query(plain)), limit=80)
     return value if text == repr(plain) else Redacted(text)
 
 
@@ -188,14 +228,16 @@ _KEPT_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempo
 _DROPPED_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
-def secrets_of(headers: httpx.Headers) -> tuple[str, ...]:
-    """The credentials and cookies in the headers of a request, each with and without its scheme (`Bearer`)."""
+def secrets_of(headers: httpx.Headers, url: httpx.URL | None = None) -> tuple[str, ...]:
+    """The credentials and cookies in the headers of a request, each with and without its scheme, and in its query."""
     values = [
         value
         for name, value in headers.items()
         if name == "cookie" or "auth" in name or (name.endswith(("-key", "-token")) and name != "idempotency-key")
     ]
     tokens = [value.partition(" ")[2] for value in values]
+    if url is not None and url.query:
+        tokens += [value for name, value in url.params.multi_items() if is_secret(name)]
     return tuple(sorted({text for text in (*values, *tokens) if len(text) >= 4}, key=len, reverse=True))
 
 
@@ -211,9 +253,10 @@ def redact_headers(headers: httpx.Headers, secrets: Iterable[str]) -> list[tuple
     kept = [(name, value) for name, value in headers.raw if name.lower() not in _DROPPED_RESPONSE_HEADERS]
     # Latin-1 decodes every byte, and encodes it to the same byte again.
     joined = b"\n".join(value for _, value in kept).decode("latin-1")
-    if scrub(joined, secrets) == joined:
+    if "?" not in joined and scrub(joined, secrets) == joined:
         return kept
-    return [(name, scrub(value.decode("latin-1"), secrets).encode("latin-1")) for name, value in kept]
+    texts = (scrub_relative_links(scrub(value.decode("latin-1"), secrets), by="[redacted]") for _, value in kept)
+    return [(name, text.encode("latin-1")) for (name, _), text in zip(kept, texts, strict=True)]
 
 
 def redact_response(response: httpx.Response, secrets: Iterable[str]) -> httpx.Response:

@@ -1,25 +1,28 @@
 """The guard against SSRF: which URLs, addresses and peers may be fetched.
 
 Allowed are the API's own origin, and https on the default port of public hosts. A host is checked three times: by its
-name (`check_url`), by the addresses that DNS returns for it (`check_addresses`), and by the address of the connected
-peer before a byte is sent to it (`check_peer`), since DNS may answer differently when the connection is made.
+name (`check_url`), by the addresses that DNS returns for it, and by the address of the connected peer before a byte is
+sent to it (`PeerGuard`), since DNS may answer differently when the connection is made.
 """
 
 import ipaddress
 import re
+import socket
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
+
+import anyio
 
 from flux_openai._http.library import httpx
+from flux_openai._http.streams import watch_new_stream
 
 __all__ = [
     "AllowedURL",
+    "PeerGuard",
     "RefusedURLError",
-    "acheck_peer",
     "check_addresses",
-    "check_peer",
     "check_url",
     "environment_proxy",
     "is_public",
@@ -48,18 +51,22 @@ class AllowedURL:
         return self.url.raw_host.decode("ascii")
 
 
-def check_url(url: str, *, own_origin: str | None, redirected_from: AllowedURL | None = None) -> AllowedURL:
+def check_url(
+    url: str, *, own_origin: str | None, base: str | None = None, redirected_from: AllowedURL | None = None
+) -> AllowedURL:
     """Check a URL by itself, without asking DNS.
 
     Args:
-        url: The URL; after a redirect it may be relative.
+        url: The URL. It may be relative to `base`, or after a redirect to the URL that redirects.
         own_origin: A URL on the API's origin, where http, ports and private hosts are allowed; None if there is none.
+        base: The URL of the API that gave this one.
         redirected_from: The URL whose answer redirects to this one.
 
     Raises:
         RefusedURLError: The URL must not be fetched.
     """
-    parsed = _parsed(url, None if redirected_from is None else redirected_from.url)
+    api = None if base is None else _parsed(base)
+    parsed = _parsed(url, api if redirected_from is None else redirected_from.url) if url else None
     if parsed is None:
         raise RefusedURLError("it is not a usable URL")
     own = None if own_origin is None else _parsed(own_origin)
@@ -92,8 +99,13 @@ def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL | None:
         return None
 
 
+# A server on this machine often calls itself by another of these names than its client does.
+_LOOPBACK = (b"localhost", b"127.0.0.1", b"::1")
+
+
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
-    return url.scheme, url.raw_host.removesuffix(b"."), url.port
+    host = url.raw_host.removesuffix(b".")
+    return url.scheme, b"localhost" if host in _LOOPBACK else host, url.port
 
 
 # `ipaddress.is_global` is not enough: on Python 3.11 it accepts NAT64, 6to4 and IPv4-compatible addresses, which lead
@@ -171,40 +183,52 @@ def environment_proxy(host: str) -> str | None:
     return full
 
 
-class _Stream(Protocol):
-    def get_extra_info(self, info: str, /) -> tuple[object, ...] | None: ...
-    def close(self) -> None: ...
-
-
-class _AsyncStream(Protocol):
-    def get_extra_info(self, info: str, /) -> tuple[object, ...] | None: ...
-    async def aclose(self) -> None: ...
-
-
+_CONNECTING = "connection.connect_tcp.started"
+_CONNECTED = "connection.connect_tcp.complete"  # between TCP and TLS: not even the name in the TLS hello is sent yet
 _PRIVATE_PEER = "its host led to an address that is not public"
 
 
-def check_peer(event: str, info: Mapping[str, _Stream]) -> None:
-    """The `trace` extension of a request; it closes a connection to a private address before anything is sent.
+class PeerGuard:
+    """The checks of one request to a foreign host, made by its `trace` extension before anything is sent.
 
-    Raises:
-        RefusedURLError: The peer is not public.
+    A connection to a proxy is not checked: the proxy is the user's choice, and it resolves the host.
     """
-    if _is_private_peer(event, info):
-        info["return_value"].close()
-        raise RefusedURLError(_PRIVATE_PEER)
 
+    def __init__(self, host: str) -> None:
+        """For a request to this host."""
+        self._host = host
+        self._direct = False
 
-async def acheck_peer(event: str, info: Mapping[str, _AsyncStream]) -> None:
-    """The same as `check_peer`, for async clients."""
-    if _is_private_peer(event, info):
-        await info["return_value"].aclose()
-        raise RefusedURLError(_PRIVATE_PEER)
+    def check_peer(self, event: str, info: Mapping[str, Any]) -> None:
+        """The trace of a sync request.
 
+        Raises:
+            RefusedURLError: One of the host's addresses is not public, or the address of the connected peer.
+        """
+        watch_new_stream(event, info)
+        if self._is_direct(event, info):
+            check_addresses(socket.getaddrinfo(self._host, 443, type=socket.SOCK_STREAM))
+        if self._is_private_peer(event, info):
+            info["return_value"].close()
+            raise RefusedURLError(_PRIVATE_PEER)
 
-def _is_private_peer(event: str, info: Mapping[str, _Stream] | Mapping[str, _AsyncStream]) -> bool:
-    # This event comes between TCP and TLS, so that not even the host name in the TLS hello is sent.
-    if event != "connection.connect_tcp.complete":
+    async def acheck_peer(self, event: str, info: Mapping[str, Any]) -> None:
+        """The same as `check_peer`, for an async request."""
+        watch_new_stream(event, info)
+        if self._is_direct(event, info):
+            check_addresses(await anyio.getaddrinfo(self._host, 443, type=socket.SOCK_STREAM))
+        if self._is_private_peer(event, info):
+            await info["return_value"].aclose()
+            raise RefusedURLError(_PRIVATE_PEER)
+
+    def _is_direct(self, event: str, info: Mapping[str, Any]) -> bool:
+        if event == _CONNECTING:
+            self._direct = info["host"] == self._host
+            return self._direct
         return False
-    peer = info["return_value"].get_extra_info("server_addr")
-    return peer is None or not is_public(str(peer[0]))
+
+    def _is_private_peer(self, event: str, info: Mapping[str, Any]) -> bool:
+        if event != _CONNECTED or not self._direct:
+            return False
+        peer = info["return_value"].get_extra_info("server_addr")
+        return peer is None or not is_public(str(peer[0]))

@@ -6,7 +6,6 @@ What a command needs is imported when it runs: the SDK alone takes 60 times as l
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -88,11 +87,6 @@ def _program() -> None:
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, all else on stderr.")
 
 
-def _out(default: str) -> Callable[[_Command], _Command]:
-    folder = click.Path(path_type=Path)
-    return click.option("-o", "--out", metavar="DIR", type=folder, default=default, help="Folder for the images.")
-
-
 def _image_options(*, editing: bool) -> Callable[[_Command], _Command]:
     """The options that `generate` and `edit` share."""
     model = click.option(
@@ -100,10 +94,17 @@ def _image_options(*, editing: bool) -> Callable[[_Command], _Command]:
         metavar="NAME",
         help=f"One of {_FAMILIES}, or a full name: see flux-openai models. Left out, it is {_DEFAULT_FAMILY}.",
     )
+    out = click.option(
+        "-o",
+        "--out",
+        metavar="PATH",
+        default=".",
+        help="Folder for the images, or a file such as fox.png; several get numbers.",
+    )
     options: list[Callable[[_Command], _Command]] = [
         model,
         *param_options(editing=editing),
-        _out("."),
+        out,
         _json,
         as_group("service", ServiceOptions),
     ]
@@ -119,10 +120,10 @@ def _image_options(*, editing: bool) -> Callable[[_Command], _Command]:
 @_program.command(epilog=_EPILOG, help=_GENERATE)
 @click.argument("prompt", metavar="PROMPT")
 @_image_options(editing=False)
-def generate(*, out: Path, as_json: bool, service: ServiceOptions, **params: object) -> int:
+def generate(*, out: str, as_json: bool, service: ServiceOptions, **params: object) -> int:
     from flux_openai.cli.run import make_images
 
-    return make_images(params, editing=False, service=service, folder=out, as_json=as_json).exit_code
+    return make_images(params, editing=False, service=service, out=out, as_json=as_json).exit_code
 
 
 @_program.command(epilog=_EPILOG, help=_EDIT)
@@ -136,29 +137,30 @@ def generate(*, out: Path, as_json: bool, service: ServiceOptions, **params: obj
     help="Image to start from: a path, a link or a data URI. May be given several times.",
 )
 @_image_options(editing=True)
-def edit(*, image: tuple[str, ...], out: Path, as_json: bool, service: ServiceOptions, **params: object) -> int:
+def edit(*, image: tuple[str, ...], out: str, as_json: bool, service: ServiceOptions, **params: object) -> int:
     from flux_openai.cli.run import make_images
 
     params = {"image": list(image), **params}
-    return make_images(params, editing=True, service=service, folder=out, as_json=as_json).exit_code
+    return make_images(params, editing=True, service=service, out=out, as_json=as_json).exit_code
 
 
 @_program.command()
-@_out("out")
+@click.option("-o", "--out", metavar="DIR", default="out", help="Folder for the images.")
 @click.option("--model", metavar="NAME", default=_DEFAULT_FAMILY, help=f"One of {_FAMILIES}.")
 @click.option("--max-images", default=16, help="Most images that all calls together may ask for.")
 @click.option("--max-calls", default=16, help="Most calls that are sent to the service.")
 @as_group("service", ServiceOptions)
-def mcp(*, out: Path, model: str, max_images: int, max_calls: int, service: ServiceOptions) -> int:
+def mcp(*, out: str, model: str, max_images: int, max_calls: int, service: ServiceOptions) -> int:
     """Serve image tools to an agent (Model Context Protocol).
 
     One tool makes images and one edits them, over stdin and stdout. The agent decides what is drawn; the options decide
     what it may spend and where images go. Ends when stdin does.
     """
     from flux_openai.cli.emulate import serve_mcp
+    from flux_openai.response.files import place_of
 
     limits = {"max_images": max_images, "max_calls": max_calls}
-    return _serve(lambda console: serve_mcp(service, console, folder=out, model=model, **limits))
+    return _serve(lambda console: serve_mcp(service, console, folder=place_of(out), model=model, **limits))
 
 
 @_program.command()

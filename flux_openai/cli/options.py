@@ -34,6 +34,9 @@ class ServiceOptions:
         metavar="URL",
         help="Address of the service. Left out, it is MODELVERSE_BASE_URL or https://api.umodelverse.ai/v1.",
     )
+    allow_http: bool = _option(
+        is_flag=True, default=False, help="Allow a plain http URL beyond this machine: the key is sent in the clear."
+    )
     api_key_file: str | None = _option(
         metavar="FILE", help="File that holds the key, - for stdin. Left out, the key is MODELVERSE_API_KEY."
     )

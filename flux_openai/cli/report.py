@@ -67,7 +67,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 def _is_refusal(error: FluxStatusError) -> bool:
     # openai 2 does not convert the code to text; it may be a number.
     code = None if error.code is None else str(error.code)
-    return cause_of_status(error.status_code, code) == "refused"
+    return cause_of_status(error.status_code, code, error.type) == "refused"
 
 
 def as_printable(text: str) -> str:

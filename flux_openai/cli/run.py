@@ -2,10 +2,10 @@
 
     make_images(params)
       validate(params)                   every fault at once, before anything is sent
-      prove_writable(folder)             so that no image is paid for that cannot be saved
+      prove_writable(…), prove_free(…)   so that no image is paid for that cannot be saved
       for part in split_params(…):       one call after the other
         client.images.generate(…)
-        image.save(folder)               before the next call: an error or Ctrl-C then loses no image
+        image.save(place)                before the next call: an error or Ctrl-C then loses no image
     Report
 
 Errors do not end the run without a report: it contains the images that were saved before.
@@ -14,7 +14,6 @@ Errors do not end the run without a report: it contains the images that were sav
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux_openai.cli.console import Console
@@ -22,8 +21,9 @@ from flux_openai.cli.options import ServiceOptions
 from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Report, SavedImage, as_printable
 from flux_openai.cli.service import client_of, prove_writable
 from flux_openai.client.clients import FluxOpenAI
-from flux_openai.errors import FluxAPIError, FluxError, FluxWarning
+from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning
 from flux_openai.request.validation import CheckedParams, split_params, validate
+from flux_openai.response.files import names_a_file, numbered, place_of, target
 
 if TYPE_CHECKING:
     from flux_openai.response.response import FluxImage, FluxImagesResponse
@@ -78,7 +78,7 @@ class _RunState:
 
 
 def make_images(
-    params: Mapping[str, object], *, editing: bool, service: ServiceOptions, folder: Path, as_json: bool
+    params: Mapping[str, object], *, editing: bool, service: ServiceOptions, out: str, as_json: bool
 ) -> Report:
     """Make and save the images; the report has everything that was made, also after an error.
 
@@ -86,7 +86,7 @@ def make_images(
         params: The parameters by name; those that are None count as left out.
         editing: Whether the parameters are those of `edit`.
         service: The service and its options.
-        folder: The folder for the images.
+        out: The folder for the images, or a file, if it ends in an image extension and is no folder.
         as_json: Whether stdout gets one JSON document instead of the paths.
     """
     console = Console(as_json=as_json)
@@ -97,10 +97,13 @@ def make_images(
             warnings.simplefilter("ignore", FluxWarning)
             checked = validate(params, editing=editing, split=True)
             state.notice(checked.notices)
+            count = int(str(checked.values.get("n", 1)))
+            places = [_place(out, index, several=count > 1) for index in range(count)]
             with client_of(service, on_retry=console.retrying) as client:
-                prove_writable(folder)
+                prove_writable(target(places[0], stem="image", extension=".png").parent)
+                _prove_free(places)
                 for part in split_params(checked):
-                    _make_part(part, client, folder, state)
+                    _make_part(part, client, out, state, several=count > 1)
                     if state.errors:
                         break
         if state.missing and not state.errors:
@@ -114,7 +117,22 @@ def make_images(
     return report
 
 
-def _make_part(part: CheckedParams, client: FluxOpenAI, folder: Path, state: _RunState) -> None:
+def _place(out: str, index: int, *, several: bool) -> str | os.PathLike[str]:
+    """The path for one image, as `save` takes it: a file, which has a number if there are several, or a folder."""
+    if names_a_file(out) and not place_of(out).is_dir():
+        return numbered(out, index) if several else out
+    # With a separator at its end: otherwise `save` would take a folder "fox.png" for a file.
+    return os.path.join(out, "")  # noqa: PTH118  # a Path drops the separator
+
+
+def _prove_free(places: Iterable[str | os.PathLike[str]]) -> None:
+    """Find out that a file exists before its image is paid for. Raises ConfigurationError."""
+    for place in filter(names_a_file, places):
+        if os.path.lexists(place_of(place)):
+            raise ConfigurationError(f"the file {str(place)!r} already exists; choose another name, or a folder")
+
+
+def _make_part(part: CheckedParams, client: FluxOpenAI, out: str, state: _RunState, *, several: bool) -> None:
     """Make one call and save its images; if one cannot be saved, the others still are."""
     before = len(state.images)
     try:
@@ -126,10 +144,10 @@ def _make_part(part: CheckedParams, client: FluxOpenAI, folder: Path, state: _Ru
             state.in_flight = False
             state.unsaved += response.data
             state.notice(response.notices)
-            for image in response.data:
+            several = several or len(response.data) > 1
+            for index, image in enumerate(response.data, start=part.first):
                 try:
-                    # With a separator at its end: otherwise `save` would take a folder "fox.png" for a file.
-                    path = image.save(os.path.join(folder, ""))  # noqa: PTH118  # a Path drops the separator
+                    path = image.save(_place(out, index, several=several))
                 except FluxError as error:
                     state.fail(error)
                 else:

@@ -52,6 +52,8 @@ def _client_options(service: ServiceOptions, on_retry: Callable[[RetryEvent], ob
     options: dict[str, Any] = {"retry": retry, "timeout": timeout}
     if service.base_url is not None:
         options["base_url"] = service.base_url
+    if service.allow_http:
+        options["allow_http"] = True
     if not service.emulator:
         options["api_key"] = _key(service.api_key_file)
     return options

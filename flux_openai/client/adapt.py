@@ -1,6 +1,7 @@
 """`adapt`: makes a FLUX-aware client from an existing OpenAI client, with the same options and HTTP client."""
 
 import os
+from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import openai
@@ -29,7 +30,7 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
             default or `retry` is given. Values that the client read from OPENAI_ORG_ID, OPENAI_PROJECT_ID and
             OPENAI_CUSTOM_HEADERS are not taken: they belong to another service. A FLUX-aware client is returned as it
             is, or copied if there are options.
-        options: `retry`, `unsupported`, `split` and `defaults`, as for `FluxOpenAI`.
+        options: `retry`, `unsupported`, `split`, `defaults` and `allow_http`, as for `FluxOpenAI`.
 
     Raises:
         ConfigurationError: The client is of a subclass, signs in without an API key, or is for api.openai.com.
@@ -44,14 +45,19 @@ def adapt(client: openai.OpenAI | openai.AsyncOpenAI, **options: Unpack[FluxOpti
     merged: dict[str, Any] = {**_inherited(client), **options}
     if options.get("retry") is not None:
         merged["max_retries"] = openai.NOT_GIVEN
-    return FluxOpenAI(**merged) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**merged)
+    adapted = FluxOpenAI(**merged) if isinstance(client, openai.OpenAI) else AsyncFluxOpenAI(**merged)
+    adapted._settings = replace(adapted._settings, key_source="the adapted client")  # noqa: SLF001  # ours
+    return adapted
 
 
 def _inherited(client: openai.OpenAI | openai.AsyncOpenAI) -> dict[str, Any]:
     """The options of a client, as arguments for `FluxOpenAI`."""
     ambient = env_headers()
     untouched = client.max_retries == openai.DEFAULT_MAX_RETRIES
+    admin_key = _unless_ambient(getattr(client, "admin_api_key", None), "OPENAI_ADMIN_KEY")
     return {
+        # Older releases of the SDK have no such option.
+        **({} if admin_key is None else {"admin_api_key": admin_key}),
         "api_key": getattr(client, "_api_key_provider", None) or client.api_key,
         "base_url": client.base_url,
         "max_retries": openai.NOT_GIVEN if untouched else client.max_retries,
@@ -80,7 +86,7 @@ def _refuse(client: object) -> None:
             f"adapt() cannot adapt {_name(client)}: what it changes about the client would be lost. "
             "Make a FluxOpenAI beside it, with http_client= for a shared connection"
         )
-    if client.base_url.host == "api.openai.com":
+    if client.base_url.host.endswith("api.openai.com"):  # also the regions of `data_residency`
         raise ConfigurationError(
             "adapt() keeps the client's base_url, and api.openai.com serves no FLUX model: "
             "give the client the base_url and key of a FLUX service first, or use FluxOpenAI()"

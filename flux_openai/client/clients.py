@@ -11,6 +11,7 @@ import openai
 from openai._models import FinalRequestOptions
 
 from flux_openai._http.capture import aread_capped, captured, read_capped
+from flux_openai._http.fork import own_connections_after_fork
 from flux_openai._http.library import httpx
 from flux_openai.client.images import AsyncFluxImages, FluxImages
 from flux_openai.client.setup import (
@@ -19,12 +20,14 @@ from flux_openai.client.setup import (
     ClientOptions,
     CopyOptions,
     check_client,
+    copy_options,
     drop_openai_env,
     hide_locals,
+    key_source,
     sdk_options,
 )
 from flux_openai.client.signature import with_signature
-from flux_openai.sending.settings import FluxOptions, Settings
+from flux_openai.sending.settings import Settings
 
 __all__ = ["AsyncClient", "AsyncFluxOpenAI", "AsyncOpenAI", "Client", "FluxOpenAI", "OpenAI"]
 
@@ -40,7 +43,10 @@ class FluxOpenAI(openai.OpenAI):
             them out with a FluxWarning, "drop" leaves them out, "send" sends them unchecked.
         split: Whether a call for more than 4 images is split into several requests. Default: False.
         defaults: Parameters for every call whose model takes them, unless the call has its own.
-        options: The SDK's other options. Key, address and headers are never taken from OPENAI_* variables.
+        allow_http: Whether the base_url may be plain http beyond loopback, where the key can be read on the way. Only
+            for networks that you trust, such as one of containers. Default: False.
+        options: The SDK's other options, without `workload_identity`, `provider` and `data_residency`. Key, address and
+            headers are never taken from OPENAI_* variables.
 
     Raises:
         ConfigurationError: The key, the base_url or one of these options is invalid.
@@ -59,8 +65,9 @@ class FluxOpenAI(openai.OpenAI):
     def __init__(self, **options: Unpack[ClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
+        own_connections_after_fork(self._client)
 
     @cached_property
     def images(self) -> FluxImages:
@@ -72,7 +79,7 @@ class FluxOpenAI(openai.OpenAI):
     def copy(self, **options: Unpack[CopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**copy_options(options, allow_http=settings.allow_http))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -81,7 +88,7 @@ class FluxOpenAI(openai.OpenAI):
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 
@@ -96,6 +103,7 @@ class FluxOpenAI(openai.OpenAI):
         if exchange is None:
             return super()._send_request(request, stream=stream, **arguments)
         exchange.attach(request)
+        exchange.key_source = key_source(self, request, given=self._settings.key_source)
         return read_capped(super()._send_request(request, stream=True, **arguments), exchange)
 
 
@@ -113,8 +121,9 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def __init__(self, **options: Unpack[AsyncClientOptions]) -> None:
         """Set up the client; nothing is sent."""
         self._settings = Settings().changed(options)
-        super().__init__(**sdk_options(options))
+        super().__init__(**sdk_options(options, allow_http=self._settings.allow_http))
         drop_openai_env(self, options)
+        own_connections_after_fork(self._client)
 
     @cached_property
     def images(self) -> AsyncFluxImages:
@@ -126,7 +135,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     def copy(self, **options: Unpack[AsyncCopyOptions]) -> Self:
         """A copy with other options; it shares the HTTP client and the retry quota. Raises ConfigurationError."""
         settings = self._settings.changed(options)
-        client = super().copy(**_without_ours(options))
+        client = super().copy(**copy_options(options, allow_http=settings.allow_http))
         client._settings = settings  # noqa: SLF001  # a client of this very class
         return client
 
@@ -135,7 +144,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = await super()._prepare_options(options)
         if (self.base_url, self.api_key) != self._checked:
-            check_client(self)
+            check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
 
@@ -150,11 +159,8 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         if exchange is None:
             return await super()._send_request(request, stream=stream, **arguments)
         exchange.attach_async(request)
+        exchange.key_source = key_source(self, request, given=self._settings.key_source)
         return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
-
-
-def _without_ours(options: CopyOptions | AsyncCopyOptions) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
 
 
 OpenAI = FluxOpenAI

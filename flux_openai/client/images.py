@@ -14,6 +14,7 @@ from openai.types import ImagesResponse
 from openai.types.image_edit_stream_event import ImageEditStreamEvent
 from openai.types.image_gen_stream_event import ImageGenStreamEvent
 
+from flux_openai.client.setup import hide_frames
 from flux_openai.client.signature import with_signature
 from flux_openai.request.arguments import EditParams, GenerateParams, OpenAIEditParams, OpenAIGenerateParams
 from flux_openai.request.model_choice import is_flux_call
@@ -66,6 +67,7 @@ class FluxImages(Images):
     def generate(
         self, *, stream: bool, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse | openai.Stream[ImageGenStreamEvent]: ...
+    @hide_frames
     @with_signature(GenerateParams)
     def generate(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
@@ -127,6 +129,7 @@ class FluxImages(Images):
     def edit(
         self, *, stream: bool, **params: Unpack[EditParams]
     ) -> FluxImagesResponse | openai.Stream[ImageEditStreamEvent]: ...
+    @hide_frames
     @with_signature(EditParams)
     def edit(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]
@@ -202,6 +205,7 @@ class AsyncFluxImages(AsyncImages):
     async def generate(
         self, *, stream: bool, **params: Unpack[GenerateParams]
     ) -> FluxImagesResponse | openai.AsyncStream[ImageGenStreamEvent]: ...
+    @hide_frames
     @with_signature(GenerateParams)
     async def generate(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[GenerateParams]
@@ -230,6 +234,7 @@ class AsyncFluxImages(AsyncImages):
     async def edit(
         self, *, stream: bool, **params: Unpack[EditParams]
     ) -> FluxImagesResponse | openai.AsyncStream[ImageEditStreamEvent]: ...
+    @hide_frames
     @with_signature(EditParams)
     async def edit(
         self, *, stream: bool | None | Omit = omit, **params: Unpack[EditParams]

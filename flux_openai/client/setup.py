@@ -1,17 +1,19 @@
 """The setup of a client: its options, the checks of key and base_url, and the removal of OPENAI_* variables."""
 
+import inspect
 import ipaddress
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypedDict, TypeVar
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
 
 import openai
 from openai import NotGiven
 
 from flux_openai._http.library import httpx
-from flux_openai.errors import ConfigurationError, InvalidParam
+from flux_openai.errors import ConfigurationError, InvalidParam, InvalidParamsError
+from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.sending.settings import FluxOptions
 
 __all__ = [
@@ -22,9 +24,12 @@ __all__ = [
     "ClientOptions",
     "CopyOptions",
     "check_client",
+    "copy_options",
     "drop_openai_env",
     "env_headers",
+    "hide_frames",
     "hide_locals",
+    "key_source",
     "sdk_options",
 ]
 
@@ -108,32 +113,116 @@ def hide_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapper
 
 
-def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def hide_frames(method: _F) -> _F:
+    """Decorate a method of the images resource: its errors are raised without the frames below it, and without the key.
+
+    The locals of those frames, the SDK's among them, are the prompt, signed links and headers of the call.
+    """
+    if inspect.iscoroutinefunction(method):
+
+        @wraps(method)
+        async def awrapper(self: _Resource, *args: object, **params: object) -> object:
+            try:
+                return await method(self, *args, **params)
+            except openai.OpenAIError as error:
+                params.clear()
+                raise _without_key(error, self._client.api_key)  # noqa: B904  # the same error, with its own cause
+
+        return cast(_F, awrapper)
+
+    @wraps(method)
+    def wrapper(self: _Resource, *args: object, **params: object) -> object:
+        try:
+            return method(self, *args, **params)
+        except openai.OpenAIError as error:
+            params.clear()
+            raise _without_key(error, self._client.api_key)  # noqa: B904  # the same error, with its own cause
+
+    return cast(_F, wrapper)
+
+
+def _without_key(error: openai.OpenAIError, key: str) -> openai.OpenAIError:
+    """The error without frames, and without the client's key in the parameters that it lists."""
+    if isinstance(error, InvalidParamsError) and len(key) >= 4 and key in f"{error} {error.faults!r}":
+        redacted = InvalidParamsError.of(fault.without((key,)) for fault in error.faults)
+        error.args, error.faults = redacted.args, redacted.faults
+    return error.with_traceback(None)
+
+
+class _Resource(Protocol):
+    """An images resource."""
+
+    _client: Any
+
+
+_SIGN_IN: Mapping[str, str] = {
+    "workload_identity": "gets a token that OpenAI's own service accepts",
+    "provider": "sets the address and the credentials of another service",
+    "data_residency": "selects an address of OpenAI's own service",
+}
+"""The SDK's options that lead the client to another service, and what each does."""
+
+
+def sdk_options(options: Mapping[str, Any], *, allow_http: bool) -> dict[str, Any]:
     """The SDK's options for a new client, with a checked key and base_url, and our default time-outs.
 
     Raises:
-        ConfigurationError: The key or the base_url is missing or invalid.
+        ConfigurationError: The key or the base_url is missing or invalid, or an option leads to another service.
     """
-    sdk = {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+    sdk = _checked_options(options)
     base_url, timeout = sdk.get("base_url"), sdk.get("timeout", openai.NOT_GIVEN)
     if base_url is None or isinstance(base_url, NotGiven):
         base_url = os.environ.get("MODELVERSE_BASE_URL") or BASE_URL
     if isinstance(timeout, NotGiven):
         timeout = _default_timeout(sdk.get("http_client"))
-    if isinstance(sdk.get("max_retries"), NotGiven) or sdk.get("max_retries") is None:
+    if isinstance(sdk.get("max_retries", openai.NOT_GIVEN), NotGiven):
         sdk["max_retries"] = openai.DEFAULT_MAX_RETRIES
     return {
         **sdk,
         "api_key": _checked_key(sdk.get("api_key")),
-        "base_url": _checked_url(str(base_url)),
+        "base_url": _checked_url(str(base_url), allow_http=allow_http),
         "timeout": timeout,
     }
 
 
+def copy_options(options: Mapping[str, Any], *, allow_http: bool) -> dict[str, Any]:
+    """The SDK's options for a copy, checked as those of a new client. Raises ConfigurationError."""
+    sdk = _checked_options(options)
+    if allow_http:
+        # The constructor that the SDK's `copy` calls checks the base_url, so it has to know that http is allowed.
+        sdk["_extra_kwargs"] = {**sdk.get("_extra_kwargs", {}), "allow_http": True}
+    return sdk
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The SDK's options among those of a client or of a copy, checked as far as the SDK would not say what is wrong.
+
+    Raises:
+        ConfigurationError: The time-out, the headers or the query are invalid, or an option leads to another service.
+    """
+    for name, reason in _SIGN_IN.items():
+        if options.get(name) is not None and not isinstance(options[name], NotGiven):
+            rule = (
+                f"{reason}, which serves no FLUX model; use api_key= and base_url=, or openai.OpenAI beside this client"
+            )
+            raise ConfigurationError.of(InvalidParam(param=name, value=options[name], rule=rule))
+    faults = timeout_faults(options.get("timeout"))
+    for name in ("default_headers", "set_default_headers"):
+        faults += header_faults(options.get(name), param=name)
+    for name in ("default_query", "set_default_query"):
+        faults += query_faults(options.get(name), param=name)
+    if faults:
+        raise ConfigurationError.of(*faults)
+    return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
+
+
 @hide_locals
-def check_client(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+def check_client(client: openai.OpenAI | openai.AsyncOpenAI, *, allow_http: bool) -> None:
     """Check key and base_url again, because both attributes can be assigned. Raises ConfigurationError."""
-    _checked_url(str(client.base_url))
+    _checked_url(str(client.base_url), allow_http=allow_http)
     if client.api_key:
         _checked_key(client.api_key)
 
@@ -157,29 +246,64 @@ def _checked_key(api_key: object) -> object:
     return key
 
 
+def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Request, *, given: str) -> str:
+    """Where the key of a request came from, in words; `given` is where the client's own key came from."""
+    if request.headers.get("authorization") != f"Bearer {client.api_key}":
+        return "a header of the call or the client, not from api_key="
+    variable = "MODELVERSE_API_KEY"
+    if given == variable and client.api_key != os.environ.get(variable):
+        return "the client's attribute api_key"
+    if client.api_key == os.environ.get("OPENAI_API_KEY"):
+        return f"{given}, and is the one in OPENAI_API_KEY, which belongs to another service"
+    return given
+
+
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
+_ENDPOINT = re.compile(r"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses)/*$", re.IGNORECASE)
 
 
 @lru_cache(maxsize=16)
-def _checked_url(text: str) -> str:
-    """The base_url, if the key may be sent there. Raises ConfigurationError.
+def _checked_url(text: str, *, allow_http: bool) -> str:
+    """The base_url, if the key may be sent there and the paths of requests fit behind it. Raises ConfigurationError."""
+    url = _parsed(text)
+    if url is None:
+        rule = "must be an https:// address without a user name in it"
+    elif url.query or url.fragment or {"?", "#"} & {*text}:
+        rule = "must end before the query and the fragment; what every request needs goes into default_query="
+    elif _ENDPOINT.search(url.path):
+        rule = "is the address of the service: the client adds the path of each request, such as /images/generations"
+    elif url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+        rule = (
+            "plain http would send the key in the clear, and is allowed for loopback addresses only; "
+            "allow_http=True allows it in a network that you trust"
+        )
+    else:
+        return text
+    # User name and query may be secrets.
+    redacted = re.sub(r"(^|//).*@", r"\1", re.split(r"[?#]", text, maxsplit=1)[0])
+    nearest = _nearest_url(text, allow_http=allow_http)
+    raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=nearest))
 
-    Plain http is for loopback only: it would send the key in the clear.
-    """
+
+def _parsed(text: str) -> httpx.URL | None:
+    """The URL, if it is one over http that names a host and no user."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
-        url = httpx.URL("")
-    # User name and query may be secrets.
-    redacted = re.sub(r"//.*@", "//", text).partition("?")[0]
-    if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host) or url.userinfo:
-        rule = "must be an https:// address without a user name in it"
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=BASE_URL))
-    if url.scheme == "http" and not _is_loopback(url.host):
-        rule = "plain http would send the key in the clear, and is allowed for loopback addresses only"
-        nearest = redacted.replace("http:", "https:", 1)
-        raise ConfigurationError.of(InvalidParam(param="base_url", value=redacted, rule=rule, nearest=nearest))
-    return text
+        return None
+    usable = url.scheme in ("http", "https") and _HOST.fullmatch(url.raw_host) and not url.userinfo
+    return url if usable else None
+
+
+def _nearest_url(text: str, *, allow_http: bool) -> str | None:
+    """The base_url that was probably meant, over https; None if no host can be told from the text."""
+    bare = re.sub(r"^(?:[a-z][a-z0-9+.-]*:)?/+(?:[^/]*@)?", "", text.strip(" \t\r\n\"'<>"), flags=re.IGNORECASE)
+    bare = _ENDPOINT.sub("", re.split(r"[?#\s]", bare, maxsplit=1)[0])
+    url = _parsed(f"https://{bare}")
+    if url is None or not ("." in url.host or ":" in url.host or url.host == "localhost"):
+        return None
+    plain = text.strip().lower().startswith("http:") and (allow_http or _is_loopback(url.host))
+    return f"{'http' if plain else 'https'}://{bare}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,20 +1,23 @@
 """Field checks: the type, limits and choices of each value, and the nearest valid value.
 
-Types are strict: no "20" for 20, no True for 1, no NaN; an integer is accepted for a float.
+Types are strict: no "20" for 20, no True for 1, no NaN; an integer is accepted for a float. By now, Decimals and enums
+are plain values: see `plain.py`.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
-from math import inf, isfinite
+from math import inf
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FLUX_MODELS, FluxField
+from flux_openai.request.plain import canonical, half_surrogate, is_blank, number_of
 from flux_openai.request.size import nearest_ratio, nearest_size, sides_of
 
 __all__ = ["INT64", "SPLIT_LIMIT", "faults_of", "fields_of", "limit_warnings"]
@@ -69,7 +72,18 @@ def _annotation(field: FluxField) -> object:
         return Annotated[str, AfterValidator(_encodable if field.blank else _not_blank)]
     if field.enforced == "warn":
         return Annotated[field.type, Field(ge=-INT64 - 1, le=INT64)]
-    return Annotated[field.type, Field(ge=field.minimum, le=field.maximum)]
+    limits = Field(ge=field.minimum, le=field.maximum)
+    if field.type is float:
+        # Strict or not, pydantic takes whatever has `__float__` for a float.
+        return Annotated[float, limits, BeforeValidator(_plain_number)]
+    return Annotated[field.type, limits]
+
+
+def _plain_number(value: object) -> object:
+    """Refuse a number that is not plain, such as a Decimal that no float equals: JSON has no such type."""
+    if type(value) not in (int, float):
+        raise ValueError
+    return value
 
 
 def _encodable(text: str) -> str:
@@ -80,7 +94,7 @@ def _encodable(text: str) -> str:
 
 def _not_blank(text: str) -> str:
     text.encode()
-    if not text.strip():
+    if is_blank(text):
         raise ValueError
     return text
 
@@ -98,7 +112,9 @@ def _sized(field: FluxField) -> Callable[[str], str]:
 
 
 def _fault(field: FluxField, value: object) -> InvalidParam:
-    return InvalidParam(param=field.name, value=value, rule=_rule(field), nearest=_nearest(field, value))
+    rule, half = _rule(field), half_surrogate(value) if isinstance(value, str) else None
+    rule = f"has {half}, which is no character; {rule}" if half else rule
+    return InvalidParam(param=field.name, value=value, rule=rule, nearest=_nearest(field, value))
 
 
 def _rule(field: FluxField) -> str:
@@ -120,29 +136,28 @@ def _rule(field: FluxField) -> str:
 
 
 def _nearest(field: FluxField, value: object) -> object | None:
-    if field.format == "ratio" and (ratio := nearest_ratio(value, field.choices)):
-        return ratio
+    """The valid value that was probably meant; None if the value suggests none."""
+    if field.format == "ratio":
+        return nearest_ratio(value, field.choices)
     if field.format == "size":
         low, high = _limits(field)
-        return nearest_size(value, low=int(low), high=int(high)) or field.default
+        return nearest_size(value, low=int(low), high=int(high))
     if field.choices:
-        close = get_close_matches(value.lower(), field.choices, n=1) if isinstance(value, str) else []
-        return close[0] if close else field.default
+        return _nearest_choice(value, field.choices) if isinstance(value, str) else None
     if field.type in (str, list):
         return None
-    number = _number(value)
-    return field.default if number is None else _clamped(field, number)
+    number = number_of(value)
+    return None if number is None else _clamped(field, number)
 
 
-def _number(value: object) -> int | float | None:
-    """The number that a value was probably meant as, such as 20 for "20"; None if there is none."""
-    if isinstance(value, int):
-        return int(value)
-    try:
-        number = float(value) if isinstance(value, float | str) else inf
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
+def _nearest_choice(text: str, choices: Iterable[str]) -> str | None:
+    """The choice that is spelt most like the text, or has the same digits: "base64" stands for "b64_json"."""
+    written = {re.sub(r"[\W_]", "", choice): choice for choice in choices}
+    letters = re.sub(r"[\W_]", "", canonical(text))
+    digits = re.findall(r"\d+", letters)
+    close = get_close_matches(letters, written, n=1, cutoff=0.75)
+    close += [choice for choice in written if digits and re.findall(r"\d+", choice) == digits]
+    return written[close[0]] if close else None
 
 
 def _clamped(field: FluxField, number: float) -> int | float:

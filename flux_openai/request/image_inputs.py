@@ -5,12 +5,14 @@ The MIME type comes from the bytes. A file is read once, and never beyond the li
 
 import os
 import re
+import stat
 import struct
 import sys
 from binascii import a2b_base64
+from collections import UserString
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
+from io import BytesIO, FileIO, TextIOBase
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeGuard, Union, cast
 
 from openai import NotGiven, Omit
@@ -21,6 +23,7 @@ from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam
 from flux_openai.formats import data_uri, plain_base64, sniff
 from flux_openai.request.model_choice import IMAGE_FIELDS
+from flux_openai.request.plain import half_surrogate, plain
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -35,8 +38,16 @@ ImageInput: TypeAlias = Union[str, bytearray, memoryview, FileTypes, Image, "PIL
 """A path, bytes, open binary file, PIL image, link, data URI, image of an answer, or file tuple of the SDK."""
 
 _CHUNK = 1024 * 1024
+_KIND_OF_FILE = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _LINK = re.compile(r"https?://[^\s/?#\ud800-\udfff]+[^\s\ud800-\udfff]*", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_NO_BYTES = "gives no bytes when it is read: open it with mode 'rb'"
 _NO_LINK = "must be an http(s) link, a data URI or a path"
 _KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a data URI"
 
@@ -71,7 +82,7 @@ def normalize_edit_images(options: Mapping[str, object]) -> Mapping[str, object]
     rest = {name: value for name, value in options.items() if name != "image"}
     if not image:
         return rest
-    return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": image}
+    return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": list(image)}
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[InvalidParam]]:
@@ -79,7 +90,8 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
     values, invalid, left = dict(options), list[InvalidParam](), IMAGE_LIMIT
     for name in sorted(IMAGE_FIELDS & options.keys()):
         given = options[name]
-        items = given if name == "images" and isinstance(given, list | tuple) else [given]
+        several = name == "images" and isinstance(given, Sequence) and not _is_one(given)
+        items = list(cast(Sequence[object], given)) if several else [given]
         encoded = list[object]()
         for number, item in enumerate(items, start=1):
             try:
@@ -97,7 +109,7 @@ def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[
 
 def _is_one(value: object) -> bool:
     """Whether a sequence is one image: text, bytes, or the SDK's file tuple (name, content, type, headers)."""
-    return isinstance(value, str | bytes | bytearray | memoryview) or _is_file_tuple(value)
+    return isinstance(value, str | UserString | bytes | bytearray | memoryview) or _is_file_tuple(value)
 
 
 def _is_file_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
@@ -117,6 +129,8 @@ def _byte_size(image: WireImage) -> int:
 def _encode(value: object, limit: int) -> WireImage:
     if isinstance(value, WireImage | Image):
         return value if isinstance(value, WireImage) else _encode_response_image(value, limit)
+    if isinstance(value, str | UserString):
+        value = plain(value)
     if isinstance(value, str) and _LINK.fullmatch(value):
         return WireImage(value)
     data = _bytes_of(value[1] if _is_file_tuple(value) else value, limit)
@@ -144,6 +158,8 @@ def _bytes_of(value: object, limit: int) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, str) and _SCHEME.match(value):
+        if half := half_surrogate(value):
+            raise _ImageProblem(f"{_NO_LINK}; it has {half}")
         return _decoded(value, limit)
     if isinstance(value, str | os.PathLike):
         return _file_content(value, limit)
@@ -168,10 +184,16 @@ def _decoded(text: str, limit: int) -> bytes:
 
 def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  # not every os.PathLike is a pathlib.Path
+        mode = os.stat(path).st_mode  # noqa: PTH116  # not every os.PathLike is a pathlib.Path
+        # Opening a FIFO waits until somebody writes to it, and opening a device may do anything.
+        if not stat.S_ISREG(mode):
+            raise _ImageProblem(f"cannot be read as a file: it is {_KIND_OF_FILE.get(stat.S_IFMT(mode), 'no file')}")
+        with open(path, "rb") as file:  # noqa: PTH123  # likewise
             return _content(file, limit)
+    except UnicodeEncodeError:
+        reason = f"it has {half_surrogate(str(path)) or 'a character that no file name has'}"
     except (OSError, TypeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
     start = plain_base64(str(path)[:80])
     if start is not None and sniff(a2b_base64(start)) is not None:
         reason = "it is base64, which needs data:image/png;base64, before it"
@@ -179,19 +201,41 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def _content(file: IO[bytes], limit: int) -> bytes:
-    """The bytes of a file from its start, as the SDK sends files; from the current position if it cannot seek."""
+    """The bytes of a file from its start, as the SDK sends files; from the current position if it cannot seek.
+
+    A pipe is read until its other end is closed: whoever opened it decides how long that takes.
+    """
+    if isinstance(cast(object, file), TextIOBase):
+        raise _ImageProblem(_NO_BYTES)
     read, size = list[bytes](), 0
     try:
         with suppress(AttributeError, OSError):
             file.seek(0)
+        before = _state(file)
         while size <= limit and (chunk := file.read(min(_CHUNK, limit + 1 - size))):
             read.append(chunk)
             size += len(chunk)
-        return b"".join(read)
+        data = b"".join(read)
+        if size <= limit and chunk is None:
+            raise _ImageProblem("has no data yet: it is a stream in non-blocking mode")
+        if size <= limit and _state(file) != before:
+            raise _ImageProblem("changed while it was read: it is still being written")
     except (TypeError, UnicodeDecodeError):
-        raise _ImageProblem("gives no bytes when it is read: open it with mode 'rb'") from None
+        raise _ImageProblem(_NO_BYTES) from None
     except (OSError, ValueError) as error:
         raise _ImageProblem(f"cannot be read: {error}") from None
+    return data
+
+
+def _state(file: IO[bytes]) -> tuple[int, int] | None:
+    """Size and time of the last change of a file on disk; None for any other kind. A terminal is refused."""
+    raw = getattr(file, "raw", file)
+    if not isinstance(raw, FileIO):
+        return None
+    if raw.isatty():
+        raise _ImageProblem("is a terminal, where nobody types an image")
+    status = os.fstat(raw.fileno())
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_pil(value: object) -> "TypeGuard[PIL.Image.Image]":

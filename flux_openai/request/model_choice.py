@@ -1,13 +1,16 @@
 """Model choice: short names, the models of a family, and which models accept a field that another does not."""
 
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from functools import lru_cache
 
 from openai import NotGiven, Omit
 
 from flux_openai.errors import InvalidParam, InvalidParamsError, listed
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel
+from flux_openai.request.plain import canonical, is_blank
 
 __all__ = ["IMAGE_FIELDS", "is_flux_call", "model_for", "models_with_field"]
 
@@ -35,11 +38,50 @@ def is_flux_call(params: Mapping[str, object], defaults: Mapping[str, object]) -
 
 def _is_flux_name(model: object) -> bool:
     """Whether `model` is meant as a FLUX model; a value that is not text counts too, so that it is reported."""
-    if not isinstance(model, str):
+    return not isinstance(model, str) or model in FLUX_MODELS or model in FAMILIES or _is_near_flux(model)
+
+
+@lru_cache(maxsize=128)
+def _is_near_flux(name: str) -> bool:
+    """Whether a name that is in no table is a FLUX name all the same: blank, of another FLUX model, or misspelt.
+
+    Otherwise the SDK would send it unchecked, and with its own retries. Names of other models, deployments and
+    fine-tunes must not count: calls for them are the SDK's.
+    """
+    text = canonical(name)
+    if is_blank(name):
         return True
-    # A misspelt FLUX name counts too: otherwise the SDK would send it unchecked, and with its own retries.
-    name = model.strip().lower()
-    return "flux" in name or name.startswith("black-forest-labs/") or name in FAMILIES or model in FLUX_MODELS
+    if text.startswith("ft:"):  # a fine-tune of OpenAI's, whose name ends in a word that its owner chose
+        return False
+    words = re.findall(r"[a-z0-9]+", text)
+    letters = "".join(words)
+    return (
+        "flux" in text
+        or "kontext" in text
+        or "blackforestlab" in letters
+        or "bfl" in words
+        or any(sorted(word) in _SWAPPED for word in words)
+        or any(get_close_matches(word, ["kontext"], cutoff=0.9) for word in words)
+        or bool(get_close_matches(letters, _NAMES, n=1, cutoff=0.85))
+    )
+
+
+_SWAPPED = (sorted("flux"), sorted("kontext"))
+"""The letters of the two words in which letters are swapped most often: "fulx", "knotext"."""
+
+
+def _letters(name: str) -> str:
+    """The letters and digits of a name: what is left when case, spaces, dots, dashes and slashes do not count."""
+    return "".join(re.findall(r"[a-z0-9]+", canonical(name)))
+
+
+_VENDOR = "blackforestlabs"
+_NAMES: Mapping[str, str] = {
+    **{_letters(family): family for family in FAMILIES},
+    **{_letters(id).removeprefix(_VENDOR): id for id in FLUX_MODELS},
+    **{_letters(id): id for id in FLUX_MODELS},
+}
+"""Each name by its letters and digits; the full names also without their vendor."""
 
 
 def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, editing: bool = False) -> FluxModel:
@@ -59,23 +101,35 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
     if family is not None:
         return _best_match(family, given)
     if named is None:
-        known = [*FAMILIES, *FLUX_MODELS]
-        near = get_close_matches(name.strip().lower() if isinstance(name, str) else "", known, n=1, cutoff=0.0)
-        unknown = InvalidParam(param="model", value=name, rule=f"must be one of {listed(known)}", nearest=near[0])
-        raise InvalidParamsError.of([unknown])
+        rule = f"must be one of {listed([*FAMILIES, *FLUX_MODELS])}"
+        near = _nearest_name(name, given) if isinstance(name, str) else None
+        raise InvalidParamsError.of([InvalidParam(param="model", value=name, rule=rule, nearest=near)])
     strict = "model" in called and not (editing and IMAGE_FIELDS & named.fields.keys())
-    if (
-        strict
-        or _REQUIRED_IMAGES[named.id] <= given <= named.fields.keys()
-        or (editing and "images" in named.fields and len(given) == 1)
-    ):
+    if strict or _takes(named, given) or (editing and "images" in named.fields and len(given) == 1):
         return named
     return _best_match(FAMILIES[named.family], given)
 
 
+def _nearest_name(name: str, given: AbstractSet[str]) -> str | None:
+    """The name that was probably meant, of a model that takes the images of the call."""
+    letters = _letters(name).removeprefix(_VENDOR)
+    likeness = {known: SequenceMatcher(None, letters, known).ratio() for known in _NAMES}
+    closest = max(likeness, key=likeness.__getitem__)
+    if likeness[closest] < 0.65:
+        return None
+    near = _NAMES[closest]
+    model = FLUX_MODELS.get(near)
+    return near if model is None or _takes(model, given) else model.family
+
+
+def _takes(model: FluxModel, given: AbstractSet[str]) -> bool:
+    """Whether a model takes exactly these image parameters."""
+    return _REQUIRED_IMAGES[model.id] <= given <= model.fields.keys()
+
+
 def _best_match(family: tuple[FluxModel, ...], given: AbstractSet[str]) -> FluxModel:
     """The model that takes exactly these image parameters; if none does, the one with the most helpful error."""
-    matching = (model for model in family if _REQUIRED_IMAGES[model.id] <= given <= model.fields.keys())
+    matching = (model for model in family if _takes(model, given))
     closest = (model for model in family if given & model.fields.keys())
     return next(matching, next(closest, family[0]))
 

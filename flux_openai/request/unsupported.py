@@ -100,7 +100,10 @@ def _not_taken(model: FluxModel, others: list[str]) -> str:
 
 
 def _json_faults(name: str, value: object) -> Iterator[InvalidParam]:
+    rule = "must be something JSON can hold"
     try:
         json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        yield InvalidParam(param=name, value=value, rule=f"{rule}; it has half of a surrogate pair in it")
     except (TypeError, ValueError, RecursionError):
-        yield InvalidParam(param=name, value=value, rule="must be something JSON can hold")
+        yield InvalidParam(param=name, value=value, rule=rule)

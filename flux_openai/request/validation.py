@@ -1,6 +1,7 @@
 """Validation of one call: keyword arguments in, checked parameters out, or one error with every fault.
 
     validate(keywords, extra_body=…, defaults=…)
+      given(…)                                     plain.py: a Decimal, an enum … becomes the text or number it equals
       keywords and extra_body are merged           the same parameter twice with different values is a fault
       read_images(…)                               image_inputs.py: paths, bytes, files -> data URIs
       model_for(…)                                 model_choice.py: short name -> model
@@ -25,6 +26,7 @@ from flux_openai.models import FLUX_MODELS, FluxModel
 from flux_openai.request.fields import INT64, faults_of, limit_warnings
 from flux_openai.request.image_inputs import normalize_edit_images, read_images
 from flux_openai.request.model_choice import IMAGE_FIELDS, model_for
+from flux_openai.request.plain import plain
 from flux_openai.request.size import fit_of_size
 from flux_openai.request.unsupported import Unsupported, handle_unsupported
 
@@ -51,9 +53,12 @@ class CheckedParams:
 
 
 def given(options: Mapping[str, object]) -> dict[str, object]:
-    """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out."""
+    """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out; their values are plain.
+
+    Images stay as they are.
+    """
     return {
-        name: value
+        name: value if name in IMAGE_FIELDS else plain(value)
         for name, value in options.items()
         if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
     }
@@ -186,7 +191,7 @@ def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[Inv
     if rule is None and values.setdefault("aspect_ratio", fit.ratio) != fit.ratio:
         rule = f"disagrees with aspect_ratio={redacted_repr(values['aspect_ratio'])}; give one of them"
     if rule is not None:
-        nearest = fit.ratio and f"aspect_ratio={fit.ratio!r}"
+        nearest = fit.size or (fit.ratio and f"aspect_ratio={fit.ratio!r}")
         faults.append(InvalidParam(param="size", value=size, rule=rule, nearest=nearest))
         return []
     return [] if fit.off == 0 else [f"size={size!r} was sent as aspect_ratio={fit.ratio!r}, {float(fit.off):.1%} off"]

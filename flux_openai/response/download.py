@@ -5,9 +5,10 @@
         target = check_url(url)                 _http/url_guard.py: scheme, host, port
         while target:
           own origin:  send with the SDK's HTTP client, but without its headers, cookies and authentication
-          other host:  send with a bare client, whose addresses and connected peer are checked
+          other host:  send with a bare client, which has only the certificates and the proxy of the SDK's HTTP client;
+                       the addresses of the host and the connected peer are checked
           target = a redirect, checked like the first URL
-      bytes of a PNG, JPEG, WebP or GIF, or DownloadError, or UnsafeURLError
+      bytes of a whole image, or DownloadError, or UnsafeURLError
 
 The URL is signed: everybody who reads it can fetch the image. So the HTTP library's loggers are muted, and no traceback
 leads to a frame that holds the URL, since Sentry, rich and pytest print the locals of such frames: a failed try raises
@@ -16,8 +17,6 @@ a `_FetchError` without the URL, and `fetch` raises the public error outside of 
 
 import logging
 import re
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
@@ -26,22 +25,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
-import anyio
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
+from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
-from flux_openai._http.url_guard import (
-    AllowedURL,
-    RefusedURLError,
-    acheck_peer,
-    check_addresses,
-    check_peer,
-    check_url,
-    environment_proxy,
-)
+from flux_openai._http.streams import aread_until, awatch_new_stream, read_until, watch_new_stream
+from flux_openai._http.url_guard import AllowedURL, PeerGuard, RefusedURLError, check_url, environment_proxy
 from flux_openai.errors import DownloadError, UnsafeURLError
-from flux_openai.formats import sniff
+from flux_openai.formats import is_cut, is_other_image, sniff
 
 __all__ = ["TIMEOUT", "DownloadSettings", "afetch", "fetch"]
 
@@ -51,6 +43,13 @@ TIMEOUT = 30.0
 _TRIES = 5
 _JITTER = wait_random_exponential(multiplier=0.5, max=10)
 _MAX_RETRY_AFTER = 60.0
+
+LINK_LIFE = 7 * 86_400.0
+"""How long the URLs of an answer work by the service's contract, in seconds."""
+
+_FRESH = 3600.0
+_NOT_YET = (202, 204, 403, 404, 425)
+"""What a storage says about a file that it does not have yet; it may come while the URL is younger than `_FRESH`."""
 
 # A few hundred bytes of gzip can unpack to gigabytes, and compression does not make images smaller: it is refused.
 _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "flux-openai"}
@@ -69,6 +68,7 @@ class DownloadSettings:
         timeout: Seconds of one wait on the network.
         total_timeout: Seconds of the whole download.
         max_bytes: The size of the largest image that is read.
+        received: When the URL came, or a little earlier, in seconds of `time.time`.
     """
 
     origin: str | None = None
@@ -78,6 +78,7 @@ class DownloadSettings:
     timeout: float = TIMEOUT
     total_timeout: float = 120.0
     max_bytes: int = 64 * 1024 * 1024
+    received: float = field(default_factory=time.time, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the clients: they hold sockets."""
@@ -132,32 +133,34 @@ class _FetchError(Exception):
 
 
 def _attempt(download: "_Download") -> bytes:
-    with _network_errors_described():
+    with _network_errors_described(), read_until(download.deadline):
         target = download.start()
         while True:
             with _get(target, download) as response:
                 redirect = download.read_head(response.status_code, response.headers, target)
                 if redirect is None:
                     data = bytearray()
-                    for chunk in response.iter_bytes():
+                    # Never decompressed; only a mock transport has done so already.
+                    for chunk in response.iter_bytes() if response.is_stream_consumed else response.iter_raw():
                         data += chunk
                         download.check_progress(len(data))
-                    return download.image(bytes(data), response.headers)
+                    return download.image(bytes(data), response.status_code, response.headers)
             target = redirect
 
 
 async def _aattempt(download: "_Download") -> bytes:
-    with _network_errors_described():
+    with _network_errors_described(), aread_until(download.deadline):
         target = download.start()
         while True:
             async with _aget(target, download) as response:
                 redirect = download.read_head(response.status_code, response.headers, target)
                 if redirect is None:
                     data = bytearray()
-                    async for chunk in response.aiter_bytes():
+                    # Never decompressed; only a mock transport has done so already.
+                    async for chunk in response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw():
                         data += chunk
                         download.check_progress(len(data))
-                    return download.image(bytes(data), response.headers)
+                    return download.image(bytes(data), response.status_code, response.headers)
             target = redirect
 
 
@@ -183,36 +186,82 @@ _NO_CLIENT = "it came through an async client: use `await image.aread()` or `asa
 _CLOSED = "the client that it came through is closed"
 
 
+class _Borrowed(httpx.HTTPTransport):
+    """The transport of a client that stays open. What a subclass adds to requests, such as a key, is left out."""
+
+    def __init__(self, transport: httpx.HTTPTransport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.HTTPTransport.handle_request(self._transport, request)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close nothing."""
+
+
+class _AsyncBorrowed(httpx.AsyncHTTPTransport):
+    """The same as `_Borrowed`, for async clients."""
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await httpx.AsyncHTTPTransport.handle_async_request(self._transport, request)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close nothing."""
+
+
 @contextmanager
 def _client_for(target: AllowedURL, settings: DownloadSettings) -> Iterator[tuple[httpx.Client, _Extensions]]:
+    client = settings.client
     if target.own:
-        if settings.client is None or settings.client.is_closed:
-            raise _FetchError(_CLOSED if settings.client else _NO_CLIENT)
-        yield settings.client, {}
+        if client is None or client.is_closed:
+            raise _FetchError(_CLOSED if client else _NO_CLIENT)
+        yield client, {"trace": watch_new_stream}
         return
-    proxy = environment_proxy(target.host)
-    if proxy is None:
-        check_addresses(socket.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
+    # There is no public way to the certificates and the proxy of a client. A transport of another kind may not call the
+    # trace extension, and then nobody would check the peer.
+    found = None
+    if isinstance(client, httpx.Client) and not client.is_closed:
+        found = client._transport_for_url(target.url)  # noqa: SLF001
+    if isinstance(found, httpx.HTTPTransport):
+        transport: httpx.HTTPTransport = _Borrowed(found)
+    else:
+        transport = httpx.HTTPTransport(proxy=environment_proxy(target.host))
     # An explicit transport: otherwise the client would read the proxy variables again, perhaps with another result.
-    with httpx.Client(transport=httpx.HTTPTransport(proxy=proxy)) as client:
-        yield client, {} if proxy else {"trace": check_peer}
+    with httpx.Client(transport=transport) as bare:
+        yield bare, {"trace": PeerGuard(target.host).check_peer}
 
 
 @asynccontextmanager
 async def _aclient_for(
     target: AllowedURL, settings: DownloadSettings
 ) -> AsyncIterator[tuple[httpx.AsyncClient, _Extensions]]:
+    client = settings.aclient
     if target.own:
-        if settings.aclient is None or settings.aclient.is_closed:
-            raise _FetchError(_CLOSED if settings.aclient else _NO_CLIENT)
-        yield settings.aclient, {}
+        if client is None or client.is_closed:
+            raise _FetchError(_CLOSED if client else _NO_CLIENT)
+        yield client, {"trace": awatch_new_stream}
         return
-    proxy = environment_proxy(target.host)
-    if proxy is None:
-        check_addresses(await anyio.getaddrinfo(target.host, 443, type=socket.SOCK_STREAM))
+    # There is no public way to the certificates and the proxy of a client. A transport of another kind may not call the
+    # trace extension, and then nobody would check the peer.
+    found = None
+    if isinstance(client, httpx.AsyncClient) and not client.is_closed:
+        found = client._transport_for_url(target.url)  # noqa: SLF001
+    if isinstance(found, httpx.AsyncHTTPTransport):
+        transport: httpx.AsyncHTTPTransport = _AsyncBorrowed(found)
+    else:
+        transport = httpx.AsyncHTTPTransport(proxy=environment_proxy(target.host))
     # An explicit transport: otherwise the client would read the proxy variables again, perhaps with another result.
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(proxy=proxy)) as client:
-        yield client, {} if proxy else {"trace": acheck_peer}
+    async with httpx.AsyncClient(transport=transport) as bare:
+        yield bare, {"trace": PeerGuard(target.host).acheck_peer}
 
 
 class _Download:
@@ -229,7 +278,9 @@ class _Download:
 
     def start(self) -> AllowedURL:
         """The URL to begin a try with."""
-        target = check_url(self._url, own_origin=self.own_origin)
+        if self.attempts and time.monotonic() >= self.deadline:
+            raise self._too_late()
+        target = check_url(self._url, own_origin=self.own_origin, base=self.settings.origin)
         self._place = f" from {target.host}"
         self.attempts += 1
         return target
@@ -248,33 +299,48 @@ class _Download:
         """The URL that the answer redirects to; None if its body is to be read."""
         if status in (301, 302, 303, 307, 308) and "location" in headers:
             return check_url(headers["location"], own_origin=self.own_origin, redirected_from=target)
-        if status != 200:
-            gone = ": the link has expired or is gone; links work for 7 days" if status in (403, 404, 410) else ""
-            retry_after = _retry_after(headers.get("retry-after", ""))
-            retry = (status in (408, 429) or status >= 500) and (retry_after or 0) <= _MAX_RETRY_AFTER
-            raise _FetchError(f"HTTP {status}{gone}", retry=retry, status=status, retry_after=retry_after)
-        if headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise _FetchError("it came compressed, although the request does not accept that")
+        if not 200 <= status < 300:
+            raise self._refused(status, headers)
         self._check_size(_declared_size(headers) or 0)
         return None
+
+    def _refused(self, status: int, headers: Mapping[str, str]) -> _FetchError:
+        retry_after, age = _retry_after(headers.get("retry-after", "")), time.time() - self.settings.received
+        passing = status in (408, 429) or status >= 500 or (status in _NOT_YET and age < _FRESH)
+        reason = f"HTTP {status}"
+        if status in (403, 404, 410):
+            gone = "has expired or is gone" if age > LINK_LIFE else f"came {_as_text(max(0, age))} ago"
+            reason = f"{reason}: the link {gone}; links work for 7 days"
+        retry = passing and (retry_after or 0) <= _MAX_RETRY_AFTER
+        return _FetchError(reason, retry=retry, status=status, retry_after=retry_after)
 
     def check_progress(self, size: int) -> None:
         """Stop at a body that is too large or takes too long; `size` bytes of it have come."""
         self._check_size(size)
         if time.monotonic() > self.deadline:
-            raise _FetchError(f"it took longer than {self.settings.total_timeout:g} s")
+            raise self._too_late()
+
+    def _too_late(self) -> _FetchError:
+        return _FetchError(f"it took longer than {self.settings.total_timeout:g} s")
 
     def _check_size(self, size: int) -> None:
         if size > self.settings.max_bytes:
             raise _FetchError(f"it is larger than {self.settings.max_bytes} bytes")
 
-    def image(self, data: bytes, headers: Mapping[str, str]) -> bytes:
-        """The whole body, if it is complete and an image."""
+    def image(self, data: bytes, status: int, headers: Mapping[str, str]) -> bytes:
+        """The whole body, if it is complete and an image, whatever the status and the headers say about it."""
         declared = _declared_size(headers)
         if declared is not None and len(data) < declared:
             raise _FetchError(f"it broke off after {len(data)} of {declared} bytes", retry=True)
-        if sniff(data) is None:
+        if sniff(data) is None and not is_other_image(data):
+            if status not in (200, 203):
+                raise self._refused(status, headers)
+            codings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
+            if codings - {"", "identity", "aws-chunked"}:
+                raise _FetchError("it came compressed, although the request does not accept that")
             raise _FetchError(f"the {len(data)} bytes that came are not an image")
+        if is_cut(data) or (status == 206 and _is_part(headers.get("content-range", ""))):
+            raise _FetchError(f"only the beginning of it came, {len(data)} bytes", retry=True)
         return data
 
     def public_error(self, failure: _FetchError) -> DownloadError:
@@ -294,6 +360,18 @@ def _retry_after(value: str) -> float | None:
 def _declared_size(headers: Mapping[str, str]) -> int | None:
     value = headers.get("content-length", "")
     return int(value) if re.fullmatch(r"[0-9]{1,18}", value) and "transfer-encoding" not in headers else None
+
+
+def _as_text(seconds: float) -> str:
+    for name, unit in (("days", 86_400), ("hours", 3600)):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{seconds // 60:.0f} minutes"
+
+
+def _is_part(content_range: str) -> bool:
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", content_range.strip())
+    return match is not None and (int(match[1]) > 0 or int(match[2]) + 1 < int(match[3]))
 
 
 _AnyRetrying = TypeVar("_AnyRetrying", Retrying, AsyncRetrying)
@@ -316,11 +394,11 @@ def _wait(state: RetryCallState) -> float:
 
 @contextmanager
 def _network_errors_described() -> Iterator[None]:
-    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    theirs = [getattr(library, name) for library in libraries for name in ("HTTPError", "InvalidURL", "StreamError")]
     try:
         yield
-    except (RefusedURLError, OSError, ImportError, ValueError, *theirs) as error:
+    except _FetchError:
+        raise
+    except Exception as error:  # noqa: BLE001  # transports, hooks and event loops raise errors of any class
         raise _described(error) from None
 
 
@@ -334,11 +412,14 @@ _MEANINGS: tuple[tuple[str, Callable[[], _FetchError]], ...] = (
     ("UnsupportedProtocol", _BAD_URL),
     ("SSLCertVerificationError", partial(_FetchError, "the certificate of its host is not valid")),
     ("TimeoutException", partial(_FetchError, "it timed out", retry=True)),
+    ("TimeoutError", partial(_FetchError, "it timed out", retry=True)),
     ("gaierror", partial(_FetchError, "the name of its host cannot be resolved", retry=True)),
     ("FileNotFoundError", _BAD_SETTINGS),
     ("ImportError", _BAD_SETTINGS),
     ("TransportError", _BROKEN),
     ("OSError", _BROKEN),
+    ("ClientError", _BROKEN),  # of aiohttp
+    ("RuntimeError", _BROKEN),  # "Event loop is closed": an idle connection of an earlier `asyncio.run`
     ("ValueError", _BAD_SETTINGS),
 )
 
@@ -363,21 +444,11 @@ def _is_not_muted(_: logging.LogRecord) -> bool:
     return not _muted_here.get()
 
 
-_LOGGERS = (
-    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
-    *(
-        f"{core}.{part}"
-        for core in ("httpcore", "httpcore2")
-        for part in ("connection", "http11", "http2", "proxy", "socks")
-    ),
-)
-
-
 @contextmanager
 def _muted_loggers() -> Iterator[None]:
     # These loggers write whole URLs at INFO, cookies and redirects at DEBUG. The filter is added for each download,
     # because `logging.config.dictConfig` may have removed it.
-    for name in _LOGGERS:
+    for name in HTTP_LOGGERS:
         logging.getLogger(name).addFilter(_is_not_muted)
     token = _muted_here.set(True)
     try:

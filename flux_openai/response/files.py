@@ -4,32 +4,72 @@ import contextlib
 import errno
 import itertools
 import os
+import platform
 import re
 import secrets
+import sys
+import time
 import unicodedata
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from flux_openai.errors import SaveError
 from flux_openai.formats import sniff
 
-__all__ = ["numbered", "read_image", "safe_stem", "stem", "target", "write"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["names_a_file", "numbered", "place_of", "read_image", "safe_stem", "stem", "target", "write"]
 
 _EXTENSIONS = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg", ".webp": ".webp", ".gif": ".gif"}
 """Extensions that make a path the name of a file, and how `ImageType.extension` spells each."""
 
 _UNKNOWN_EXTENSION = ".bin"
 
-_PROMPT_LENGTH = 60
-_STEM_LENGTH = 120
+# Characters and bytes of UTF-8. With seed, index, number and extension a name has at most 200 bytes: file systems allow
+# 255, some encrypted ones fewer.
+_PROMPT_LENGTH, _PROMPT_SIZE = 60, 150
+_STEM_LENGTH, _STEM_SIZE = 120, 180
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin|conout|(com|lpt)[0-9])")
 
+# Letters and marks that Unicode calls default-ignorable: they are drawn as nothing.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
-def safe_stem(text: str, *, limit: int = _PROMPT_LENGTH) -> str:
-    """A file name without extension, made from any text and legal on every system: ASCII letters, digits, "-", "_"."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", ascii_text).strip("-_")[:limit].rstrip("-_")
+
+def safe_stem(text: str, *, limit: int = _PROMPT_LENGTH, size: int = _PROMPT_SIZE) -> str:
+    """A file name without extension, made from any text: letters, digits and marks of every script, "-" and "_".
+
+    It is legal on every system, and has at most `limit` characters and `size` bytes of UTF-8.
+    """
+    text = text.strip()[: 20 * limit]  # a prompt may be much longer than any name
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", text) if text.isascii() else _words(text)
+    name = _beginning(name.lstrip("-_"), limit, size).rstrip("-_")
     # Windows opens a device for these names, whatever the extension.
     return f"image-{name}" if _RESERVED.fullmatch(name) else name or "image"
+
+
+def _words(text: str) -> str:
+    """The words of a text, in the compatible form of their letters (NFKC), joined by dashes."""
+    # Marks of direction and joiners (Cf) stand inside of words.
+    visible = [char for char in _INVISIBLE.sub("", text) if unicodedata.category(char) != "Cf"]
+    kept: list[str] = []
+    for char in unicodedata.normalize("NFKC", "".join(visible)):
+        kind = unicodedata.category(char)[0]
+        if kind in "LN" or char == "_" or (kind == "M" and kept and kept[-1] not in "-_"):
+            kept.append(char)
+        elif kept and kept[-1] != "-":
+            kept.append("-")
+    encoding = sys.getfilesystemencoding()  # not UTF-8 in some old locales
+    return "".join(kept).encode(encoding, "ignore").decode(encoding)
+
+
+def _beginning(name: str, limit: int, size: int) -> str:
+    """The beginning of a name, cut between two letters: a letter without its marks would be another one."""
+    end = len(name[:limit].encode()[:size].decode(errors="ignore"))
+    while 0 < end < len(name) and unicodedata.category(name[end])[0] == "M":
+        end -= 1
+    return name[:end]
 
 
 def stem(prompt: str | None, *, seed: int | None, index: int) -> str:
@@ -40,21 +80,33 @@ def stem(prompt: str | None, *, seed: int | None, index: int) -> str:
 
 def target(path: str | os.PathLike[str], *, stem: str, extension: str) -> Path:
     """The file for a path: the path with the right extension if it names an image, else a file in that folder."""
-    wanted = Path(path)
-    if not _names_a_file(path):
-        return wanted / f"{safe_stem(stem, limit=_STEM_LENGTH)}{extension}"
+    wanted = place_of(path)
+    if not names_a_file(path):
+        return wanted / f"{safe_stem(stem, limit=_STEM_LENGTH, size=_STEM_SIZE)}{extension}"
     known = _EXTENSIONS[wanted.suffix.lower()]
     return wanted if known == extension else wanted.with_suffix(extension)
 
 
-def _names_a_file(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix.lower() in _EXTENSIONS and not os.fspath(path).endswith(("/", os.sep))
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """The path with "~" replaced by the home folder. Raises SaveError."""
+    if not isinstance(path, str | os.PathLike):
+        raise SaveError(f"cannot write the image to {path!r}: {type(path).__name__} is not a path")
+    try:
+        # `Path.expanduser` would raise RuntimeError for a user who does not exist; here the name stays as it is.
+        return Path(os.path.expanduser(path))  # noqa: PTH111
+    except (TypeError, ValueError) as cause:
+        raise SaveError(f"cannot write the image: this {type(path).__name__} is not a path") from cause
+
+
+def names_a_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the name of a file: it ends in an image extension, and not in a separator."""
+    return place_of(path).suffix.lower() in _EXTENSIONS and not os.fspath(path).endswith(("/", os.sep))
 
 
 def numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
     """The path for one of several images: a file name gets the index ("fox_0.png"), a folder stays as it is."""
-    place = Path(path)
-    return place.with_stem(f"{place.stem}_{index}") if _names_a_file(path) else path
+    place = place_of(path)
+    return place.with_stem(f"{place.stem}_{index}") if names_a_file(path) else path
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
@@ -89,11 +141,11 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
     try:
-        return _store(data, place, numbered=not _names_a_file(path), overwrite=overwrite)
-    except OSError as cause:
-        reason = cause.strerror or type(cause).__name__
+        return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite)
+    except (OSError, UnicodeError) as cause:
+        reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
         error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
-        error.errno, error.strerror, error.filename = cause.errno, reason, str(place)
+        error.errno, error.strerror, error.filename = getattr(cause, "errno", errno.EINVAL), reason, str(place)
         raise error from cause
 
 
@@ -104,27 +156,76 @@ def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path
         place.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
-    temporary = place.with_name(f".flux-{secrets.token_hex(8)}.part")
-    try:
-        _fill(temporary, data)
+    _remove_leftovers(place.parent)
+    with _temporary_file(place.parent, data) as temporary:
         written = temporary.replace(place) if overwrite else _publish(temporary, place, numbered=numbered)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     _sync_folder(written.parent)
     return written
 
 
-def _fill(temporary: Path, data: bytes) -> None:
+# The host is part of the name because hosts that share a folder may not see each other's locks.
+_TEMPORARY = f".flux-{zlib.crc32(platform.node().encode()):08x}-"
+_SUFFIX = ".part"
+_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+@contextlib.contextmanager
+def _temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file with the data, locked while it is needed, and removed at the end."""
+    temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}{_SUFFIX}"
     # 0666 leaves the umask and the folder's ACL to the kernel: reading the umask means setting it, for every thread.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            _lock(descriptor)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+            if sys.platform == "win32":
+                file.close()  # Windows does not rename an open file
+            yield temporary
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _lock(descriptor: int, *, wait: bool = True) -> None:
+    """Lock an open file or folder for this process, until it is closed. Raises OSError if another one has it locked."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                raise  # the file system may have no locks, and then nobody can tell whose file it is
+
+
+_LOOKED_AT = 2000
+"""How many files of a folder are looked at for leftovers: a folder with a million images would slow down every save."""
+
+_MINUTE = 60
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of this host's processes that were killed while they saved."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in itertools.islice(entries, _LOOKED_AT) if entry.name.startswith(_TEMPORARY)]:
+            with contextlib.suppress(OSError):
+                if _is_leftover(entry):
+                    Path(entry).unlink()
+
+
+def _is_leftover(entry: os.DirEntry[str]) -> bool:
+    """Whether no process needs this temporary file any more. Raises OSError if that cannot be told."""
+    if not (entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False)):
+        return False
+    status = entry.stat(follow_symlinks=False)
+    # An empty file may belong to a process that is about to lock it, and Windows has no such locks.
+    if (status.st_size == 0 or sys.platform == "win32") and time.time() - status.st_mtime < _MINUTE:
+        return False
+    with os.fdopen(os.open(entry, os.O_RDWR | _FLAGS), "rb") as file:
+        _lock(file.fileno(), wait=False)
+    return True
 
 
 def _publish(temporary: Path, place: Path, *, numbered: bool) -> Path:
@@ -143,13 +244,15 @@ def _link(temporary: Path, place: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # The file system has no hard links. Creating an empty file claims the name, and only then is it replaced.
-        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        try:
-            temporary.replace(place)
-        except BaseException:
-            place.unlink()
-            raise
+        # The file system has no hard links, and renaming replaces: the lock keeps our other savers from doing so.
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                folder = os.open(place.parent, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                _lock(folder)
+            if os.path.lexists(place):
+                raise FileExistsError(errno.EEXIST, "it already exists") from None
+            temporary.rename(place)
 
 
 def _sync_folder(folder: Path) -> None:

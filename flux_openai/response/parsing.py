@@ -1,13 +1,15 @@
 """The parser of answers: the body of a 200 in, a FluxImagesResponse out, or UnusableBody.
 
-It corrects what the service does differently from OpenAI: a data URI in `b64_json`, a `usage` without counts, errors
-inside a 200.
+It corrects what the service does differently from OpenAI: a data URI in `b64_json` or `url`, a `usage` without counts,
+errors inside a 200, an envelope around the answer. The body is read strictly; only one that is not valid JSON is read
+once more, leniently (`response/lenient.py`), and the answer has a notice of that.
 """
 
 import binascii
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from pydantic_core import from_json
@@ -16,26 +18,40 @@ from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
 from flux_openai.formats import plain_base64, sniff
 from flux_openai.response.download import DownloadSettings
+from flux_openai.response.error_object import (
+    error_details,
+    error_of_answer,
+    moderation_flags,
+    said_of_image,
+    words_of_answer,
+)
 from flux_openai.response.files import stem
+from flux_openai.response.lenient import documents, items_of_broken, lenient_base64
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
-__all__ = ["UnusableBody", "read_answer", "text_of"]
+__all__ = ["UnusableBody", "is_answer", "read_answer"]
 
 
 class UnusableBody(Exception):  # noqa: N818  # `sending.outcome` makes the error that users see
-    """A complete 200 without a usable image: the reason, what was probably paid, and the error object in it, if any."""
+    """A complete 200 without a usable image.
+
+    Attributes:
+        reason: What is wrong with it, as a sentence.
+        billing: What was probably paid.
+        error: If it carries an error: its JSON object, without `data` and without the envelope.
+        weight: How much it says about the call; of several readings the one with the largest counts.
+    """
 
     def __init__(self, reason: str, *, billing: Billing = "unknown", error: Mapping[str, object] | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.billing = billing
         self.error = error
+        self.weight = (error is not None, billing == "paid")
 
 
-def text_of(body: object, name: str) -> str | None:
-    """A field of an error object as text; None when it is missing or empty."""
-    value = body.get(name) if isinstance(body, dict) else None
-    return str(value) if isinstance(value, str | int) and value != "" else None
+_MAX_NOTICES = 10
+"""How many notices there are about single images: a list of a million items would make a message of megabytes."""
 
 
 def read_answer(
@@ -50,40 +66,93 @@ def read_answer(
     """
     try:
         answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
+        reason = "it is not a JSON object"
     except ValueError:
-        raise UnusableBody("it is not JSON" if body.strip() else "it is empty") from None
-    if not isinstance(answer, dict):
-        raise UnusableBody("it is not a JSON object")
+        answer, reason = None, "it is not JSON" if body.strip() else "it is empty"
+    if isinstance(answer, str):
+        body = answer.encode("utf-8", "replace")  # JSON inside of a JSON string: it was encoded twice
+    if isinstance(answer, dict):
+        found = secrets if any(secret.encode() in body for secret in secrets) else ()
+        return _response(answer, info=info, downloads=downloads, secrets=found)
+    problem = UnusableBody(reason)
+    try:
+        for document, notice in _lenient_documents(body):
+            noticed = replace(info, notices=(*info.notices, notice))
+            try:
+                return _response(document, info=noticed, downloads=downloads, secrets=secrets)
+            except UnusableBody as other:
+                problem = problem if problem.weight >= other.weight else other
+        raise problem
+    finally:
+        # The traceback holds this frame: if it held the error too, the body would live until a garbage collection.
+        del problem
+
+
+def is_answer(body: bytes) -> bool:
+    """Whether a body that came in a faulty way (its connection broke, say) is a whole JSON object with an image."""
+    try:
+        whole: Iterable[object] = [from_json(body, allow_inf_nan=False)]
+    except ValueError:
+        whole = documents(body)
+    for document in whole:
+        with suppress(UnusableBody):
+            if isinstance(document, dict):
+                _response(document, info=CallInfo(), downloads=DownloadSettings(), secrets=())
+                return True
+    return False
+
+
+def _lenient_documents(body: bytes) -> Iterator[tuple[dict[str, object], str]]:
+    for document in documents(body):
+        yield document, "the answer is not valid JSON; it was read leniently"
+    for items in items_of_broken(body):
+        yield {"data": items}, "the answer is broken JSON; only the images that are whole in it were read"
+
+
+def _response(
+    answer: dict[str, object], *, info: CallInfo, downloads: DownloadSettings, secrets: tuple[str, ...]
+) -> FluxImagesResponse:
     data = answer.pop("data", None)
+    empty = not data
+    if isinstance(data, dict):
+        # An envelope, which the service sometimes puts around: {"code": 200, "message": …, "data": {"data": […]}}
+        answer = {**answer, **data}
+        data = answer.pop("data", None)
     items = data if isinstance(data, list) else []
-    if any(secret.encode() in body for secret in secrets):
+    if secrets:
         answer = {name: without(value, secrets) for name, value in answer.items()}
         items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
-    error = answer.get("error")
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
         image, problem = _image(_public(item) if isinstance(item, dict) else {})
         if image.get("b64_json") or image.get("url"):
             usable.append(image)
-        if problem is not None:
-            notices.append(f"image {index}: {problem}")
+        if len(notices) < _MAX_NOTICES:
+            said = said_of_image(item) if isinstance(item, dict) else []
+            notices += [f"image {index}: {printable(text, limit=200)}" for text in (problem, *said) if text is not None]
+    error = error_of_answer(answer, items if not usable else ())
+    if error is None and empty and str(answer.get("code", 200)) != "200":
+        error = answer  # an envelope without content; its one code for success is 200
     if not usable:
-        if error:
-            details = error if isinstance(error, dict) else {"message": str(error)}
-            raise UnusableBody("it carries an error", error=details)
+        if error is not None:
+            raise UnusableBody("it carries an error", error=error)
         if items:
             raise UnusableBody("; ".join(["no image in it is usable", *notices]), billing="paid")
-        raise UnusableBody("it holds no image")
+        words = printable(words_of_answer(answer), secrets, limit=200)
+        raise UnusableBody(f"it holds no image; the service says: {words}" if words else "it holds no image")
     asked = info.sent.get("n", 1)
     missing = max(0, asked - len(usable)) if isinstance(asked, int) else 0
-    if error:
-        message = printable(text_of(error, "message") or str(error), secrets, limit=200)
+    if error is not None:
+        message = printable(error_details(error).message or "it does not say which", secrets, limit=200)
         notices.append(f"the answer also carries an error: {message}")
+    notices += [f"the service says {printable(flag, limit=200)}" for flag in moderation_flags(answer)]
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
     prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
     seed = seed if isinstance(seed, int) else None
-    fields = {"created": None, **_public(answer), "usage": _usage(answer.get("usage"))}
+    fields = {"created": None, **_public(answer)}
+    if fields.get("usage") is not None and not _has_counts(fields["usage"]):
+        del fields["usage"]  # left out, so that it is None
     if isinstance(created := fields["created"], str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
     images = []
@@ -113,24 +182,49 @@ def _public(fields: Mapping[str, object]) -> dict[str, object]:
 def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     """The fields of one image, with plain base64, and what is wrong with it, if anything."""
     packed, url = item.get("b64_json"), item.get("url")
-    plain = plain_base64(packed) if isinstance(packed, str) else None
+    plain, problem = _base64(packed)
     link = url if isinstance(url, str) and url else None
-    image = {**item, "b64_json": plain, "url": link}
-    if packed and plain is None:
-        return image, "its b64_json is not base64"
-    if plain is None and link is None:
-        return image, "it has neither a link nor data"
-    if plain is not None and sniff(binascii.a2b_base64(plain[:64])) is None:
+    if link is not None and not link.startswith("http"):
+        link, inline = _link_or_data(link)
+        if plain is None and inline is not None:
+            plain, problem = inline, "its url holds the image itself"
+    # Only fields that the service sent, or that hold the image: `to_dict` shows no others, as the SDK's does.
+    fields = {"b64_json": plain, "url": link}
+    image = {**item, **{name: value for name, value in fields.items() if name in item or value is not None}}
+    if plain is not None and not _is_image(plain):
         # If there is a URL, the image may be there. If not, the unknown bytes are kept: they were paid for.
         return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
-    return image, None
+    if plain is None and link is None:
+        return image, problem or "it has neither a link nor data"
+    return image, problem
 
 
-def _usage(usage: object) -> object:
-    """The token counts, or None if one is missing: code that adds them up would fail."""
-    if not isinstance(usage, dict):
-        return None
-    for name in ("input_tokens", "output_tokens", "total_tokens"):
-        if type(usage.get(name)) is not int:
-            return None
-    return usage
+def _base64(packed: object) -> tuple[str | None, str | None]:
+    """Plain base64, and what is wrong with what came, if anything."""
+    if not packed:
+        return None, None
+    if not isinstance(packed, str):
+        return None, "its b64_json is not base64"
+    if plain := plain_base64(packed):
+        return plain, None
+    plain = lenient_base64(packed)
+    return plain, "its b64_json is flawed base64; it was read leniently" if plain else "its b64_json is not base64"
+
+
+def _link_or_data(url: str) -> tuple[str | None, str | None]:
+    """The URL if it is a link, else the base64 in it, if it is a data URI or the bare base64 of an image."""
+    is_data = url.lstrip("\ufeff \r\n\t\"'")[:5].lower() in ("data:", "data%")
+    plain = plain_base64(url) or lenient_base64(url)
+    if is_data:
+        return None, plain
+    return (None, plain) if plain is not None and _is_image(plain) else (url, None)
+
+
+def _is_image(plain: str) -> bool:
+    return sniff(binascii.a2b_base64(plain[:64])) is not None
+
+
+def _has_counts(usage: object) -> bool:
+    """Whether the token counts are complete: code that adds them up would fail if one is missing."""
+    counts = usage if isinstance(usage, dict) else {}
+    return all(type(counts.get(name)) is int for name in ("input_tokens", "output_tokens", "total_tokens"))

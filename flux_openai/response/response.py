@@ -27,6 +27,37 @@ LINK_LIFE = timedelta(days=7)
 """How long the URLs of an answer work, by the service's contract."""
 
 
+class _Kept:
+    """The bytes that an image had downloaded. A comparison and a pickle of the image have nothing to do with them."""
+
+    def __init__(self) -> None:
+        self._url: str | None = None
+        self._data: bytes | None = None
+
+    def of(self, url: str | None) -> bytes | None:
+        """The bytes of this URL, which users can assign; None if another one was downloaded, or none."""
+        return self._data if url == self._url else None
+
+    def keep(self, url: str, data: bytes) -> bytes:
+        """Keep the bytes, and return them."""
+        self._url, self._data = url, data
+        return data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kept)
+
+    __hash__ = None  # type: ignore[assignment]  # as for every class whose objects are equal by value
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+        return _Kept, ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+
 class FluxImage(Image):
     """One image: an `openai.types.Image` that can be read and saved.
 
@@ -40,6 +71,7 @@ class FluxImage(Image):
 
     _downloads: DownloadSettings = PrivateAttr(default_factory=DownloadSettings)
     _stem: str = PrivateAttr(default="image")
+    _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     @classmethod
     def of(cls, item: Mapping[str, object], *, downloads: DownloadSettings, stem: str) -> Self:
@@ -60,12 +92,16 @@ class FluxImage(Image):
 
     @property
     def mime_type(self) -> str | None:
-        """The type of the image by its bytes, such as "image/png"; None if the answer has only a URL."""
-        kind = None if self.b64_json is None else sniff(binascii.a2b_base64(self.b64_json[:64]))
+        """The type of the image by its bytes, such as "image/png"; None before a URL is read, or if it is unknown."""
+        head = self._kept.of(self.url) if self.b64_json is None else binascii.a2b_base64(self.b64_json[:64])
+        kind = None if head is None else sniff(head)
         return None if kind is None else kind.mime
 
     def read(self) -> bytes:
         """The bytes of the image, downloaded if the answer has only a URL.
+
+        Downloaded bytes are kept in memory as long as the image is: the first read or save downloads them, and later
+        ones do not. Copies share the bytes; pickles do not contain them.
 
         Raises:
             DownloadError: The image cannot be downloaded; `image.url` works for 7 days, so it can be read again later.
@@ -75,14 +111,14 @@ class FluxImage(Image):
             return binascii.a2b_base64(self.b64_json)
         if self.url is None:
             raise DownloadError("this image has neither a link nor data")
-        return fetch(self.url, self._downloads)
+        return self._kept.of(self.url) or self._kept.keep(self.url, fetch(self.url, self._downloads))
 
     async def aread(self) -> bytes:
         """The same as `read`, for async code."""
         if self.b64_json is not None or self.url is None or self._downloads.client is not None:
             # Decoding a large image and a sync HTTP client would block the event loop.
             return await to_thread.run_sync(self.read)
-        return await afetch(self.url, self._downloads)
+        return self._kept.of(self.url) or self._kept.keep(self.url, await afetch(self.url, self._downloads))
 
     def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> Path:
         """Write the image to a file and return its path.
@@ -175,6 +211,9 @@ class FluxImagesResponse(ImagesResponse):
     def of(cls, fields: Mapping[str, object], *, data: list[FluxImage], info: CallInfo) -> Self:
         """The answer with these fields of the body, these images, and what is known about the call."""
         response = cls.construct(None, **{**fields, "data": []})
+        if fields.get("created") is None:
+            # `to_dict` shows the fields that are set; without a value the attribute would be missing.
+            response.model_fields_set.discard("created")
         response.data = data
         response._info, response._request_id = info, info.request_id  # noqa: SLF001  # of this very class
         return response
@@ -190,7 +229,7 @@ class FluxImagesResponse(ImagesResponse):
             missing=missing,
             received=min(part.expires_at for part in parts) - LINK_LIFE,
         )
-        fields = {"created": min(parts, key=lambda part: part.expires_at).created, "usage": None}
+        fields = {"created": min(parts, key=lambda part: part.expires_at).created}
         response = cls.of(fields, data=[image for part in parts for image in part.data], info=info)
         response._parts = tuple(parts)  # noqa: SLF001  # of this very class
         return response

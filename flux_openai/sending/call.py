@@ -1,5 +1,6 @@
 """The calls of one `images.generate` or `images.edit`: checked requests, each with its Idempotency-Key."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from anyio import to_thread
 from flux_openai._http.library import httpx
 from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.request.image_inputs import needs_reading
+from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.request.validation import CheckedParams, split_params, validate
 from flux_openai.sending.settings import Settings
 
@@ -69,21 +71,28 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
         InvalidParamsError: With every fault of the arguments.
     """
     params: dict[str, Any] = {**arguments}
-    headers, query = params.pop("extra_headers", None) or {}, params.pop("extra_query", None) or {}
+    headers, query = params.pop("extra_headers", None), params.pop("extra_query", None)
     timeout, split = params.pop("timeout", openai.NOT_GIVEN), params.pop("split", None)
+    faults = [*header_faults(headers), *query_faults(query), *timeout_faults(timeout)]
+    headers, query = headers or {}, query or {}
     if split is None or isinstance(split, openai.Omit):
         split = settings.split
     if not isinstance(split, bool):
         raise InvalidParamsError.of([InvalidParam(param="split", value=split, rule="must be True or False")])
     extra_body = params.pop("extra_body", None)
-    checked = validate(
-        params,
-        extra_body=extra_body,
-        defaults=settings.defaults,
-        unsupported=settings.unsupported,
-        editing=method == "edit",
-        split=split,
-    )
+    try:
+        checked = validate(
+            params,
+            extra_body=extra_body,
+            defaults=settings.defaults,
+            unsupported=settings.unsupported,
+            editing=method == "edit",
+            split=split,
+        )
+    except InvalidParamsError as error:
+        raise InvalidParamsError.of([*error.faults, *faults]) from None
+    if faults:
+        raise InvalidParamsError.of(faults)
     key = ""
     for name, value in headers.items():
         if name.lower() == "idempotency-key" and isinstance(value, str):
@@ -119,5 +128,13 @@ def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
 async def abuild_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
     """The same as `build_calls`, for async code; image files are read in a thread."""
     if needs_reading(arguments) or needs_reading(arguments.get("extra_body")):
-        return await to_thread.run_sync(build_calls, method, arguments, settings)
-    return build_calls(method, arguments, settings)
+        calls = await to_thread.run_sync(build_calls, method, arguments, settings)
+    else:
+        calls = build_calls(method, arguments, settings)
+    if len(calls) > 1:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            rule = "needs asyncio, and this is another event loop (trio): make several calls instead"
+            raise InvalidParamsError.of([InvalidParam(param="split", value=True, rule=rule)]) from None
+    return calls

@@ -4,8 +4,8 @@ An error is returned, not raised: the retry loop has to look at it, and the send
 hold no key and no link, because tools such as Sentry record the locals of a traceback.
 """
 
-import re
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,7 +14,14 @@ from pydantic_core import from_json
 
 from flux_openai._http.capture import Exchange
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, printable, redact_body, redact_request, redact_response
+from flux_openai._http.reasons import reason_of
+from flux_openai._http.redaction import (
+    identifier,
+    printable,
+    redact_body,
+    redact_request,
+    redact_response,
+)
 from flux_openai.errors import (
     BadResponseError,
     Billing,
@@ -26,9 +33,11 @@ from flux_openai.errors import (
     status_error_class,
 )
 from flux_openai.response.download import DownloadSettings
-from flux_openai.response.parsing import UnusableBody, read_answer, text_of
+from flux_openai.response.error_object import ErrorDetails, error_details, request_id_of
+from flux_openai.response.parsing import UnusableBody, read_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
-from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of, retry_after
+from flux_openai.retry import BILLING, Cause, cause_of_status, names_of, retry_after, status_of_code
+from flux_openai.sending.failures import cause_of, kept_cause, refusal_of, root_of
 
 __all__ = ["AnswerReader", "Outcome"]
 
@@ -48,7 +57,7 @@ class Outcome:
 
     response: FluxImagesResponse | None = None
     notices: tuple[str, ...] = ()
-    error: FluxAPIError | None = None
+    error: FluxError | None = None
     cause: Cause | None = None
     retry_after: float | None = None
     status_code: int | None = None
@@ -93,11 +102,9 @@ class AnswerReader:
             raise error
         if response is None:
             return Outcome()  # nothing was sent: a subclass of the client may answer from a cache, say
-        info, downloads, timeout = (
-            replace(self.info, request_id=exchange.request_id),
-            self.downloads,
-            exchange.read_timeout,
-        )
+        notices = (*self.info.notices, *exchange.notices)
+        info = replace(self.info, request_id=exchange.request_id, notices=notices)
+        downloads, timeout = self.downloads, exchange.read_timeout
         if timeout is not None and timeout < downloads.timeout:
             # A time-out that the caller set for the call limits the downloads of its images too.
             downloads = replace(downloads, timeout=timeout)
@@ -108,50 +115,94 @@ class AnswerReader:
         except UnusableBody as problem:
             self.outcome = _unusable(problem, response, exchange, self.info)
         else:
-            self.outcome = Outcome(
-                response=answer, notices=answer.notices[len(info.notices) :], status_code=response.status_code
-            )
+            notices = answer.notices[len(self.info.notices) :]
+            if notices:
+                _make_parsable(response, answer)
+            self.outcome = Outcome(response=answer, notices=notices, status_code=response.status_code)
         return self.outcome
 
-    def failed(self, failure: openai.APIError) -> Outcome:
-        """The outcome of an attempt for which the SDK raised this error."""
-        if self.outcome is not None:
+    def failed(self, failure: Exception, *, hooked: bool) -> Outcome:
+        """The outcome of an attempt for which `client.post` raised this exception.
+
+        `hooked` says whether the HTTP client has hooks for responses.
+        """
+        exchange, info, root = self.exchange, self.info, root_of(failure)
+        response = exchange.response
+        if self.outcome is not None and self.outcome.error is not None:
             # `__call__` raised it, through frames of the SDK whose locals hold the request with the key.
             failure.__traceback__ = None
             return self.outcome
-        response = self.exchange.response
-        if response is not None and not response.is_success:
-            return _refused(response, self.exchange, self.info)
-        return _broken_off(failure, self.exchange, self.info)
+        if isinstance(failure, FluxError):
+            # The key or the base_url is no longer valid, or the SDK answered past this client.
+            failure.attempts = failure.attempts or info.attempts - 1
+            return Outcome(error=failure.with_traceback(None), cause="unusable")
+        if self.outcome is not None:
+            outcome = _discarded(self.outcome, root, info)
+        elif response is not None and not response.is_success:
+            return _refused(response, exchange, info)
+        elif (refused := refusal_of(failure, exchange)) is not None:
+            outcome = _refused(refused, exchange, info)
+        else:
+            outcome = _broken_off(failure, exchange, info, cause=cause_of(failure, exchange, hooked=hooked))
+        if outcome.error is not None:
+            outcome.error.__cause__ = kept_cause(root, exchange.secrets)
+        exchange.request = None  # it refers to the exchange
+        return outcome
+
+
+def _make_parsable(response: httpx.Response, answer: FluxImagesResponse) -> None:
+    """Let the SDK's `parse()` of a raw response take a body that is not valid JSON: it calls `response.json()`."""
+    try:
+        response.json()
+    except (ValueError, RecursionError):
+        response.json = answer.to_dict  # type: ignore[method-assign, assignment]  # of this one object; it is called bare
 
 
 def _refused(response: httpx.Response, exchange: Exchange, info: CallInfo) -> Outcome:
     """The outcome of an answer with an error status."""
     redacted = redact_response(response, exchange.secrets)
-    body = _error_object(redacted.content)
-    cause = cause_of_status(response.status_code, text_of(body, "code"))
-    error = _status_error(redacted, body, status=response.status_code, cause=cause, info=info)
-    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=response.status_code)
+    body = _parsed(redacted.content)
+    details, status = _cleaned(error_details(body), exchange.secrets), response.status_code
+    cause = cause_of_status(status, details.code, details.type)
+    error = _status_error(redacted, body, details, status=status, cause=cause, exchange=exchange, info=info)
+    return Outcome(error=error, cause=cause, retry_after=error.retry_after, status_code=status)
+
+
+def _cleaned(details: ErrorDetails, secrets: Iterable[str]) -> ErrorDetails:
+    """The details as they can be printed: without keys, queries of links and invisible characters."""
+    texts = {name: text and printable(text, secrets, limit=300) for name, text in vars(details).items()}
+    return ErrorDetails(**texts)
 
 
 def _status_error(
-    redacted: httpx.Response, body: object, *, status: int, cause: Cause, info: CallInfo, prefix: str = ""
+    redacted: httpx.Response,
+    body: object,
+    details: ErrorDetails,
+    *,
+    status: int,
+    cause: Cause,
+    exchange: Exchange,
+    info: CallInfo,
+    prefix: str = "",
 ) -> FluxStatusError:
-    text = text_of(body, "message") or (body if isinstance(body, str) else "") or redacted.reason_phrase
-    message = f"Error code: {status} - {prefix}{printable(text, limit=300).rstrip('.')}{_REMARKS[BILLING[cause]]}"
+    text = (details.message or printable(redacted.reason_phrase, exchange.secrets, limit=300)).rstrip(".")
+    message = f"Error code: {status} - {prefix}{text}{_REMARKS[BILLING[cause]]}"
+    if status == 401 and exchange.key_source:
+        message += f"; the key came from {exchange.key_source}"
     if 300 <= status < 400:
         message += "; a redirect is not followed: key and prompt would go elsewhere"
-    error = status_error_class(status)(message, response=redacted, body=body)
+    error = status_error_class(status)(message, response=redacted, body=_error_object(body))
     error.status_code = status
+    error.code, error.type = error.code or details.code, error.type or details.type
     error.raw = redacted.content
     error.retry_after = retry_after(redacted.headers)
-    request_id = identifier(text_of(body, "param")) or error.request_id
+    request_id = request_id_of(details, header=error.request_id, sent=info.sent)
     return _annotated(error, cause=cause, info=info, request_id=request_id)
 
 
 _REMARKS: Mapping[Billing, str] = {"none": "", "unknown": "; it may have been carried out and billed", "paid": ""}
 
-_E = TypeVar("_E", bound=FluxAPIError)
+_E = TypeVar("_E", bound=FluxError)
 
 
 def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | None) -> _E:
@@ -161,35 +212,64 @@ def _annotated(error: _E, *, cause: Cause, info: CallInfo, request_id: str | Non
     return error
 
 
-def _error_object(content: bytes) -> object:
-    """The error object of a body, as in the SDK's `error.body`; the body as text if it is not JSON."""
+def _parsed(content: bytes) -> object:
+    """The body as JSON; as text if it is not JSON."""
     try:
-        body = from_json(content)
+        return from_json(content)
     except ValueError:
-        return content.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        # Less strict: it takes half a surrogate pair, and NaN.
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _error_object(body: object) -> object:
+    """The error object of a body, as in the SDK's `error.body`."""
     return body.get("error") or body if isinstance(body, dict) else body
 
 
-def _broken_off(failure: openai.APIError, exchange: Exchange, info: CallInfo) -> Outcome:
+def _broken_off(failure: Exception, exchange: Exchange, info: CallInfo, *, cause: Cause) -> Outcome:
     """The outcome of an attempt without a complete answer."""
-    cause = cause_of_failure(exchange.phase, names_of(failure.__cause__))
-    request = redact_request(failure.request)
-    reason = type(failure.__cause__).__name__ if failure.__cause__ is not None else type(failure).__name__
-    message = f"{failure.message.rstrip('.')} ({reason}, {_PHASES[cause]}){_REMARKS[BILLING[cause]]}"
-    error: FluxConnectionError
-    if isinstance(failure, openai.APITimeoutError):
-        error = FluxTimeoutError(request=request)
+    root = root_of(failure)
+    request = failure.request if isinstance(failure, openai.APIError) else exchange.request
+    late = not names_of(root).isdisjoint(("APITimeoutError", "TimeoutError", "TimeoutException"))
+    what, where = "the request could not be made", ""
+    if request is not None:
+        what = "Request timed out" if late else "Connection error"
+        where = f": {request.url.netloc.decode('ascii', 'replace')}"
+        if exchange.peer is not None and exchange.peer != request.url.raw_host.decode("ascii", "replace"):
+            where += f", through the proxy {exchange.peer}"
+    reason = reason_of(root, exchange.secrets)
+    phase = _PHASES[cause] if exchange.status is None else "after an answer came"
+    details = f"{where}: {reason}" if reason else where
+    message = f"{what}{details} ({type(root).__name__}, {phase}){_REMARKS[BILLING[cause]]}"
+    error: FluxError
+    if request is None:
+        error = FluxError(message)
+    elif late:
+        error = FluxTimeoutError(request=redact_request(request))
         error.message, error.args = message, (message,)
     else:
-        error = FluxConnectionError(message=message, request=request)
-    error.raw = redact_body(exchange.body, exchange.secrets) if exchange.body else b""
+        error = FluxConnectionError(message=message, request=redact_request(request))
+    if isinstance(error, FluxAPIError) and exchange.body:
+        error.raw = redact_body(exchange.body, exchange.secrets)
     return Outcome(error=_annotated(error, cause=cause, info=info, request_id=exchange.request_id), cause=cause)
+
+
+def _discarded(outcome: Outcome, root: Exception, info: CallInfo) -> Outcome:
+    """The outcome of an attempt that was answered, after which code of the user's raised an exception."""
+    error = FluxError(f"the images came, but then {type(root).__name__} was raised; they are in .partial")
+    error.billing, error.attempts, error.partial = "paid", info.attempts, outcome.response
+    return replace(outcome, response=None, error=error, cause="unusable")
 
 
 _PHASES: Mapping[Cause, str] = {
     "not_sent": "before the request was sent",
     "refused": "and trying again will not help",
     "unknown": "after the request was sent",
+    "unusable": "after the request was sent",
 }
 
 
@@ -200,53 +280,26 @@ def _unusable(problem: UnusableBody, response: httpx.Response, exchange: Exchang
         response.status_code, headers=response.headers, content=exchange.body, request=response.request
     )
     redacted = redact_response(whole, exchange.secrets)
-    body, status = _error_object(redacted.content), response.status_code
+    status = response.status_code
     error: FluxAPIError
     if problem.error is not None:
-        stated = _status_of_code(text_of(body, "code"), text_of(body, "type"))
+        body = _parsed(redact_body(json.dumps(problem.error).encode(), exchange.secrets))
+        details = _cleaned(error_details(problem.error), exchange.secrets)
+        stated = status_of_code(details.code, details.type)
         prefix = "in a 200: " if stated else "an error in a 200: "
-        cause = cause_of_status(stated, text_of(body, "code")) if stated else "unusable"
-        error = _status_error(redacted, body, status=stated or status, cause=cause, info=info, prefix=prefix)
+        cause = cause_of_status(stated, details.code, details.type) if stated else "unusable"
+        error = _status_error(
+            redacted, body, details, status=stated or status, cause=cause, exchange=exchange, info=info, prefix=prefix
+        )
     else:
-        message = f"the service answered {status}, but the answer cannot be used: {problem.reason}"
-        error = BadResponseError(response=redacted, body=body, message=message)
+        kept = " (kept in error.read_body())" if exchange.body.strip() else ""
+        message = f"the service answered {status}, but the answer{kept} cannot be used: {problem.reason}"
+        error = BadResponseError(response=redacted, body=_error_object(_parsed(redacted.content)), message=message)
+        error.keep_body(exchange.body)
         error.raw = redacted.content
         error = _annotated(error, cause="unusable", info=info, request_id=exchange.request_id)
         error.billing = problem.billing
+    # The error has the body now. The HTTP library of openai 2 may hold the exchange until a garbage collection.
+    exchange.body = b""
     # A 200 is never retried, whatever error it contains: the service counts the request as carried out.
     return Outcome(error=error, cause="unusable", status_code=status)
-
-
-# The service documents no codes; these words are OpenAI's. The first one in the code, else in the type, decides.
-_STATUS_OF_WORD: Mapping[str, int] = {
-    "rate_limit": 429,
-    "too_many": 429,
-    "quota": 429,
-    "balance": 429,
-    "billing": 429,
-    "api_key": 401,
-    "auth": 401,
-    "permission": 403,
-    "forbidden": 403,
-    "not_found": 404,
-    "policy": 400,
-    "moderation": 400,
-    "invalid": 400,
-    "timeout": 504,
-    "unavailable": 503,
-    "overloaded": 503,
-    "internal": 500,
-    "server": 500,
-}
-
-
-def _status_of_code(*codes: str | None) -> int | None:
-    """The HTTP status that matches an error's code, else its type; None if neither is known."""
-    for code in codes:
-        text = (code or "").lower()
-        if re.fullmatch(r"[45][0-9]{2}", text, re.ASCII):
-            return int(text)
-        for word, status in _STATUS_OF_WORD.items():
-            if word in text:
-                return status
-    return None

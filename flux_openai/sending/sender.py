@@ -31,6 +31,7 @@ from openai import RequestOptions
 from flux_openai._http.capture import PATH, Exchange, capture
 from flux_openai.errors import FluxWarning
 from flux_openai.response.download import DownloadSettings
+from flux_openai.response.parsing import is_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call
@@ -103,14 +104,14 @@ class Sender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
         downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
-        exchange, reader, options = _begin_attempt(request, downloads)
+        exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
                 result = self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
-            except openai.APIError as failure:
-                return reader.failed(failure)
-        request.state.result = result
-        return reader.outcome or reader.read()
+                request.state.result = result
+                return reader.outcome or reader.read()
+            except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
+                return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
 class AsyncSender:
@@ -175,14 +176,14 @@ class AsyncSender:
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
         downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
-        exchange, reader, options = _begin_attempt(request, downloads)
+        exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
                 result = await self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
-            except openai.APIError as failure:
-                return reader.failed(failure)
-        request.state.result = result
-        return reader.outcome or reader.read()
+                request.state.result = result
+                return reader.outcome or reader.read()
+            except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
+                return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,21 +210,32 @@ def _tenacity_arguments(state: RetryState) -> dict[str, Any]:
     return {"retry": state.should_retry, "wait": state.next_wait, "before_sleep": state.before_sleep}
 
 
-def _begin_attempt(request: _Request, downloads: DownloadSettings) -> tuple[Exchange, AnswerReader, RequestOptions]:
-    """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects."""
+_BODY_HEADERS = frozenset({"content-type", "content-length", "content-encoding", "transfer-encoding"})
+"""The headers that describe the body. Only the SDK and the HTTP library know it, so they alone set these."""
+
+
+def _begin_attempt(
+    request: _Request, downloads: DownloadSettings, client_headers: Mapping[str, str]
+) -> tuple[Exchange, AnswerReader, RequestOptions]:
+    """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects.
+
+    `client_headers` are the `default_headers` of the client.
+    """
     state, call, options = request.state, request.call, request.options
     if state.stopped:
         # The call was interrupted during the wait before a retry. Nobody sees this error; it ends a background thread.
         raise RuntimeError("the call was interrupted")
     state.attempts += 1
-    exchange = Exchange(key=call.key)
+    exchange = Exchange(key=call.key, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
     info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
     reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)
     headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
-    for name in [*headers]:
-        if name.lower() == "content-type":
-            del headers[name]  # the SDK's `edit` sets multipart/form-data
+    # The SDK's `edit` sets multipart/form-data; the caller may have set any of these, for other calls perhaps.
+    for name in [name for name in headers if name.lower() in _BODY_HEADERS]:
+        del headers[name]
+    if own := [name for name in client_headers if name.lower() in _BODY_HEADERS]:
+        headers |= {**dict.fromkeys(own, openai.omit), "Content-Type": "application/json"}
     attempt: dict[str, object] = {**options, "headers": headers, "max_retries": 0, "follow_redirects": False}
     # The SDK accepts `post_parser` here, although the type RequestOptions lacks it.
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})

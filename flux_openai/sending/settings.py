@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypedDict, get_args
 
-from openai import NotGiven
+from openai import NOT_GIVEN, NotGiven
 
 from flux_openai.errors import ConfigurationError, InvalidParam, listed
 from flux_openai.request.unsupported import Unsupported
@@ -22,6 +23,7 @@ class FluxOptions(TypedDict, total=False):
     unsupported: Unsupported | None
     split: bool | None
     defaults: Mapping[str, object] | None
+    allow_http: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +35,18 @@ class Settings:
         unsupported: What happens to options that the model does not take.
         split: Whether a call for more images than one request allows is split into several requests.
         defaults: Parameters for every call whose model takes them.
+        allow_http: Whether the base_url may be plain http beyond loopback.
         quota: The retry quota, which the copies of a client share.
+        key_source: Where the client's key came from, for the error of a 401.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     unsupported: Unsupported = "error"
     split: bool = False
     defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    allow_http: bool = False
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
+    key_source: str = "MODELVERSE_API_KEY"
 
     def changed(self, options: Mapping[str, Any]) -> "Settings":
         """A copy with the FLUX options and the `max_retries` among a client's options.
@@ -49,25 +55,43 @@ class Settings:
             ConfigurationError: An option is invalid.
             InvalidParamsError: The defaults are invalid.
         """
-        unsupported, split = options.get("unsupported"), options.get("split")
-        if unsupported is not None and unsupported not in get_args(Unsupported):
-            rule = f"must be one of {listed(get_args(Unsupported))}"
+        given = {name: options[name] for name in FluxOptions.__annotations__ if options.get(name) is not None}
+        policy, unsupported = given.get("retry", self.retry), given.get("unsupported", self.unsupported)
+        if not isinstance(policy, RetryPolicy):
+            rule = "must be a RetryPolicy; the short form for N retries is max_retries=N"
+            nearest = f"max_retries={policy}" if type(policy) is int and 0 <= policy < 1000 else None
+            raise ConfigurationError.of(InvalidParam(param="retry", value=policy, rule=rule, nearest=nearest))
+        if unsupported not in (modes := get_args(Unsupported)):
+            close = get_close_matches(unsupported.lower(), modes, n=1) if isinstance(unsupported, str) else []
+            rule, nearest = f"must be one of {listed(modes)}", close[0] if close else None
             raise ConfigurationError.of(
-                InvalidParam(param="unsupported", value=unsupported, rule=rule, nearest="error")
+                InvalidParam(param="unsupported", value=unsupported, rule=rule, nearest=nearest)
             )
-        if split is not None and not isinstance(split, bool):
-            raise ConfigurationError.of(InvalidParam(param="split", value=split, rule="must be True or False"))
-        policy, max_retries = options.get("retry") or self.retry, options.get("max_retries")
-        if max_retries is not None and not isinstance(max_retries, NotGiven):
+        for name in ("split", "allow_http"):
+            if name in given and not isinstance(given[name], bool):
+                raise ConfigurationError.of(InvalidParam(param=name, value=given[name], rule="must be True or False"))
+        max_retries = options.get("max_retries", NOT_GIVEN)
+        if not isinstance(max_retries, NotGiven):
             policy = policy.with_max_retries(max_retries)
         settings = replace(
             self,
             retry=policy,
-            unsupported=unsupported or self.unsupported,
-            split=self.split if split is None else split,
+            unsupported=unsupported,
+            split=given.get("split", self.split),
+            allow_http=given.get("allow_http", self.allow_http),
+            key_source=_key_source(options.get("api_key")) or self.key_source,
         )
-        defaults = options.get("defaults")
-        if defaults is None:
+        if "defaults" not in given:
             return settings
+        defaults = given["defaults"]
+        if not isinstance(defaults, Mapping) or not all(isinstance(name, str) for name in defaults):
+            rule = "must be a mapping of parameter names to values"
+            raise ConfigurationError.of(InvalidParam(param="defaults", value=defaults, rule=rule))
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
+
+
+def _key_source(api_key: object) -> str | None:
+    if api_key is None:
+        return None
+    return "the function given as api_key=" if callable(api_key) else "the argument api_key="

@@ -32,11 +32,14 @@ class Part:
 
     @property
     def answer(self) -> FluxImagesResponse | None:
-        """The answer, if the part succeeded."""
-        return None if self.outcome is None else self.outcome.response
+        """The answer, if the part succeeded; it may be one that a subclass of the client had in a cache."""
+        if self.outcome is None or self.outcome.error is not None:
+            return None
+        result = self.outcome.response or self.state.result
+        return result if isinstance(result, FluxImagesResponse) else None
 
     @property
-    def error(self) -> FluxAPIError | None:
+    def error(self) -> FluxError | None:
         """The error, if the part failed; its `billing` is "unknown" if an earlier attempt may have been billed."""
         error = None if self.outcome is None else self.outcome.error
         return error.with_unknown_billing() if error is not None and self.state.maybe_billed else error
@@ -71,7 +74,8 @@ def combine(parts: Sequence[Part], unexpected: Sequence[BaseException | None]) -
     foreign = [error for error in unexpected if error is not None]
     errors = [part.error for part in parts if part.error is not None]
     maybe_billed = [error for error in errors if error.billing == "unknown"]
-    worst = [*foreign, *maybe_billed, *errors][0]
+    other = FluxError("a part of the call was answered by the client's own class, with another type of response")
+    worst = [*foreign, *maybe_billed, *errors, other][0]
     _attach_partial(worst, parts, billing=_billing(parts, [*foreign, *errors]))
     try:
         raise worst

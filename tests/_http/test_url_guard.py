@@ -3,11 +3,13 @@
 import ipaddress
 import queue
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -16,9 +18,8 @@ from hypothesis import strategies as st
 
 from flux_openai._http.library import httpx
 from flux_openai._http.url_guard import (
+    PeerGuard,
     RefusedURLError,
-    acheck_peer,
-    check_peer,
     check_url,
     environment_proxy,
     is_public,
@@ -27,13 +28,13 @@ from flux_openai._http.url_guard import (
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.response.download import DownloadSettings, afetch, fetch
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 40
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\0IEND\xaeB`\x82"
 PUBLIC = "93.184.216.34"
 PUBLIC_V6 = "2606:2800:220:1::1"
 GOOD = "https://good.example/image.png?sig=x"
 
 Address: TypeAlias = tuple[object, ...]
-Get: TypeAlias = Callable[[str, DownloadSettings], bytes]
+Get: TypeAlias = Callable[[str, DownloadSettings | None], bytes]
 Connect: TypeAlias = Callable[[socket.socket, Address], None]
 CONNECT: Connect = socket.socket.connect
 
@@ -200,21 +201,21 @@ def family(address: str) -> socket.AddressFamily:
 BARE = DownloadSettings(waiting=False)
 
 
-def get_sync(url: str, settings: DownloadSettings = BARE) -> bytes:
+def get_sync(url: str, settings: DownloadSettings | None = None) -> bytes:
     """`fetch`, by default without an origin of our own."""
-    return fetch(url, settings)
+    return fetch(url, settings or BARE)
 
 
-def get_async(url: str, settings: DownloadSettings = BARE) -> bytes:
+def get_async(url: str, settings: DownloadSettings | None = None) -> bytes:
     """`afetch` likewise."""
-    return anyio.run(afetch, url, settings)
+    return anyio.run(afetch, url, settings or BARE)
 
 
 # For what goes through another half of the HTTP library or of anyio; tests/contracts/test_parity.py proves the rest.
 both_ways = pytest.mark.parametrize("get", [get_sync, get_async], ids=["sync", "async"])
 
 
-def refused(get: Get, url: str, settings: DownloadSettings = BARE) -> UnsafeURLError:
+def refused(get: Get, url: str, settings: DownloadSettings | None = BARE) -> UnsafeURLError:
     """The error of a URL that must be refused, which does not repeat its query."""
     with pytest.raises(UnsafeURLError) as caught:
         get(url, settings)
@@ -261,9 +262,21 @@ def test_no_redirect_leads_to_a_bad_url(canary: Canary, url: str) -> None:
 def public_server(monkeypatch: pytest.MonkeyPatch) -> dict[str, httpx.Response]:
     """Public hosts without a network: the answer for each URL."""
     answers: dict[str, httpx.Response] = {}
-    transport = httpx.MockTransport(lambda request: answers[str(request.url)])
-    monkeypatch.setattr(httpx, "HTTPTransport", lambda **options: transport)
-    monkeypatch.setattr(httpx, "AsyncHTTPTransport", lambda **options: transport)
+
+    class PublicNetwork(httpx.MockTransport):
+        def __init__(self, **options: object) -> None:
+            super().__init__(lambda request: answers[str(request.url)])
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            request.extensions["trace"]("connection.connect_tcp.started", {"host": request.url.host})
+            return super().handle_request(request)
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await request.extensions["trace"]("connection.connect_tcp.started", {"host": request.url.host})
+            return await super().handle_async_request(request)
+
+    monkeypatch.setattr(httpx, "HTTPTransport", PublicNetwork)
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", PublicNetwork)
     return answers
 
 
@@ -316,7 +329,27 @@ def test_a_redirect_to_the_own_origin_stays_on_https(
     assert canary.attempts == []
 
 
-@both_ways
+def with_client(*, is_async: bool) -> DownloadSettings:
+    """The settings of a call through a client with a transport of the HTTP library."""
+    if is_async:
+        return DownloadSettings(origin="https://api.test", aclient=httpx.AsyncClient(), waiting=False)
+    return DownloadSettings(origin="https://api.test", client=httpx.Client(), waiting=False)
+
+
+def get_sync_by_client(url: str, settings: DownloadSettings | None = None) -> bytes:
+    """`fetch` with the certificates and the proxy of a client."""
+    return fetch(url, settings or with_client(is_async=False))
+
+
+def get_async_by_client(url: str, settings: DownloadSettings | None = None) -> bytes:
+    """`afetch` likewise."""
+    return anyio.run(afetch, url, settings or with_client(is_async=True))
+
+
+all_ways = pytest.mark.parametrize("get", [get_sync, get_async, get_sync_by_client, get_async_by_client])
+
+
+@all_ways
 @pytest.mark.parametrize(
     "answer",
     [
@@ -333,15 +366,15 @@ def test_one_private_address_refuses_the_host(
 ) -> None:
     """No connection is made to a host with any address that is not public."""
     resolve(monkeypatch, answer)
-    assert refused(get, GOOD).attempts == 1
+    assert refused(get, GOOD, None).attempts == 1
     assert (canary.attempts, canary.accepted) == ([], 0)
 
 
-@both_ways
+@all_ways
 def test_a_rebound_name_gets_no_byte(canary: Canary, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     """DNS answers with a public address first and with 127.0.0.1 then: nothing is sent to the connected peer."""
     resolved = resolve(monkeypatch, [PUBLIC], ["127.0.0.1"])
-    error = refused(get, GOOD)
+    error = refused(get, GOOD, None)
     assert (error.attempts, canary.heard.get(timeout=5)) == (1, b"")
     assert (canary.accepted, len(resolved)) == (1, 2)
 
@@ -508,6 +541,10 @@ class Stream:
         self.peer = peer
         self.closed = False
 
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """What the peer says."""
+        raise AssertionError
+
     def get_extra_info(self, info: str, /) -> Address | None:
         """The address of the peer."""
         assert info == "server_addr"
@@ -522,21 +559,275 @@ class Stream:
         self.closed = True
 
 
+def connect_sync(host: str, peer: Address | None) -> Stream:
+    """A connection of the HTTP library to a host, under the guard of a request to good.example."""
+    guard, stream = PeerGuard("good.example"), Stream(peer)
+    try:
+        guard.check_peer("connection.connect_tcp.started", {"host": host, "port": 443})
+        guard.check_peer("connection.connect_tcp.complete", {"return_value": stream})
+        guard.check_peer("http11.send_request_headers.started", {})
+    except RefusedURLError:
+        assert stream.closed
+        raise
+    return stream
+
+
+def connect_async(host: str, peer: Address | None) -> Stream:
+    """The same under the guard of an async request."""
+    guard, stream = PeerGuard("good.example"), Stream(peer)
+
+    async def connect() -> None:
+        await guard.acheck_peer("connection.connect_tcp.started", {"host": host, "port": 443})
+        await guard.acheck_peer("connection.connect_tcp.complete", {"return_value": stream})
+        await guard.acheck_peer("http11.send_request_headers.started", {})
+
+    try:
+        anyio.run(connect)
+    except RefusedURLError:
+        assert stream.closed
+        raise
+    return stream
+
+
+both_connections = pytest.mark.parametrize("connect", [connect_sync, connect_async], ids=["sync", "async"])
+
+
+@both_connections
 @pytest.mark.parametrize("peer", [None, ("127.0.0.1", 443), ("::1", 443, 0, 0), ("::ffff:10.0.0.1", 443, 0, 0), ("x",)])
-def test_the_connection_to_a_private_peer_is_closed(peer: Address | None) -> None:
-    """A peer that is private, or whose address is unknown, is refused, sync and async."""
-    stream, astream = Stream(peer), Stream(peer)
+def test_the_connection_to_a_private_peer_is_closed(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[str, Address | None], Stream], peer: Address | None
+) -> None:
+    """A peer that is private, or whose address is unknown, is refused; as a proxy it is the user's choice."""
+    resolve(monkeypatch, [PUBLIC])
     with pytest.raises(RefusedURLError):
-        check_peer("connection.connect_tcp.complete", {"return_value": stream})
-    with pytest.raises(RefusedURLError):
-        anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": astream})
-    assert (stream.closed, astream.closed) == (True, True)
+        connect("good.example", peer)
+    assert not connect("proxy.local", peer).closed
 
 
-def test_a_public_peer_stays_connected() -> None:
+@both_connections
+def test_a_public_peer_stays_connected(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[str, Address | None], Stream]
+) -> None:
     """A public peer is allowed, and no other event is looked at."""
-    stream = Stream((PUBLIC, 443))
-    check_peer("connection.connect_tcp.complete", {"return_value": stream})
-    check_peer("http11.send_request_headers.started", {})
-    anyio.run(acheck_peer, "connection.connect_tcp.complete", {"return_value": stream})
-    assert not stream.closed
+    resolve(monkeypatch, [PUBLIC])
+    assert not connect("good.example", (PUBLIC, 443)).closed
+
+
+@pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST."])
+@pytest.mark.parametrize("other", ["localhost", "127.0.0.1", "[::1]"])
+def test_the_names_of_this_machine_are_one_origin(own: str, other: str) -> None:
+    """A local server may call itself by another name than its client does; another port or scheme is another server."""
+    base = f"http://{own}:8000/v1/"
+    assert check_url(f"http://{other}:8000/a", own_origin=base).own
+    for url in (f"http://{other}:8001/a", f"https://{other}:8000/a", f"http://{other}/a", "http://127.0.0.2:8000/a"):
+        with pytest.raises(RefusedURLError):
+            check_url(url, own_origin=base)
+    with pytest.raises(RefusedURLError):
+        check_url(f"http://{other}:8000/a", own_origin="https://api.test/v1/")
+
+
+@pytest.mark.parametrize(
+    ("url", "full", "own"),
+    [
+        ("/image/x.png?sig=a", "https://api.test/image/x.png?sig=a", True),
+        ("image/x.png", "https://api.test/v1/image/x.png", True),
+        ("../x.png", "https://api.test/x.png", True),
+        ("//api.test/x.png", "https://api.test/x.png", True),
+        ("//good.example/x.png", "https://good.example/x.png", False),
+        ("https://good.example/x.png", "https://good.example/x.png", False),
+    ],
+)
+def test_a_relative_url_is_on_the_api(url: str, full: str, *, own: bool) -> None:
+    """An answer may leave out the origin, or the scheme, and these are then those of the API that gave it."""
+    allowed = check_url(url, own_origin="https://api.test/v1/", base="https://api.test/v1/")
+    assert (str(allowed.url), allowed.own) == (full, own)
+    assert not check_url(url, own_origin=None, base="https://api.example/v1/").own
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", " ", "//127.0.0.1/x", "//localhost/x", "//good.example:22/x", "/a\\b", "javascript:x", "data:image/png,x"],
+)
+def test_a_relative_url_is_checked_like_others(url: str) -> None:
+    """What is refused with an origin is refused without one."""
+    with pytest.raises(RefusedURLError):
+        check_url(url, own_origin="https://api.test/v1/", base="https://api.test/v1/")
+
+
+CERTIFICATES = Path(__file__).parents[1] / "promises" / "money" / "certificates"
+FOREIGN = "https://other.example/a.png?sig=x"
+KEY = "sk-KEY-77aa"
+
+
+class SecureServer:
+    """The server of other.example, whose certificate only a private authority knows, with an HTTP proxy before it."""
+
+    def __init__(self) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(CERTIFICATES / "other-host.pem")
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()
+        self.proxy = f"http://user:password@127.0.0.1:{self.address[1]}"
+        self.tunnels: list[bytes] = []
+        self.requests: list[bytes] = []
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self) -> None:
+        """Take one connection after the other."""
+        while True:
+            connection, _ = self.listener.accept()
+            with suppress(OSError), connection:
+                connection.settimeout(5)
+                first = connection.recv(7, socket.MSG_PEEK)
+                if first == b"stopped":
+                    return
+                if first == b"CONNECT":
+                    self.tunnels.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                with self.context.wrap_socket(connection, server_side=True) as secure:
+                    self.requests.append(secure.recv(65536))
+                    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: a=b\r\nContent-Length: %d\r\n\r\n"
+                    secure.sendall(head % len(PNG) + PNG)
+
+    def close(self) -> None:
+        """Stop, and wait for the thread."""
+        with socket.socket() as last:
+            CONNECT(last, self.address)
+            last.sendall(b"stopped")
+            self.thread.join(5)
+        self.listener.close()
+
+
+@pytest.fixture
+def secure_server() -> Iterator[SecureServer]:
+    """A server with a certificate of a private authority."""
+    running = SecureServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def trust() -> ssl.SSLContext:
+    """The private authority is trusted."""
+    return ssl.create_default_context(cafile=str(CERTIFICATES / "ca.pem"))
+
+
+class KeyTransport(httpx.HTTPTransport):
+    """A transport that adds the key to every request, as some gateways want it."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send with the key."""
+        request.headers["Authorization"] = KEY
+        return super().handle_request(request)
+
+
+class AsyncKeyTransport(httpx.AsyncHTTPTransport):
+    """The same for async clients."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send with the key."""
+        request.headers["Authorization"] = KEY
+        return await super().handle_async_request(request)
+
+
+Options: TypeAlias = Callable[[ssl.SSLContext, str, bool], dict[str, object]]
+
+
+def hooks(*, is_async: bool) -> dict[str, list[Callable[..., object]]]:
+    """A hook that adds the key to every request."""
+
+    def add(request: httpx.Request) -> None:
+        request.headers["X-Api-Key"] = KEY
+
+    async def aadd(request: httpx.Request) -> None:
+        add(request)
+
+    return {"request": [aadd if is_async else add]}
+
+
+def transport(*, is_async: bool, **options: Any) -> httpx.BaseTransport | httpx.AsyncBaseTransport:  # noqa: ANN401
+    """A transport of the HTTP library."""
+    return httpx.AsyncHTTPTransport(**options) if is_async else httpx.HTTPTransport(**options)
+
+
+CLIENTS: dict[str, Options] = {
+    "verify": lambda trust, _, is_async: {"verify": trust, "event_hooks": hooks(is_async=is_async)},
+    "transport": lambda trust, _, is_async: {"transport": transport(is_async=is_async, verify=trust, retries=1)},
+    "transport with a key": lambda trust, _, is_async: {
+        "transport": AsyncKeyTransport(verify=trust) if is_async else KeyTransport(verify=trust)
+    },
+    "proxy": lambda trust, proxy, _: {"verify": trust, "proxy": proxy},
+    "mount": lambda trust, proxy, is_async: {
+        "mounts": {"all://other.example": transport(is_async=is_async, verify=trust, proxy=proxy)}
+    },
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("name", CLIENTS)
+def test_the_certificates_and_the_proxy_are_those_of_the_client(
+    secure_server: SecureServer, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, name: str, *, is_async: bool
+) -> None:
+    """Behind a company's proxy and authority, images of other hosts are read; the request is as bare as any."""
+    if name not in ("proxy", "mount"):
+        resolve(monkeypatch, [PUBLIC])
+        monkeypatch.setattr(socket.socket, "connect", lambda self, _: CONNECT(self, secure_server.address))
+        # The server stands in for a public one; what is refused without this is tested above.
+        monkeypatch.setattr("flux_openai._http.url_guard.is_public", lambda _: True)
+    options: Any = {
+        **CLIENTS[name](trust, secure_server.proxy, is_async),
+        "headers": {"Authorization": KEY},
+        "cookies": {"a": KEY},
+        "auth": ("user", KEY),
+        "params": {"key": KEY},
+    }
+    client = httpx.AsyncClient(**options) if is_async else httpx.Client(**options)
+    which: Any = {"aclient" if is_async else "client": client}
+    settings = DownloadSettings(origin="https://api.test/v1", waiting=False, **which)
+    assert (get_async if is_async else get_sync)(FOREIGN, settings) == PNG
+    assert not client.is_closed
+    anyio.run(client.aclose) if isinstance(client, httpx.AsyncClient) else client.close()
+    assert dict(client.cookies) == {"a": KEY}
+    [request] = secure_server.requests
+    assert request.startswith(b"GET /a.png?sig=x HTTP/1.1\r\n")
+    assert KEY.encode() not in request
+    names = {line.split(b":")[0].lower() for line in request.split(b"\r\n")[1:] if line}
+    assert names == {b"host", b"accept", b"accept-encoding", b"user-agent"}
+    assert len(secure_server.tunnels) == (name in ("proxy", "mount"))
+    assert all(tunnel.startswith(b"CONNECT other.example:443 ") for tunnel in secure_server.tunnels)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_unknown_authority_is_refused(
+    secure_server: SecureServer, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    """The client trusts the usual authorities only, and so does the download."""
+    monkeypatch.setenv("HTTPS_PROXY", secure_server.proxy)
+    error = failed(get_async if is_async else get_sync, FOREIGN)
+    assert ("certificate" in str(error), error.attempts) == (True, 1)
+    assert secure_server.requests == []
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("how", ["mock", "closed"])
+def test_other_clients_fetch_from_other_hosts_as_none_would(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch, how: str, *, is_async: bool
+) -> None:
+    """A transport of another kind may leave out the check of the peer: the host is fetched without it, and checked."""
+    resolve(monkeypatch, [PUBLIC], ["127.0.0.1"])
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        return httpx.Response(200, content=PNG)
+
+    options: Any = {"transport": httpx.MockTransport(handler)} if how == "mock" else {}
+    client: Any = httpx.AsyncClient(**options) if is_async else httpx.Client(**options)
+    if how == "closed":
+        anyio.run(client.aclose) if is_async else client.close()
+    which: Any = {"aclient" if is_async else "client": client}
+    refused(
+        get_async if is_async else get_sync, GOOD, DownloadSettings(origin="https://api.test", waiting=False, **which)
+    )
+    assert (asked, canary.heard.get(timeout=5)) == ([], b"")

@@ -70,12 +70,52 @@ def test_a_number_of_images_that_is_rather_a_slip_is_refused(ask: Ask, service: 
     assert "from 1 to 1000" in done.err
 
 
-def test_the_folder_may_look_like_a_file(ask: Ask, service: "Service", tmp_path: Path) -> None:
-    """`-o fox.png` is a folder, as `-o` always is."""
-    service.draws(2)
-    done = ask("-n", "2", "-o", str(tmp_path / "fox.png"))
-    assert done.code == 0
-    assert [Path(line).parent.name for line in done.out.splitlines()] == ["fox.png", "fox.png"]
+@pytest.mark.parametrize(
+    ("out", "counts", "names"),
+    [
+        ("fox.png", [1], ["fox.png"]),
+        ("new/fox.jpg", [1], ["new/fox.png"]),
+        ("fox.png", [2], ["fox_0.png", "fox_1.png"]),
+        ("fox.png", [4, 1], [f"fox_{index}.png" for index in range(5)]),
+        ("fox.png/", [1], ["fox.png/a-red-fox_0.png"]),
+        ("folder.png", [1], ["folder.png/a-red-fox_0.png"]),
+        ("v1.2", [2], ["v1.2/a-red-fox_0.png", "v1.2/a-red-fox_1.png"]),
+        ("~/fox.png", [1], ["home/fox.png"]),
+        ("~", [1], ["home/a-red-fox_0.png"]),
+    ],
+)
+def test_an_image_extension_makes_out_a_file(
+    ask: Ask,
+    service: "Service",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    out: str,
+    counts: list[int],
+    names: list[str],
+) -> None:
+    """`-o fox.png` is a file as in the library: with numbers if there are several, unless a folder has that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "folder.png").mkdir()
+    for count in counts:
+        service.draws(count)
+    done = ask("-n", str(sum(counts)), "-o", out)
+    assert done.code == 0, done.err
+    assert [str((tmp_path / line).relative_to(tmp_path)) for line in done.out.splitlines()] == names
+    assert all((tmp_path / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize(("n", "taken"), [(1, "fox.png"), (3, "fox_2.png")])
+def test_a_file_that_exists_is_found_out_before_anything_is_sent(
+    ask: Ask, service: "Service", tmp_path: Path, n: int, taken: str
+) -> None:
+    """An image that could not be saved under its name is not paid for."""
+    (tmp_path / taken).write_bytes(b"mine")
+    done = ask("-n", str(n), "-o", str(tmp_path / "fox.png"))
+    assert (done.code, service.posts) == (2, 0)
+    assert f"{taken}' already exists" in done.err
+    assert (tmp_path / taken).read_bytes() == b"mine"
 
 
 def test_nothing_is_left_behind_by_the_check_of_the_folder(ask: Ask, service: "Service", tmp_path: Path) -> None:

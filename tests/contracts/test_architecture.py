@@ -43,7 +43,7 @@ PUBLIC_NAMES = [
     "adapt",
 ]
 
-RECORDERS = {"AnswerReader", "Exchange", "Part", "RetryState"}
+RECORDERS = {"AnswerReader", "Exchange", "Part", "RetryState", "Traffic"}
 """What one call fills in as it goes: made inside the call, seen by nobody else, so it need not be frozen."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -278,14 +278,23 @@ def drawn_tree() -> dict[str, list[str]]:
 
 
 HANDED_ON = {
-    "flux_openai/sending/concurrency.py": "what a job raises in a thread is raised by the thread that ordered the job"
+    # An error of a connection is raised again, unless the whole answer came before it; of both clients.
+    "flux_openai/_http/capture.py": 2,
+    # Transports and hooks raise anything; it is raised as a DownloadError.
+    "flux_openai/response/download.py": 1,
+    # What a job raises in a thread is raised by the thread that ordered the job.
+    "flux_openai/sending/concurrency.py": 1,
+    # A value whose own code fails when it is asked for its number is refused by name.
+    "flux_openai/request/plain.py": 1,
+    # Whatever ends an attempt, of the sync and of the async client, becomes the error of its outcome, with a bill.
+    "flux_openai/sending/sender.py": 2,
 }
-"""The one place that may catch everything without raising it again, and why."""
+"""Where everything may be caught without raising it again, how often, and why."""
 
 
 def test_no_error_is_swallowed_blindly() -> None:
     """An `except` names what it expects; only one that raises again, or hands on, may catch everything."""
-    assert {name: len(lines) for name, lines in broken(blind_handlers).items()} == dict.fromkeys(HANDED_ON, 1)
+    assert {name: len(lines) for name, lines in broken(blind_handlers).items()} == HANDED_ON
 
 
 def blind_handlers(path: Path) -> list[int]:

@@ -37,16 +37,17 @@ def test_faults_come_first_and_in_order(post: Post, emulator: Emulator) -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
     [
-        (400, "invalid_request_error", "bad_request"),
-        (401, "authentication_error", "unauthorized"),
+        (400, "invalid_request_error", "param_error"),
+        (401, "invalid_request_error", "auth_error"),
         (403, "permission_error", "forbidden"),
         (413, "invalid_request_error", "content_too_large"),
         (418, "invalid_request_error", "i_m_a_teapot"),
-        (408, "timeout_error", "request_timeout"),
-        (429, "rate_limit_error", "too_many_requests"),
-        (500, "server_error", "internal_server_error"),
-        (524, "server_error", "unknown_error"),
-        (200, "server_error", "internal_server_error"),
+        (408, "timeout", "timeout"),
+        (429, "rate_limit_error", "rate_limit"),
+        (500, "internal_error", "internal_error"),
+        (504, "timeout", "gateway_timeout_error"),
+        (524, "internal_error", "unknown_error"),
+        (200, "internal_error", "internal_error"),
     ],
 )
 def test_a_bare_status_answers_with_the_documented_error(

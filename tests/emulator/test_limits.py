@@ -158,7 +158,7 @@ def test_a_refusal_is_the_documented_error_and_costs_nothing() -> None:
     refused = order(n=4)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "56")
     error = refused.json()["error"]
-    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit")
     assert error["param"] == refused.headers["x-request-id"]
     assert emulator.bill == Bill(images=1, calls=1)
     assert emulator.http_client().get(url).status_code == 200

@@ -90,7 +90,7 @@ def test_good_values_are_taken(model: FluxModel, name: str, value: object) -> No
 def test_bad_values_are_refused(model: FluxModel, name: str, value: object) -> None:
     """Each field refuses wrong types and the first value beyond each limit, and the error names the field."""
     error = error_of(model, **{name: value})
-    assert (error.status, error.code) == (400, "invalid_parameter")
+    assert (error.status, error.code) == (400, "param_error")
     assert error.message.startswith(f"{name} must ")
 
 
@@ -117,7 +117,7 @@ def test_every_fault_is_named_at_once(post: Post, emulator: Emulator) -> None:
     assert response.status_code == 400
     assert (error["type"], error["code"], error["param"]) == (
         "invalid_request_error",
-        "invalid_parameter",
+        "param_error",
         response.headers["x-request-id"],
     )
     for part in (
@@ -166,7 +166,7 @@ def test_a_model_must_be_named(post: Post, model: object) -> None:
 def test_a_body_must_be_a_json_object(http: httpx.Client, emulator: Emulator, body: bytes) -> None:
     """Anything else is a 400, and is recorded without a parsed body."""
     response = http.post("/images/generations", content=body)
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "param_error")
     assert emulator.requests[0].body is None
 
 

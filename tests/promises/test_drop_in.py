@@ -264,6 +264,19 @@ def test_a_default_model_that_is_not_flux_can_be_chosen_per_call() -> None:
     assert [json.loads(body)["model"] for _, _, body, _ in service.seen] == [DEFAULT_MODEL, "gpt-image-1"]
 
 
+def test_a_flux_call_leaves_nothing_behind_for_the_next_call() -> None:
+    """After it, a call that is not for FLUX is sent as ever: without its Idempotency-Key, and read by the SDK."""
+    answers: list[tuple[int, object]] = [(400, {}), (200, {"created": 1, "data": [{"b64_json": "data:x"}]})]
+    plain, ours = Recorder(*answers), Recorder(*answers)
+    found = []
+    for client in (openai.OpenAI(**plain.options()), FluxOpenAI(**ours.options())):
+        with pytest.raises(openai.BadRequestError):
+            client.images.generate(prompt="a fox", model=DEFAULT_MODEL)
+        found.append(repr(client.images.generate(prompt="a fox", model="gpt-image-1")))
+    assert ours.seen[1] == plain.seen[1]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("call", ["generate", "chat"])
 def test_errors_and_retries_of_all_else_stay_the_sdk_s(call: str) -> None:
     """Two retries and the SDK's own error class, as ever; our policy is for FLUX alone."""

@@ -226,7 +226,7 @@ def test_a_refusal_for_now_is_asked_again(flux: Flux, flux_emulator: Emulator) -
 def test_images_count_more_than_an_error_beside_them(flux: Flux, flux_emulator: Emulator) -> None:
     """A 200 with an image and an error gives the image, and a warning with the error."""
     image = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-    error = {"message": "one image was withheld", "type": "server_error", "param": "emu-000001", "code": "partial"}
+    error = {"message": "one image was withheld", "type": "internal_error", "param": "emu-000001", "code": "partial"}
     flux_emulator.fail(status=200, body={"created": 1750667997, "data": [{"b64_json": image}], "error": error})
     with (
         pytest.warns(FluxWarning, match="1 of 2 images did not come back usable"),
@@ -265,7 +265,7 @@ def test_an_error_in_a_200_is_raised(flux: Flux, flux_emulator: Emulator) -> Non
         flux.generate(prompt="a red fox in the snow")
     error = caught.value
     assert isinstance(error, FluxInternalServerError)
-    assert (error.code, error.type) == ("internal_server_error", "server_error")
+    assert (error.code, error.type) == ("internal_error", "internal_error")
     assert (error.status_code, error.billing, error.attempts, error.request_id) == (500, "unknown", 1, "emu-000001")
 
 
@@ -278,7 +278,7 @@ def test_a_refused_parameter_is_a_bad_request(flux: Flux) -> None:
     assert flux.asked(0)["quality"] == "hd"
     error = caught.value
     assert isinstance(error, FluxBadRequestError)
-    assert (error.code, error.billing, error.attempts) == ("invalid_parameter", "none", 1)
+    assert (error.code, error.billing, error.attempts) == ("param_error", "none", 1)
     assert error.request_id == "emu-000001"
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import openai
 import pytest
 
-from flux_openai import AsyncFluxOpenAI, BadResponseError, Emulator, FluxImagesResponse, FluxOpenAI
+from flux_openai import AsyncFluxOpenAI, BadResponseError, Emulator, FluxError, FluxImagesResponse, FluxOpenAI
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 CALLS: Mapping[str, dict[str, Any]] = {
@@ -151,6 +151,55 @@ def test_a_subclass_that_answers_from_a_cache_sends_nothing(level: str) -> None:
 
     client = Caching(api_key="any", http_client=emulator.http_client())
     first, second = (client.images.generate(prompt="a fox") for _ in range(2))
+    assert first is second
+    assert len(emulator.requests) == 1
+
+
+def test_a_subclass_may_answer_the_parts_of_a_split_call_from_a_cache() -> None:
+    """Each part that the cache knows is an answer like any other, and what is no answer is a FluxError."""
+    emulator, cache = Emulator(pixels=64), dict[str, Any]()
+
+    class Caching(FluxOpenAI):
+        def post(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # whatever the SDK takes
+            key = repr((options["body"], options["options"]["extra_json"]))
+            if key not in cache:
+                cache[key] = super().post(*args, **options)
+            return cache[key]
+
+    client = Caching(api_key="any", http_client=emulator.http_client())
+    first, second = (client.images.generate(prompt="a fox", seed=1, n=6, split=True) for _ in range(2))
+    assert [image.url for image in first.data] == [image.url for image in second.data]
+    assert (len(second.data), len(emulator.requests)) == (6, 2)
+    cache.update(dict.fromkeys(cache, "something else"))
+    with pytest.raises(FluxError, match="another type of response"):
+        client.images.generate(prompt="a fox", seed=1, n=6, split=True)
+    assert len(emulator.requests) == 2
+
+
+@pytest.mark.parametrize("level", ["post", "request"])
+def test_an_async_subclass_that_answers_from_a_cache_sends_nothing(level: str) -> None:
+    """The same for `AsyncFluxOpenAI`."""
+    emulator, cache = Emulator(pixels=64), list[object]()
+
+    async def cached(name: str, fetch: Any) -> Any:  # noqa: ANN401  # whatever the SDK returns
+        if name != level:
+            return await fetch()
+        if not cache:
+            cache.append(await fetch())
+        return cache[0]
+
+    class Caching(AsyncFluxOpenAI):
+        async def post(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # whatever the SDK takes
+            return await cached("post", lambda: super(Caching, self).post(*args, **options))
+
+        async def request(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # whatever the SDK takes
+            return await cached("request", lambda: super(Caching, self).request(*args, **options))
+
+    async def run() -> list[object]:
+        client = Caching(api_key="any", http_client=emulator.async_http_client())
+        return [await client.images.generate(prompt="a fox") for _ in range(2)]
+
+    first, second = asyncio.run(run())
     assert first is second
     assert len(emulator.requests) == 1
 

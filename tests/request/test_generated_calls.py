@@ -78,7 +78,8 @@ def good(field: FluxField) -> st.SearchStrategy[object]:
         side = st.integers(int(field.minimum or 0), int(field.maximum or 0))
         return st.builds("{}x{}".format, side, side)
     if field.type is str:
-        return st.text(max_size=30).filter(str.strip) if not field.blank else st.text(max_size=30)
+        visible = st.builds("{}{}{}".format, st.text(max_size=15), st.sampled_from("a.狐🦊"), st.text(max_size=15))
+        return st.text(max_size=30) if field.blank else visible
     whole = st.integers(int(field.minimum or 0), int(field.maximum or 0))
     return whole if field.type is int else whole | st.floats(field.minimum, field.maximum)
 
@@ -107,7 +108,12 @@ def bad(field: FluxField) -> st.SearchStrategy[object]:
     if field.choices:
         return never | st.integers() | st.text(max_size=8).filter(lambda text: text not in field.choices)
     if field.type is str:
-        return never | st.integers() | st.floats() | (st.text(" \t\n\u3000", max_size=4) if not field.blank else never)
+        return (
+            never
+            | st.integers()
+            | st.floats()
+            | (st.text(" \t\n\0\u3000\u200b", max_size=4) if not field.blank else never)
+        )
     return never | st.text("0123456789.e-", max_size=6) | st.sampled_from([float("nan"), float("inf")]) | outside(field)
 
 

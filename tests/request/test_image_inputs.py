@@ -5,12 +5,13 @@ import io
 import logging
 import os
 import pickle
+import socket
 import struct
 import threading
 import traceback
 from base64 import b64decode, b64encode, encodebytes, urlsafe_b64encode
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from flux_openai import AsyncFluxOpenAI, Emulator, FluxImage, FluxImagesResponse
 from flux_openai._http.library import httpx
 from flux_openai.errors import FluxError, InvalidParam
 from flux_openai.models import DEFAULT_MODEL
+from flux_openai.request import image_inputs
 from flux_openai.request.image_inputs import IMAGE_LIMIT
 from flux_openai.request.validation import validate
 
@@ -325,7 +327,7 @@ BAD: dict[str, tuple[Given, str]] = {
     "missing": (lambda place: place.folder / "none.png", "cannot be read as a file: No such file"),
     "missing text": (lambda place: str(place.folder / "none.png"), "cannot be read as a file: No such file"),
     "no name": (lambda _: "", "cannot be read as a file"),
-    "folder": (lambda place: place.folder, "cannot be read as a file: Is a directory"),
+    "folder": (lambda place: place.folder, "cannot be read as a file: it is a folder"),
     "unreadable": (looped, "cannot be read as a file"),
     "empty file": (lambda place: place.file(b""), "is empty"),
     "no bytes": (lambda _: b"", "is empty"),
@@ -373,6 +375,108 @@ BAD: dict[str, tuple[Given, str]] = {
     "big data": (lambda _: f"data:image/png;base64,{TEXT[:40]}{'A' * (IMAGE_LIMIT // 3 * 4)}", TOO_BIG),
     "huge data": (lambda _: f"data:image/png;base64,{'!' * 70_000_000}", TOO_BIG),
 }
+
+
+def fifo(place: Place) -> Path:
+    os.mkfifo(place.folder / "fox.png")
+    return place.folder / "fox.png"
+
+
+def bound_socket(place: Place) -> Path:
+    # A relative path: that of a temporary folder may be too long for a socket.
+    listener = place.stack.enter_context(socket.socket(socket.AF_UNIX))
+    place.stack.enter_context(chdir(place.folder))
+    listener.bind("fox.png")
+    return place.folder / "fox.png"
+
+
+def link_to_fifo(place: Place) -> Path:
+    (place.folder / "link.png").symlink_to(fifo(place))
+    return place.folder / "link.png"
+
+
+SPECIAL: dict[str, tuple[Given, str]] = {
+    "FIFO": (fifo, "it is a FIFO"),
+    "FIFO as text": (lambda place: str(fifo(place)), "it is a FIFO"),
+    "link to a FIFO": (link_to_fifo, "it is a FIFO"),
+    "FIFO in a tuple": (lambda place: ("fox.png", fifo(place)), "it is a FIFO"),
+    "socket": (bound_socket, "it is a socket"),
+    "device": (lambda _: Path("/dev/zero"), "it is a device"),
+    "terminal": (lambda _: "/dev/tty", "it is a device"),
+    "folder": (lambda place: place.folder, "it is a folder"),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("case", SPECIAL)
+def test_what_is_no_regular_file_is_not_opened(
+    place: Place, way: Way, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open a FIFO waits for a writer that may never come, and to open a device may do anything: neither is done."""
+    make, rule = SPECIAL[case]
+    value = make(place)
+    monkeypatch.setattr(image_inputs, "open", lambda *_: pytest.fail("it was opened"), raising=False)
+    assert rule in refused(way, model="kontext-max", image=value).rule
+
+
+class Growing:
+    """A file on disk that somebody else writes to whenever it is read."""
+
+    def __init__(self, place: Place, change: Callable[[Path], object]) -> None:
+        self.path = place.file(PICTURE + bytes(2**20))
+        self.change, self.raw = change, place.stack.enter_context(self.path.open("rb", buffering=0))
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        self.change(self.path)
+        return self.raw.read(size)
+
+    def seek(self, offset: int, /) -> int:
+        return self.raw.seek(offset)
+
+
+def append(path: Path) -> None:
+    """A last piece arrives."""
+    os.truncate(path, 2**21)
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(0, 1))
+
+
+@pytest.mark.parametrize("change", [append, lambda path: os.truncate(path, 2**19), touch], ids=["grows", "ends", "new"])
+def test_a_file_that_is_still_being_written_is_refused(place: Place, change: Callable[[Path], object]) -> None:
+    """Half a download would be sent and paid for: a file that changes while it is read is none to send."""
+    file = Growing(place, change)
+    assert "still being written" in refused("sync", model="kontext-max", image=file).rule
+
+
+def test_a_file_that_grows_without_end_is_read_to_the_limit(place: Place) -> None:
+    """A writer faster than the reader cannot make the call go on for ever."""
+    file = Growing(place, lambda path: os.truncate(path, path.stat().st_size + 2**21))
+    assert TOO_BIG in refused("sync", model="kontext-max", image=file).rule
+    assert file.raw.tell() == IMAGE_LIMIT + 1
+
+
+@both_ways
+def test_a_terminal_is_no_image(place: Place, way: Way) -> None:
+    """`sys.stdin.buffer` without a redirection would wait for somebody to type an image; text is refused unread."""
+    parent, child = os.openpty()
+    place.stack.callback(os.close, parent)
+    terminal = place.stack.enter_context(os.fdopen(child, "rb"))
+    assert "is a terminal" in refused(way, model="kontext-max", image=terminal).rule
+    text = io.TextIOWrapper(terminal)
+    assert "open it with mode 'rb'" in refused(way, model="kontext-max", image=text).rule
+    text.detach()
+
+
+def test_a_stream_without_data_yet_is_refused(place: Place) -> None:
+    """A stream in non-blocking mode that has only a part of the image would end in the middle of it."""
+    out, into = os.pipe()
+    place.stack.callback(os.close, into)
+    os.set_blocking(out, False)
+    stream = place.stack.enter_context(os.fdopen(out, "rb", buffering=0))
+    os.write(into, PICTURE)
+    assert "non-blocking" in refused("sync", model="kontext-max", image=stream).rule
 
 
 def sparse(place: Place, size: int) -> Path:

@@ -2,8 +2,10 @@
 
 import errno
 import os
-import re
 import stat
+import subprocess
+import sys
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +24,6 @@ JPEG = b"\xff\xd8\xff\xe0" + b"j" * 24
 WEBP = b"RIFF\n\x00\x00\x00WEBPVP8 " + b"w" * 24
 GIF = b"GIF89a" + b"g" * 24
 
-LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
 
 BAD_NAMES = [
@@ -118,8 +119,24 @@ def test_what_is_no_image_has_no_type(data: bytes) -> None:
         ("A red fox", 7, 0, "a-red-fox_seed7_0"),
         ("A red fox", None, 3, "a-red-fox_3"),
         ("A red fox", -1, 3, "a-red-fox_3"),
-        ("Café crème!", None, 0, "cafe-creme_0"),
-        ("画", 1, 0, "image_seed1_0"),
+        ("一只红狐狸", 7, 0, "一只红狐狸_seed7_0"),
+        ("Café crème!", None, 0, "café-crème_0"),
+        ("Cafe\u0301", None, 0, "café_0"),
+        ("Рыжая лиса", None, 0, "рыжая-лиса_0"),
+        ("赤いキツネ、雪の中", None, 0, "赤いキツネ-雪の中_0"),
+        ("붉은 여우", None, 0, "붉은-여우_0"),
+        ("लाल लोमड़ी", None, 0, "लाल-लोमड़ी_0"),
+        ("สุนัขจิ้งจอกแดง", None, 0, "สุนัขจิ้งจอกแดง_0"),
+        ("ثعلب أحمر", None, 0, "ثعلب-أحمر_0"),
+        ("\uff26\uff2f\uff38 \uff03\uff11", None, 0, "fox-1_0"),
+        ("½ fox²", None, 0, "1-2-fox2_0"),
+        ("🦊 fox ❤\ufe0f", None, 0, "fox_0"),
+        ("🦊👩\u200d🎨", 1, 0, "image_seed1_0"),
+        ("क्\u200dष", None, 0, "क्ष_0"),
+        ("f\u202eox\ufeff", None, 0, "fox_0"),
+        ("\u3164\u115f\u2800", None, 0, "image_0"),
+        ("!\u0301狐", None, 0, "狐_0"),
+        ("con\uff0epng\uff0f狐", None, 0, "con-png-狐_0"),
         (None, None, 0, "image_0"),
         ("x" * 300, 0, 0, "x" * 60 + "_seed0_0"),
     ],
@@ -129,10 +146,48 @@ def test_a_name_says_what_is_drawn(prompt: str | None, seed: int | None, index: 
     assert stem(prompt, seed=seed, index=index) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("狐" * 70, "狐" * 50),
+        ("é" * 70, "é" * 60),
+        ("𞤀" * 70, "𞤀" * 37),
+        ("x" + "狐" * 70, "x" + "狐" * 49),
+        ("x" * 59 + "ก\u0e49", "x" * 59),
+        ("x" * 58 + "ก\u0e49", "x" * 58 + "ก\u0e49"),
+        ("a" + "\u0e49" * 100, "image"),
+        (" " * 10000 + "狐", "狐"),
+        ("COM\N{SUPERSCRIPT ONE}", "image-COM1"),
+        ("\uff4e\uff55\uff4c", "image-nul"),
+    ],
+)
+def test_a_long_name_is_cut_between_two_letters(text: str, name: str) -> None:
+    """60 characters and 150 bytes of a prompt are kept; a letter is kept with its marks or not at all."""
+    assert safe_stem(text) == name
+
+
+def test_a_file_name_has_at_most_200_bytes(tmp_path: Path) -> None:
+    """However wide the letters are, the whole name of a numbered file stays within the limit."""
+    long = stem("𞤀" * 300, seed=2**31 - 1, index=999)
+    names = [write(PNG, tmp_path, stem=long).name for _ in range(2)]
+    assert names == [f"{long}.png", f"{long}-2.png"]
+    assert max(len(name.encode()) for name in names) <= 200
+    assert len(write(PNG, tmp_path, stem="𞤀" * 300).name.encode()) <= 200
+
+
+def test_letters_that_the_system_cannot_write_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under an old locale an image is saved under the rest of its name, and not refused by the file system."""
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "latin-1")
+    assert stem("café 狐", seed=7, index=0) == "café_seed7_0"
+
+
 def assert_legal(name: str) -> None:
     """The name is legal in a folder of any system."""
-    assert LEGAL.fullmatch(name)
+    kinds = [unicodedata.category(char)[0] for char in name]
+    assert kinds[0] in "LN"
+    assert all(kind in "LNM" or char in "-_" for char, kind in zip(name, kinds, strict=True))
     assert name.lower() not in RESERVED
+    assert len(name.encode()) <= 180
 
 
 @pytest.mark.parametrize("text", BAD_NAMES)
@@ -286,17 +341,106 @@ def test_without_hard_links_nothing_is_overwritten(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "a.png").read_bytes() == b"mine"
 
 
-def test_without_hard_links_a_failure_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The placeholder goes when it cannot be replaced."""
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
+    """Who looks into the folder during a save sees the whole image under the final name, or no such name."""
+    if not links:
+        no_links(monkeypatch)
+    place = tmp_path / "a.png"
+    seen: list[bytes | None] = []
+
+    def watched(call: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object) -> object:
+            seen.append(place.read_bytes() if place.exists() else None)
+            return call(*arguments)
+
+        return look
+
+    for name in ("open", "write", "fsync", "link", "rename", "replace", "unlink", "close"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    write(PNG, place, stem="s")
+    assert set(seen) == {None, PNG}
+
+
+def test_without_hard_links_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last step fails, neither the final nor the temporary file is left."""
     no_links(monkeypatch)
 
-    def replace(source: object, place: object) -> None:
+    def rename(source: object, place: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(os, "rename", replace)
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "rename", rename)
     assert refused(tmp_path).errno == errno.EIO
     assert files_in(tmp_path) == set()
+
+
+KILLED = """
+import os, sys
+from flux_openai.response.files import write
+
+def stop(*_):
+    print("in the middle", flush=True)
+    sys.stdin.read()
+
+setattr(os, sys.argv[2], stop)
+write(b"\\x89PNG\\r\\n\\x1a\\n" + b"p" * 99, sys.argv[1], stem="killed")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, only files older than a minute are removed")
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_the_next_save_removes_what_a_killed_process_left(tmp_path: Path, step: str) -> None:
+    """The temporary file of a process that lives is left alone, however old it is, and goes once that is killed."""
+    mine = [".flux-mine.part", "a.part", ".flux-00000000-0123456789abcdef.part"]
+    for name in mine:
+        (tmp_path / name).write_bytes(b"mine")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path), step], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in the middle\n"
+        [part] = files_in(tmp_path) - set(mine)
+        os.utime(tmp_path / part, (0, 0))
+        write(PNG, tmp_path, stem="first")
+        assert files_in(tmp_path) == {part, "first.png", *mine}
+        process.kill()
+    write(PNG, tmp_path, stem="second")
+    assert files_in(tmp_path) == {"first.png", "second.png", *mine}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, every young file is left alone")
+def test_an_empty_temporary_file_is_removed_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A young one may belong to a process that has not locked it yet; a folder of that name is no such file."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "f" * size)
+    seen: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.extend(files_in(tmp_path)))
+    write(PNG, tmp_path, stem="a")
+    [name] = {name for name in seen if name.endswith(".part")}
+    monkeypatch.undo()
+    young, old, folder = (tmp_path / name.replace("f" * 8, letter * 8) for letter in "123")
+    young.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    folder.mkdir()
+    write(PNG, tmp_path, stem="b")
+    assert files_in(tmp_path) == {"a.png", "b.png", young.name, folder.name}
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks nobody can tell whose file it is: images are saved, and nothing is removed."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(Path, "unlink", lambda path: None)
+    write(PNG, tmp_path, stem="a")
+    [part] = files_in(tmp_path) - {"a.png"}
+    monkeypatch.undo()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(PNG, tmp_path, stem="b")
+    assert files_in(tmp_path) == {"a.png", "b.png", part}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -323,10 +467,18 @@ def test_a_symlink_is_never_written_through(
 
 def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A symbolic link under the temporary name, should anybody guess it, is not followed."""
-    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * size)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    (tmp_path / ".flux-00000000.part").symlink_to(victim)
+    taken: list[Path] = []
+    whole = os.open
+
+    def plant(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path).suffix == ".part" and not taken:
+            taken.append(Path(path))
+            taken[0].symlink_to(victim)
+        return whole(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", plant)
     assert refused(tmp_path).errno == errno.EEXIST
     assert victim.read_bytes() == b"precious"
 
@@ -419,9 +571,32 @@ def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     assert files_in(tmp_path / "a.png") == set()
 
 
-@pytest.mark.parametrize("path", ["a\0b", "a\0b.png", "x" * 300 + ".png", "x" * 300])
+@pytest.mark.parametrize("path", ["~/new/a.png", "~/new/", "~/new", Path("~/new")])
+def test_a_tilde_is_the_home_folder(path: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program without a shell may pass "~"; a name of a user who does not exist stays as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert write(PNG, path, stem="a") == tmp_path / "home" / "new" / "a.png"
+    assert write(PNG, "~nobody-of-this-name", stem="a") == Path("~nobody-of-this-name/a.png")
+    response = Emulator(pixels=1).client().images.generate(prompt="a fox", n=2)
+    assert response.save("~/fox.png") == [tmp_path / "home" / "fox_0.png", tmp_path / "home" / "fox_1.png"]
+
+
+@pytest.mark.parametrize("path", [None, 1, b"out", ["out"]])
+def test_what_is_no_path_is_a_clear_error(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong type is a SaveError that names it, for one image and for an answer, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    response = Emulator(pixels=1).client().images.generate(prompt="a fox", n=2)
+    for save in (response.data[0].save, response.save):
+        with pytest.raises(SaveError, match=type(path).__name__):
+            save(path)
+    assert files_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\0b.png", "x" * 300 + ".png", "x" * 300, "a\ud800b", "a\ud800b.png"])
 def test_an_impossible_path_is_a_clear_error(path: str, tmp_path: Path) -> None:
-    """NUL and over-long names are a SaveError, and NUL not the ValueError that Python raises."""
+    """NUL, half surrogates and over-long names are a SaveError, and not the ValueError that Python raises."""
     error = refused(tmp_path / path)
     assert error.errno in (errno.EINVAL, errno.ENAMETOOLONG)
     assert error.strerror
@@ -452,11 +627,11 @@ def test_what_has_been_put_in_place_of_an_image_is_not_read(tmp_path: Path) -> N
 
 
 def test_every_image_is_tried_before_an_error_is_raised(tmp_path: Path) -> None:
-    """Of three images the first has expired: its error is raised after the other two are saved."""
+    """Of three images the first is gone: its error is raised after the other two are saved."""
     emulator = Emulator(pixels=1)
     response = emulator.client().images.generate(prompt="a fox", n=3)
-    emulator.fail(status=404, on="download")
-    with pytest.raises(DownloadError, match="404"):
+    emulator.fail(status=410, on="download")
+    with pytest.raises(DownloadError, match="410"):
         response.save(tmp_path)
     assert files_in(tmp_path) == {"a-fox_1.png", "a-fox_2.png"}
 

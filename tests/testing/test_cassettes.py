@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("blocked_network")
 KEY = "sk-CANARY-opens-nothing"
 URL = "https://api.umodelverse.ai/v1/images/generations"
 LINK = "https://api.umodelverse.ai/files/1.png?Expires=1750667997&Signature=CANARY-0f3a"
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\0IEND\xaeB`\x82" + bytes(range(256)) * 8
 FAILURE = pytest.fail.Exception
 
 

@@ -222,7 +222,7 @@ PROMPTS = [
     "..",
     ".",
     "a/b\\c:d",
-    "\0",
+    "\0a",
     "CON",
     "-rf *",
     "日本",
@@ -309,7 +309,7 @@ def test_errors_say_what_they_cost(
 
 def test_a_picture_whose_link_is_dead_is_paid(make: Make, call: Call, emulator: Emulator, tmp_path: Path) -> None:
     """Of two images of which one cannot be downloaded, one is told and the other is said to be paid for."""
-    emulator.fail(status=404, on="download")
+    emulator.fail(status=410, on="download")
     result = call(make(), {**FOX, "n": 2})
     assert (result.is_error, result.billing, len(result.images)) == (True, "paid", 1)
     assert "Paid for, but not saved; do not call again for it" in result.text
@@ -490,7 +490,7 @@ def test_a_full_disk_is_told(make: Make, call: Call, tmp_path: Path, monkeypatch
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("flux_openai.response.files._fill", full)
+    monkeypatch.setattr("flux_openai.response.files._temporary_file", full)
     result = call(make(), FOX)
     assert "No space left on device" in result.text
     assert_presentable(result, tmp_path)

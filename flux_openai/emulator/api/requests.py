@@ -79,9 +79,9 @@ def check_key(authorization: str | None, *, api_key: str | None) -> ServiceError
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         message = "An API key is needed: Authorization: Bearer <key>."
-        return ServiceError(status=401, code="missing_api_key", message=message)
+        return ServiceError(status=401, code="auth_error", message=message)
     if api_key is not None and token.strip() != api_key:
-        return ServiceError(status=401, code="invalid_api_key", message="This API key is not known.")
+        return ServiceError(status=401, code="auth_error", message="This API key is not known.")
     return None
 
 
@@ -94,9 +94,9 @@ def read_json(content: bytes) -> dict[str, object] | ServiceError:
     try:
         value = json.loads(content, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
-        return ServiceError(status=400, code="invalid_json", message="The body is not valid JSON.")
+        return ServiceError(status=400, code="param_error", message="The body is not valid JSON.")
     if not isinstance(value, dict):
-        return ServiceError(status=400, code="invalid_json", message="The body must be a JSON object.")
+        return ServiceError(status=400, code="param_error", message="The body must be a JSON object.")
     return value
 
 
@@ -106,13 +106,13 @@ def read_generate_request(
     """The request in a body, or the error that names everything that is wrong with it."""
     name = body.get("model")
     if not isinstance(name, str):
-        return ServiceError(status=400, code="invalid_parameter", message="model must be given, as a string.")
+        return ServiceError(status=400, code="param_error", message="model must be given, as a string.")
     if name not in models:
         return ServiceError(status=404, code="model_not_found", message=f"The model {name:.200} does not exist.")
     fields = models[name].fields
     problems = list(_problems(body, fields=fields))
     if problems:
-        return ServiceError(status=400, code="invalid_parameter", message="; ".join(problems) + ".")
+        return ServiceError(status=400, code="param_error", message="; ".join(problems) + ".")
 
     values = {name: body.get(name, field.default) for name, field in fields.items()}
     prompt, seed, n, steps = (values.get(name) for name in ("prompt", "seed", "n", "steps"))

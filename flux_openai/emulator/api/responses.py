@@ -8,6 +8,8 @@ from http.client import responses
 from typing import Literal, get_args
 from xml.sax.saxutils import escape
 
+from flux_openai.errors import DOCUMENTED_CODES, DocumentedCode
+
 __all__ = [
     "NEVER_SENT",
     "TRANSPORT_FAULTS",
@@ -80,12 +82,8 @@ class ServiceError:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-_ERROR_TYPES: Mapping[int, str] = {
-    401: "authentication_error",
-    403: "permission_error",
-    408: "timeout_error",
-    429: "rate_limit_error",
-}
+_BY_STATUS: Mapping[int, DocumentedCode] = {row.status: row for row in reversed(tuple(DOCUMENTED_CODES.values()))}
+"""The first documented code of each status that has one."""
 
 
 def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
@@ -99,14 +97,18 @@ def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] |
 
 def error_response(error: ServiceError, *, request_id: str) -> Reply:
     """The documented error object; its `param` is the request id."""
-    fallback = "invalid_request_error" if 400 <= error.status < 500 else "server_error"
+    row = DOCUMENTED_CODES.get(error.code) or _BY_STATUS.get(error.status) or _BY_STATUS[_class_of(error.status)]
     content = {
         "message": error.message,
-        "type": _ERROR_TYPES.get(error.status, fallback),
+        "type": row.type,
         "param": request_id,
         "code": error.code,
     }
     return json_reply({"error": content}, status=error.status, headers=error.headers)
+
+
+def _class_of(status: int) -> int:
+    return 400 if 400 <= status < 500 else 500
 
 
 def xml_error(error: ServiceError, *, request_id: str) -> Reply:
@@ -133,9 +135,16 @@ _PHRASES: Mapping[int, str] = {
 
 
 def status_error(status: int) -> ServiceError:
-    """The error for a status, named by its reason phrase; below 400, an internal error inside a success."""
-    phrase = _PHRASES.get(status) or responses.get(status, "Unknown Error") if status >= 400 else responses[500]
-    return ServiceError(status=status, code=re.sub(r"\W+", "_", phrase.lower()), message=f"{phrase}.")
+    """The error for a status: the documented one, or one named by the reason phrase.
+
+    Below 400, it is the internal error, inside a success.
+    """
+    stated = status if status >= 400 else 500
+    phrase = _PHRASES.get(stated) or responses.get(stated, "Unknown Error")
+    row = _BY_STATUS.get(stated)
+    return ServiceError(
+        status=status, code=row.code if row else re.sub(r"\W+", "_", phrase.lower()), message=f"{phrase}."
+    )
 
 
 def broken(error: TransportFault) -> Reply:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from flux_openai.emulator.api.responses import Reply
 from flux_openai.emulator.faults import effects
 from flux_openai.emulator.faults.fault import Expected, FaultType, Param, Target, Value
+from flux_openai.errors import DOCUMENTED_CODES
 
 __all__ = ["CATALOG", "fault_help", "fault_table"]
 
@@ -103,8 +104,8 @@ _EXCHANGES = (
     ),
     _row(
         "moderation",
-        "400 content_policy_violation: the prompt is refused",
-        effects.error(400, "content_policy_violation", "The prompt was refused."),
+        "400 sensitive_check_error: the prompt is refused",
+        effects.error(400, "sensitive_check_error", "The prompt was refused."),
         _refused(400),
     ),
     _row(
@@ -190,6 +191,17 @@ _EXCHANGES = (
 )
 """Error statuses, connections that fail, responses that arrive late or not at all, dead links."""
 
+_DOCUMENTED = tuple(
+    _row(
+        "request_timeout" if row.code == "timeout" else row.code,  # the fault "timeout" is a response that never comes
+        f"{row.status} {row.code}: {row.meaning}",
+        effects.error(row.status, row.code, f"{row.meaning[0].upper()}{row.meaning[1:]}."),
+        _refused(row.status),
+    )
+    for row in DOCUMENTED_CODES.values()
+)
+"""The errors that the service documents, one fault for each code."""
+
 _NO_IMAGE = base64.b64encode(b"these bytes are no image").decode()
 _JPEG = base64.b64encode(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9").decode()
 
@@ -211,7 +223,7 @@ _RESPONSES = (
         downloads=_DEAD_LINK,
     ),
     _row("empty_body", "an empty body", effects.body(b""), _UNUSABLE),
-    _row("bad_json", "JSON without its last character", effects.rewritten(lambda body: body[:-1]), _UNUSABLE),
+    _row("bad_json", "JSON without its last character", effects.rewritten(lambda body: body[:-1]), _SERVED),
     _row(
         "html",
         "the HTML error page of a gateway",
@@ -219,7 +231,7 @@ _RESPONSES = (
         {"200": _UNUSABLE, "502": _refused(502)},
         _choice("status", "200", "502", default=200),
     ),
-    _row("json_list", "the JSON object inside a list", effects.rewritten(lambda body: b"[" + body + b"]"), _UNUSABLE),
+    _row("json_list", "the JSON object inside a list", effects.rewritten(lambda body: b"[" + body + b"]"), _SERVED),
     _row("null", "null as the body", effects.body(b"null"), _UNUSABLE),
     _row("no_data", "no data field", effects.edited(lambda answer, _: {"created": answer.get("created")}), _UNUSABLE),
     _row("empty_data", "an empty data list", effects.with_fields(data=[]), _UNUSABLE),
@@ -228,20 +240,20 @@ _RESPONSES = (
         "utf16",
         "the body in UTF-16",
         effects.rewritten(lambda body: body.decode("utf-8", "replace").encode("utf-16")),
-        _UNUSABLE,
+        _SERVED,
     ),
-    _row("nan", "NaN as created", effects.with_fields(created=float("nan")), _UNUSABLE),
+    _row("nan", "NaN as created", effects.with_fields(created=float("nan")), _SERVED),
     _row(
         "error_in_200",
         "an error object under 200; its code decides what is raised",
         effects.error_in_200,
         Expected(billed=True, raises="FluxInternalServerError"),
-        Param(name="code", kind="code", default="internal_server_error"),
+        Param(name="code", kind="code", default="internal_error"),
     ),
     _row(
         "error_beside_images",
         "an error object beside good images",
-        effects.with_fields(error={"message": "One worker failed.", "code": "internal"}),
+        effects.with_fields(error={"message": "One worker failed.", "code": "internal_error"}),
         _SERVED,
     ),
     _row(
@@ -304,13 +316,13 @@ _RESPONSES = (
     ),
     _row("bom", "a byte order mark before the JSON", effects.rewritten(lambda body: b"\xef\xbb\xbf" + body), _SERVED),
     _row("gzip", "the body, compressed with gzip", effects.gzipped, _SERVED, downloads=_DEAD_LINK),
-    _row("bad_gzip", "content-encoding: gzip on a plain body", effects.header("content-encoding", "gzip"), _UNUSABLE),
-    _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _UNUSABLE),
+    _row("bad_gzip", "content-encoding: gzip on a plain body", effects.header("content-encoding", "gzip"), _SERVED),
+    _row("content_encoding", "an unknown content-encoding", effects.header("content-encoding", "x-new"), _SERVED),
     _row("content_type", "content-type: text/html on JSON", effects.header("content-type", "text/html"), _SERVED),
 )
 """Unusable bodies, and unusual bodies with usable images."""
 
-CATALOG: Mapping[str, FaultType] = MappingProxyType({row.name: row for row in (*_EXCHANGES, *_RESPONSES)})
+CATALOG: Mapping[str, FaultType] = MappingProxyType({row.name: row for row in (*_EXCHANGES, *_DOCUMENTED, *_RESPONSES)})
 """All types of fault by name."""
 
 _TARGETS: Mapping[str, Target] = {"order": "generate", "img": "download"}

@@ -109,7 +109,7 @@ def success(context: FaultContext, *, status: int) -> Reply:
 
 def long_message(context: FaultContext, *, characters: int) -> Reply:
     """An error with a long message."""
-    return error(500, "internal_server_error", "x" * characters)(context)
+    return error(500, "internal_error", "x" * characters)(context)
 
 
 def redirect(context: FaultContext, *, status: int = 302, to: str = "") -> Reply:

@@ -93,7 +93,7 @@ def _check_positive(value: float, *, param: str) -> None:
         raise ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=1))
 
 
-def _too_many(wait: Fraction, *, message: str, code: str = "rate_limit_exceeded") -> ServiceError:
+def _too_many(wait: Fraction, *, message: str, code: str = "rate_limit") -> ServiceError:
     # Retry-After has whole seconds. It is rounded up, otherwise a client that waits that long would be refused again.
     after = max(1, math.ceil(wait))
     message, headers = f"{message} Try again in {after} s.", {"retry-after": str(after)}
@@ -196,10 +196,10 @@ class Concurrency:
 class Credits:
     """A prepaid balance of `images`: a request for more images than are left is refused.
 
-    The service documents no error for this. The default is that of OpenAI and compatible services: 429 with the code
-    "insufficient_quota", and no Retry-After, since waiting does not help. Other services use 402; `status` and `code`
-    can be set. The state is the number of images used. Raises ConfigurationError for a negative number of images, and
-    for a status outside 400 to 599.
+    The service documents "forbidden" for a key whose spend cap is reached, but not its status. The default is that of
+    OpenAI and compatible services: 429 with the code "insufficient_quota", and no Retry-After, since waiting does not
+    help. Other services use 402; `status` and `code` can be set. The state is the number of images used. Raises
+    ConfigurationError for a negative number of images, and for a status outside 400 to 599.
     """
 
     images: int

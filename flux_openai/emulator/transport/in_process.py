@@ -70,7 +70,7 @@ _RAISED: Mapping[TransportFault, _Raised] = MappingProxyType(
         "connect_timeout": (httpx.ConnectTimeout, "no connection in time", None),
         "tls": (httpx.ConnectError, "TLS handshake failed", lambda: ssl.SSLError(1, "[SSL] record layer failure")),
         "certificate": (httpx.ConnectError, "certificate refused", _self_signed),
-        "proxy": (httpx.ProxyError, "407 Proxy Authentication Required", None),
+        "proxy": (httpx.ProxyError, "502 Bad Gateway", None),
         "pool": (httpx.PoolTimeout, "no connection free in time", None),
         "upload_reset": (httpx.WriteError, "connection reset while sending", None),
         "upload_timeout": (httpx.WriteTimeout, "the request could not be sent in time", None),

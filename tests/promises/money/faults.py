@@ -113,6 +113,10 @@ REFUSALS = {
     "permission_denied": "FluxPermissionDeniedError",
     "model_not_found": "FluxNotFoundError",
 }
+CONTENT = (
+    *("param_error", "invalid_messages", "sensitive_check_error", "websearch_error", "model_error", "tokens_too_long"),
+)
+REFUSED_BY_CODE = ((500, "sensitive_check_error"), (502, "auth_error"), (503, "content_policy_violation"))
 FAILURES = ("internal_server_error", "upstream_timeout", "503", "strange")
 NOON = 'header(date, "Sun, 22 Nov 2026 12:00:00 GMT")'
 SECONDS = ("0", "-7", "NaN", "inf", "abc", "120, 5", "1e", "0x10", "7s", "Sun, 99 Nov 2026 12:00:30 GMT")
@@ -154,7 +158,17 @@ STATUSES = (
     refused("status(403)", "FluxPermissionDeniedError"),
     refused("status(404)", "FluxNotFoundError"),
     refused("status(422)", "FluxUnprocessableEntityError"),
-    *(refused(f"status({status})") for status in (402, 405, 413, 421, 425, 431, 451, 499)),
+    *(refused(f"status({status})") for status in (402, 405, 407, 413, 421, 425, 431, 451, 499)),
+    *(refused(code, "FluxBadRequestError") for code in CONTENT),
+    refused("auth_error", "FluxAuthenticationError"),
+    refused("forbidden", "FluxPermissionDeniedError"),
+    limited("rate_limit"),
+    *map(failed, ("internal_error", "model_server_error")),
+    lost("request_timeout", "FluxStatusError", billed=False),
+    lost("gateway_timeout_error", "FluxInternalServerError", billed=False),
+    *(refused(f"status({status}, code={code})", "FluxInternalServerError") for status, code in REFUSED_BY_CODE),
+    refused("status(511)", "FluxInternalServerError"),  # its code is network_authentication_required
+    lost("status(504, code=auth_error)", "FluxInternalServerError", billed=False),
     lost("status(408)", "FluxStatusError", billed=False),
     *(failed(fault, "FluxConflictError") for fault in ("status(409)", "status(409, retry_after=1s)")),
     *map(limited, ("status(429)", "status(429, retry_after=500ms)", "status(429, retry_after=60s)")),
@@ -163,13 +177,14 @@ STATUSES = (
     *(limited(f"status(429), {header}", at_once=True) for header in ASKED_TOO_LONG),
     limited("status(429, retry_after=61s)", at_once=True),
     *(refused(fault, "FluxRateLimitError") for fault in ("quota", "status(429, code=InsufficientBalance)")),
+    refused("status(429, code=forbidden)", "FluxRateLimitError"),
     failed("status(500, billed=true)", billed=True),
     *map(failed, ("status(500)", "status(502)", "status(503)", "status(503, retry_after=1s)")),
     *(failed(f"status(503), {header}", at_once=True) for header in ASKED_TOO_LONG[:1]),
     failed("status(503, retry_after=61s)", at_once=True),
     *(
         lost(f"status({status})", "FluxInternalServerError", billed=False)
-        for status in (501, 504, 505, 507, 511, 520, 524, 529, 599)
+        for status in (501, 504, 505, 507, 520, 524, 529, 599)
     ),
     lost('status(504, billed=true), header("x-should-retry", "true")', "FluxInternalServerError"),
     *map(failed, ("html(502)", "long_message(100000)", "status(500), empty_body", "status(500), bad_json")),
@@ -179,9 +194,10 @@ STATUSES = (
     ),
 )
 UNUSABLE = (
-    *map(useless, ("html", "empty_body", "bad_json", "json_list", "null", "no_data", "empty_data", "success(204)")),
-    *map(useless, ("deep_json", "utf16", "nan", "bad_gzip", "content_encoding", "gzip, bom", "gzip, gzip, gzip")),
-    *map(useless, ('body("5")', 'body("{\\"data\\": {}}")', 'body("{\\"data\\": [{\\"url\\": \\"\\ud800\\"}]}")')),
+    *map(useless, ("html", "empty_body", "null", "no_data", "empty_data", "success(204)")),
+    *map(useless, ("deep_json", "gzip, bom", "gzip, gzip, gzip")),
+    *map(useless, ('body("5")', 'body("{\\"data\\": {}}")')),
+    *map(useless, ('body("{\\"images\\": []}")', 'body("data: {\\"data\\": [{\\"url\\": \\"x\\"}]}")')),
     useless("oversize"),
     *(replace(useless(fault), slow=True) for fault in ("oversize(80), gzip", "oversize(80), gzip, gzip")),
     *(useless(fault, "paid") for fault in ("missing(both)", "null_items", "bad_base64")),
@@ -192,6 +208,8 @@ ODD = (
     *map(odd, ("error_beside_images", "partial(1)", "extra_pictures", "missing(url)", "missing(b64_json)")),
     *map(odd, ("base64(plain)", "base64(url_safe)", "base64(unpadded)", "base64(wrapped)", "wrong_type", "not_png")),
     *map(odd, ("extra_field", "usage_null", "string_created", "bom", "gzip", "gzip, gzip", "content_type")),
+    *map(odd, ("bad_json", "json_list", "utf16", "nan", "bad_gzip", "content_encoding")),
+    odd('body("{\\"data\\": [{\\"url\\": \\"\\ud800\\"}]}")'),
     *map(odd, ("long_header", "slow(0)", "success(201)", "success(206)", 'header(x-city, "Münster")')),
 )
 ROWS = (*BEFORE, *UNANSWERED, *STATUSES, *UNUSABLE, *ODD)
@@ -224,13 +242,22 @@ FREE = 5
 """A download costs nothing, so that it is tried so often where that may help."""
 
 LINKS = (
-    *map(unread, ("url(403)", "url(404)", "url(410)", "status(400)", "status(401)")),
+    *map(unread, ("url(410)", "status(400)", "status(401)")),
     *map(unread, ("url(html)", "url(empty)", "url(wrong_type)", 'body("<svg/>")', "oversize", "gzip")),
     unread("status(429, retry_after=61s)"),
     unread("status(429, retry_after=1s)", FREE),
     *(
         unread(fault, FREE)
-        for fault in ("url(429)", "url(500)", "url(503)", "status(408)", "status(502)", "status(504)")
+        for fault in (
+            "url(403)",
+            "url(404)",
+            "url(429)",
+            "url(500)",
+            "url(503)",
+            "status(408)",
+            "status(502)",
+            "status(504)",
+        )
     ),
     *(unread(fault, FREE) for fault in ("timeout", "slow(3600s)", "reset", "connect", "garbage", "garbage(chunk)")),
     *(unread(fault, FREE) for fault in ("truncate", "truncate(1%)", "truncate(99%)")),

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from flux_openai._http.library import httpx
+from flux_openai.errors import FluxStatusError
 from tests.promises.money.fakes import BUSY, JSON, OK, Answers, through
 
 if TYPE_CHECKING:
@@ -86,3 +87,13 @@ def test_no_default_header_asks_for_what_cannot_be_unpacked(open_client: OpenCli
     answers = Answers(OK)
     open_client(http=through(answers), default_headers={name: "br"}).generate()
     assert answers.requests[0].headers.get_list("accept-encoding") == ["gzip"]
+
+
+def test_a_key_that_the_service_repeats_can_be_read(open_client: OpenClient) -> None:
+    """The Idempotency-Key is no credential: whoever asks the provider what became of a call needs it."""
+    answers = Answers((409, JSON, {"error": {"message": "order-7 is under way"}}))
+    error = open_client(http=through(answers)).fails(extra_headers={"Idempotency-Key": "order-7"})
+    assert isinstance(error, FluxStatusError)
+    assert "order-7 is under way" in str(error)
+    assert b"order-7" in error.raw
+    assert error.request.headers["Idempotency-Key"] == "order-7"

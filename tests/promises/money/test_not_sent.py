@@ -136,7 +136,7 @@ NOT_SENT: dict[str, Callable[[Network], Options]] = {
     "plain server": no_tls(answer_in_plain),
     "closed in TLS": no_tls(take_greeting_and_close),
     "reset in TLS": no_tls(reset),
-    **{f"proxy says {status}": bad_proxy((status, {}, "no")) for status in (403, 407, 502)},
+    **{f"proxy says {status}": bad_proxy((status, {}, "no")) for status in (403, 502)},
     "proxy closes": bad_proxy(read_and_close),
     "proxy resets": bad_proxy(read_and_reset),
     "proxy talks nonsense": bad_proxy(b"nonsense\r\n\r\n"),

@@ -7,19 +7,25 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
-from flux_openai import Emulator, RetryPolicy, errors, retry
+from flux_openai import Emulator, FluxOpenAI, RetryPolicy, errors, retry
 from flux_openai._http.library import httpx
-from flux_openai.errors import FluxConnectionError, FluxError, FluxTimeoutError
+from flux_openai.errors import (
+    DOCUMENTED_CODES,
+    FluxConnectionError,
+    FluxError,
+    FluxInternalServerError,
+    FluxTimeoutError,
+)
 from flux_openai.retry import RetryEvent
 from tests.promises.money.fakes import JSON, OK, Answers, through
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flux_openai.errors import Billing
     from flux_openai.retry import Cause, Duplicates
@@ -103,6 +109,14 @@ def test_a_call_is_sent_again_as_the_table_says(row: Row, duplicates: Duplicates
     assert len({repr(request.body) for request in emulator.requests}) == 1
 
 
+def test_the_readme_has_the_documented_codes() -> None:
+    """The README's table of codes is that of the package, row by row."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"^\| `error.code` .*\n\|[-| ]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    rows = [f"| `{row.code}` | `{row.type}` | {row.status} | {row.meaning} |" for row in DOCUMENTED_CODES.values()]
+    assert table.splitlines() == rows
+
+
 STATUS = re.compile(r"\b[2-5][0-9]{2}\b")
 
 
@@ -126,20 +140,21 @@ def test_the_readme_has_this_table() -> None:
     assert {int(status) for status in STATUS.findall(documented.partition("\n\n")[2])} - {200} == named.keys()
 
 
-def cause_of(status: int, *, quota: bool = False) -> Cause:
-    """The table of the design, for statuses."""
+def cause_of(status: int, *, refusal: bool = False) -> Cause:
+    """The table of the design, for statuses; `refusal` if the code says that nothing was done."""
+    if refusal and (status in (409, 429) or (status >= 500 and status not in (504, 524))):
+        return "refused"
     if status == 429:
-        return "refused" if quota else "rate_limited"
+        return "rate_limited"
     if status in (409, 500, 502, 503):
         return "server_failed"
     return "unknown" if status == 408 or status >= 500 else "refused"
 
 
-def seen_cause(status: int, code: str | None, duplicates: Duplicates) -> tuple[bool, Billing]:
+def seen_cause(status: int, error: Mapping[str, object], duplicates: Duplicates) -> tuple[bool, Billing]:
     """Whether this status is sent again, and the billing of the error."""
     emulator = Emulator()
-    body = {"error": {"message": "no", "code": code}}
-    emulator.fail(9, status=status, body=body)
+    emulator.fail(9, status=status, body={"error": {"message": "no", **error}})
     with pytest.raises(openai.APIStatusError) as caught:
         emulator.client(retry=RetryPolicy(duplicates=duplicates, max_attempts=2, waiting=False)).images.generate(
             prompt="a fox"
@@ -150,45 +165,90 @@ def seen_cause(status: int, code: str | None, duplicates: Duplicates) -> tuple[b
 
 
 def differing(
-    statuses: Iterable[int], code: str | None, duplicates: Duplicates, *, quota: bool
+    statuses: Iterable[int], error: Mapping[str, object], duplicates: Duplicates, *, refusal: bool = False
 ) -> dict[int, tuple[bool, Billing]]:
     """The statuses that end otherwise than the table says, and how."""
     wrong = {}
     for status in statuses:
-        cause = cause_of(status, quota=quota)
-        if (seen := seen_cause(status, code, duplicates)) != (duplicates in RETRIED[cause], BILLING[cause]):
+        cause = cause_of(status, refusal=refusal)
+        if (seen := seen_cause(status, error, duplicates)) != (duplicates in RETRIED[cause], BILLING[cause]):
             wrong[status] = seen
     return wrong
 
 
 def test_every_status_falls_as_the_table_says() -> None:
     """All 300 error statuses, those that nobody uses included; under "unlikely" no two causes look the same."""
-    assert differing(range(300, 600), None, "unlikely", quota=False) == {}
+    assert differing(range(300, 600), {}, "unlikely") == {}
 
 
-SPECIAL = (400, 402, 403, 408, 409, 429, 500, 502, 503, 504, 524)
-
-
-@pytest.mark.parametrize("code", ["", "rate_limit_exceeded", "too_many_requests", "429"])
-def test_a_code_that_is_not_about_money_changes_nothing(code: str) -> None:
-    """The status alone decides."""
-    assert differing(SPECIAL, code, "never", quota=False) == {}
+SPECIAL = (400, 402, 403, 407, 408, 409, 429, 500, 502, 503, 504, 520, 524)
+TEMPORARY_CODES = [row.code for row in DOCUMENTED_CODES.values() if row.status in (408, 429, 500, 504)]
+REFUSAL_CODES = [row.code for row in DOCUMENTED_CODES.values() if row.status in (400, 401, 403)]
 
 
 @pytest.mark.parametrize(
-    "code",
+    "error",
     [
-        "insufficient_quota",
-        "quota_exceeded",
-        "InsufficientBalance",
-        "billing_hard_limit_reached",
-        "no_credit",
-        "ARREARS",
+        *({"code": code} for code in ("", "rate_limit_exceeded", "RateLimitReached", "too_many_requests", "429", 500)),
+        *({"code": code, "type": DOCUMENTED_CODES[code].type} for code in TEMPORARY_CODES),
+        # What a gateway says of a bad answer from behind it leaves open whether the work was done.
+        *({"code": code} for code in ("bad_response", "invalid_upstream_response", "moderation_timeout", "strange")),
+        *({"code": code} for code in ("auth_server_unavailable", "https://policy.example/forbidden", "x" * 500)),
+        {"code": "internal_error", "type": "invalid_request_error"},
+        {"code": None, "type": "server_error"},
     ],
+    ids=lambda error: str(error)[:60],
 )
-def test_waiting_brings_no_money(code: str) -> None:
-    """A 429 whose code says that the credit is gone is refused; beside all other statuses the code changes nothing."""
-    assert differing(SPECIAL, code, "allowed", quota=True) == {}
+def test_a_code_that_is_no_refusal_changes_nothing(error: Mapping[str, object]) -> None:
+    """The status alone decides."""
+    assert differing(SPECIAL, error, "unlikely") == {}
+    assert differing(SPECIAL, error, "never") == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *({"code": code} for code in ("insufficient_quota", "quota_exceeded", "InsufficientBalance", "no_credit")),
+        *(
+            {"code": code}
+            for code in ("billing_hard_limit_reached", "ARREARS", "payment_required", "insufficient-funds")
+        ),
+        *({"code": None, "type": kind} for kind in ("insufficient_quota", "billing_error", "balance", "quota_error")),
+        {"code": "rate_limit_exceeded", "type": "insufficient_quota"},
+        {"code": None, "type": "permission_error"},
+        *({"code": code, "type": DOCUMENTED_CODES[code].type} for code in REFUSAL_CODES),
+        *(
+            {"code": code}
+            for code in ("content_policy_violation", "moderation_blocked", "Content-Filter", "Request Moderated")
+        ),
+        *(
+            {"code": code}
+            for code in ("invalid_api_key", "Unauthorized", "permission_denied", "model_not_found", "401")
+        ),
+        {"code": 400, "type": "server_error"},
+    ],
+    ids=str,
+)
+def test_a_refusal_is_asked_once_whatever_its_status(error: Mapping[str, object]) -> None:
+    """No credit, refused content, a wrong key: also as a 409, 429 or 5xx; only a time-out stays one of unknown cost."""
+    assert differing(SPECIAL, error, "allowed", refusal=True) == {}
+
+
+@pytest.mark.parametrize("status", [409, 429])
+def test_a_type_that_any_4xx_may_have_is_no_refusal(status: int) -> None:
+    """Services call every 4xx an invalid_request_error; waiting helps against a 429 all the same."""
+    assert differing([status], {"code": "slow_down", "type": "invalid_request_error"}, "unlikely") == {}
+
+
+def test_the_documented_codes_have_their_status_in_a_200() -> None:
+    """Each documented code inside a 200 is the error of its own status, and is asked once."""
+    for row in DOCUMENTED_CODES.values():
+        emulator = Emulator()
+        emulator.fail(status=200, body={"error": {"message": "no", "code": row.code, "type": row.type}})
+        with pytest.raises(openai.APIStatusError) as caught:
+            emulator.client().images.generate(prompt="a fox")
+        assert (caught.value.status_code, len(emulator.requests)) == (row.status, 1), row
+        assert type(caught.value) is errors.status_error_class(row.status)
 
 
 # What the HTTP library raises: judged by what was seen of the request, else by the name of the error.
@@ -280,26 +340,22 @@ def test_whatever_the_http_library_raises_is_judged(
 ) -> None:
     """Every exception class it exports gets a class, a billing and a number of POSTs as the table says.
 
-    Behind a transport that nobody can watch only the name tells: what is not surely unsent may be paid for. Exceptions
-    that are no failures of a request, but mistakes in using the library, may also come as they are, after one POST.
+    Behind a transport that nobody can watch only the name tells: what is not surely unsent may be paid for. An error
+    about a status is what its status is.
     """
     answers = Answers(instance_of(kind))
     caller = open_client(http=through(answers), retry={"duplicates": duplicates})
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is looked at below
-        caller.generate()
-    error = caught.value
-    if type(error) is kind and not issubclass(kind, httpx.RequestError):
-        assert len(answers.requests) == 1
-        return
-    free = kind.__name__ in NOT_SENT | REFUSED
-    retried = kind.__name__ in NOT_SENT or (duplicates == "allowed" and not free)
+    error = caller.fails()
+    free, of_status = kind.__name__ in NOT_SENT | REFUSED, kind is httpx.HTTPStatusError
+    retried = kind.__name__ in NOT_SENT or (not free and duplicates in ("allowed", "unlikely" if of_status else ""))
     attempts = 4 if retried else 1
     assert len(answers.requests) == attempts
-    assert isinstance(error, FluxError)
-    assert type(error) is (FluxTimeoutError if issubclass(kind, httpx.TimeoutException) else FluxConnectionError)
+    late = issubclass(kind, httpx.TimeoutException)
+    assert type(error) is (FluxInternalServerError if of_status else FluxTimeoutError if late else FluxConnectionError)
     assert error.billing == ("none" if free else "unknown")
     assert error.attempts == attempts
-    assert (error.__cause__, error.__context__) == (None, None)
+    assert type(error.__cause__) is kind
+    assert (error.__cause__.__traceback__, error.__context__) == (None, None)
 
 
 def test_the_http_library_has_its_exceptions() -> None:
@@ -451,6 +507,15 @@ def test_attempts_of_a_policy_are_an_integer_from_1(value: object) -> None:
     """Neither True for 1 nor no attempt at all."""
     with pytest.raises(errors.ConfigurationError, match="max_attempts"):
         RetryPolicy(max_attempts=value)  # type: ignore[arg-type]  # what a user may write
+
+
+@pytest.mark.parametrize("value", [True, -1, 2.0, "3", float("nan")])
+def test_retries_of_a_client_are_an_integer_from_0(value: object) -> None:
+    """The short form is as strict as the policy, in the constructor and in its copies."""
+    options: dict[str, Any] = {"max_retries": value}
+    for make in (FluxOpenAI, FluxOpenAI(api_key="k").with_options):
+        with pytest.raises(errors.ConfigurationError, match=f"^max_retries={value!r}"):
+            make(**{"api_key": "k", **options})
 
 
 def test_the_defaults_are_those_of_the_readme() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.promises.money.fakes import Connection, Step
 
 both_sides = pytest.mark.parametrize("side", ["sync", "async"])
-PART = b'{"created": 1, "data": [{"url": "https://images.example/1.png"}]}'
+PART = b'{"created": 1, "data": [{"url": "https://images.example/1.png"}'
 SOON = openai.Timeout(30, read=0.1)
 
 
