@@ -77,7 +77,7 @@ class Exchange:
         notices: What was wrong with the way that an accepted body came.
         request_id: The answer's X-Request-Id.
         peer: The host that was connected to, such as a proxy; None if a connection of the pool was used.
-        key_source: Where the key of the request came from, for the error of a 401.
+        key_source: Says where the key of the request came from, for the error of a 401.
         read_timeout: Seconds of one wait on the network; None for no limit.
         traffic: The reads and writes of this attempt.
     """
@@ -95,7 +95,7 @@ class Exchange:
     request_id: str | None = None
     read_timeout: float | None = None
     peer: str | None = None
-    key_source: str = ""
+    key_source: Callable[[], str] | None = field(default=None, repr=False)
     traffic: Traffic = field(default_factory=Traffic, repr=False)
     _tunnelling: bool = False
 
@@ -113,8 +113,10 @@ class Exchange:
         self._trace(event, info)
 
     def _trace(self, event: str, info: Mapping[str, object]) -> None:
-        watch_new_stream(event, info)
         step = event.partition(".")[2]
+        if step not in _STEPS:
+            return
+        watch_new_stream(event, info)
         if step == "connect_tcp.started":
             self.peer = str(info.get("host"))
         elif step == "receive_response_headers.started":
@@ -129,8 +131,7 @@ class Exchange:
         if step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
-        connecting = self._tunnelling or step.startswith(("connect_", "start_tls"))
-        phase = "connecting" if connecting else _PHASES.get(step)
+        phase = "connecting" if self._tunnelling else _STEPS[step]
         # The phase never falls back: a transport that sends the request once more by itself has sent it all the same.
         if phase is not None and _ORDER[phase] > _ORDER[self.phase]:
             self.phase = phase
@@ -140,11 +141,19 @@ class Exchange:
             self.status = next((part for part in parts if isinstance(part, int)), None)
 
 
-_PHASES: Mapping[str, Phase] = {
+_STEPS: Mapping[str, Phase | None] = {
+    **{
+        f"{step}.{state}": "connecting"
+        for step in ("connect_tcp", "connect_unix_socket", "start_tls")
+        for state in ("started", "complete", "failed")
+    },
     "send_request_headers.started": "sending",
     "send_request_body.complete": "sent",
+    "receive_response_headers.started": None,
     "receive_response_headers.complete": "answering",
+    "receive_response_headers.failed": None,
 }
+"""The steps of a request that are followed, and the phase that each begins, if any."""
 _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
 
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
@@ -174,8 +183,8 @@ _LOGGERS = tuple(logging.getLogger(name) for name in (*HTTP_LOGGERS, "openai._ba
 def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
     for logger in _LOGGERS:
-        # Added again and again, because `logging.config.dictConfig` may have removed it.
-        logger.addFilter(_redact_logs)
+        if _redact_logs not in logger.filters:
+            logger.addFilter(_redact_logs)  # anew if `logging.config.dictConfig` has removed it
     token = _CURRENT.set(exchange)
     try:
         with watched(exchange.traffic):
@@ -316,7 +325,13 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
     # Redacted here because some releases of the SDK log all headers.
     headers = redact_headers(response.headers, exchange.secrets)
     exchange.request_id = identifier(response.headers.get("x-request-id"))
-    content: dict[str, Any] = {"content": _EMPTY_ANSWER if raw is None else exchange.body}
+    if raw is None:
+        response.headers = type(response.headers)(headers)
+        response.extensions = {**response.extensions, **_reason(response, exchange.secrets)}
+        response._content = _EMPTY_ANSWER  # noqa: SLF001  # a new Response would take much longer
+        exchange.response = response
+        return response
+    content: dict[str, Any] = {"content": exchange.body}
     if raw == "stream" and encoded:
         # `with_streaming_response` gives out a response that is still to be read: `is_closed` is False.
         headers.append((b"content-length", str(len(exchange.body)).encode()))

@@ -16,7 +16,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 from flux_openai._http.library import httpx
 
@@ -228,13 +228,15 @@ _KEPT_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempo
 _DROPPED_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
+@lru_cache(maxsize=256)
+def _is_secret_header(name: bytes) -> bool:
+    return name == b"cookie" or b"auth" in name or (name.endswith((b"-key", b"-token")) and name != b"idempotency-key")
+
+
 def secrets_of(headers: httpx.Headers, url: httpx.URL | None = None) -> tuple[str, ...]:
     """The credentials and cookies in the headers of a request, each with and without its scheme, and in its query."""
-    values = [
-        value
-        for name, value in headers.items()
-        if name == "cookie" or "auth" in name or (name.endswith(("-key", "-token")) and name != "idempotency-key")
-    ]
+    # From the raw headers: decoding all of them takes longer than all else here.
+    values = [value.decode(headers.encoding) for name, value in headers.raw if _is_secret_header(name.lower())]
     tokens = [value.partition(" ")[2] for value in values]
     if url is not None and url.query:
         tokens += [value for name, value in url.params.multi_items() if is_secret(name)]

@@ -4,7 +4,7 @@ Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url 
 captures FLUX requests and their answers (see `_http/capture.py`).
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self, Unpack
 
 import openai
@@ -87,7 +87,8 @@ class FluxOpenAI(openai.OpenAI):
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = super()._prepare_options(options)
-        if (self.base_url, self.api_key) != self._checked:
+        # Compared by identity: two URLs are compared as texts, which are put together for it.
+        if self._checked is None or self._checked[0] is not self.base_url or self._checked[1] != self.api_key:
             check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
@@ -103,7 +104,7 @@ class FluxOpenAI(openai.OpenAI):
         if exchange is None:
             return super()._send_request(request, stream=stream, **arguments)
         exchange.attach(request)
-        exchange.key_source = key_source(self, request, given=self._settings.key_source)
+        exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
         return read_capped(super()._send_request(request, stream=True, **arguments), exchange)
 
 
@@ -143,7 +144,8 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         prepared = await super()._prepare_options(options)
-        if (self.base_url, self.api_key) != self._checked:
+        # Compared by identity: two URLs are compared as texts, which are put together for it.
+        if self._checked is None or self._checked[0] is not self.base_url or self._checked[1] != self.api_key:
             check_client(self, allow_http=self._settings.allow_http)
             self._checked = (self.base_url, self.api_key)
         return prepared
@@ -159,7 +161,7 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         if exchange is None:
             return await super()._send_request(request, stream=stream, **arguments)
         exchange.attach_async(request)
-        exchange.key_source = key_source(self, request, given=self._settings.key_source)
+        exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
         return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
 
 

@@ -1,6 +1,5 @@
 """The images resource, `client.images`: `generate` and `edit`. Async mirrors sync; a test compares them."""
 
-import copy
 import os
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -163,8 +162,9 @@ class FluxImages(Images):
 
     def _bound_to(self, calls: tuple[Call, ...]) -> Self:
         """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
-        bound = copy.copy(self)
-        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class
+        bound = object.__new__(type(self))
+        vars(bound).update(vars(self))
+        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # of this very class
         return bound
 
 
@@ -249,8 +249,9 @@ class AsyncFluxImages(AsyncImages):
 
     def _bound_to(self, calls: tuple[Call, ...]) -> Self:
         """A copy of this resource whose `_post`, which the SDK's methods end in, sends these calls."""
-        bound = copy.copy(self)
-        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # noqa: SLF001  # of this very class
+        bound = object.__new__(type(self))
+        vars(bound).update(vars(self))
+        bound._post = partial(self._sender.post, calls)  # type: ignore[assignment]  # of this very class
         return bound
 
 

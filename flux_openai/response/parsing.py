@@ -25,7 +25,6 @@ from flux_openai.response.error_object import (
     said_of_image,
     words_of_answer,
 )
-from flux_openai.response.files import stem
 from flux_openai.response.lenient import documents, items_of_broken, lenient_base64
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
@@ -150,18 +149,18 @@ def _response(
         notices.append(f"{missing} of {asked} images did not come back usable")
     prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
     seed = seed if isinstance(seed, int) else None
-    fields = {"created": None, **_public(answer)}
+    fields = _public(answer)
     if fields.get("usage") is not None and not _has_counts(fields["usage"]):
         del fields["usage"]  # left out, so that it is None
-    if isinstance(created := fields["created"], str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
+    if isinstance(created := fields.get("created"), str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
     images = []
     for index, item in enumerate(usable, start=info.first):
-        images.append(FluxImage.of(item, downloads=downloads, stem=stem(prompt, seed=seed, index=index)))
+        images.append(FluxImage.of(item, downloads=downloads, prompt=prompt, seed=seed, index=index))
     return FluxImagesResponse.of(
         fields,
         data=images,
-        info=replace(info, missing=missing, notices=(*info.notices, *notices)),
+        info=replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info,
     )
 
 

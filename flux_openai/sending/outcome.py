@@ -187,8 +187,8 @@ def _status_error(
 ) -> FluxStatusError:
     text = (details.message or printable(redacted.reason_phrase, exchange.secrets, limit=300)).rstrip(".")
     message = f"Error code: {status} - {prefix}{text}{_REMARKS[BILLING[cause]]}"
-    if status == 401 and exchange.key_source:
-        message += f"; the key came from {exchange.key_source}"
+    if status == 401 and exchange.key_source is not None:
+        message += f"; the key came from {exchange.key_source()}"
     if 300 <= status < 400:
         message += "; a redirect is not followed: key and prompt would go elsewhere"
     error = status_error_class(status)(message, response=redacted, body=_error_object(body))

@@ -237,6 +237,7 @@ def _begin_attempt(
     if own := [name for name in client_headers if name.lower() in _BODY_HEADERS]:
         headers |= {**dict.fromkeys(own, openai.omit), "Content-Type": "application/json"}
     attempt: dict[str, object] = {**options, "headers": headers, "max_retries": 0, "follow_redirects": False}
+    attempt["idempotency_key"] = call.key  # or the SDK would draw another one
     # The SDK accepts `post_parser` here, although the type RequestOptions lacks it.
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
 

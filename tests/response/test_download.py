@@ -133,7 +133,7 @@ def image(
 ) -> FluxImage:
     """An image of an answer that has only a URL; there are no pauses between tries."""
     downloads = DownloadSettings(origin=origin, client=client, aclient=aclient, waiting=False)
-    return FluxImage.of({"url": url}, downloads=replace(downloads, **settings), stem="image")
+    return FluxImage.of({"url": url}, downloads=replace(downloads, **settings))
 
 
 class Get:
