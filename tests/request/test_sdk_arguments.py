@@ -11,7 +11,7 @@ from flux_openai import Emulator, FluxOpenAI
 from flux_openai.errors import ConfigurationError, InvalidParamsError, SaveError
 
 TIMEOUTS = [
-    *("5", -1, 0, math.nan, math.inf, -math.inf, True, [], (5,), object()),
+    *("5", -1, 0, math.nan, math.inf, -math.inf, True, [], (5,), object),
     *(openai.Timeout(-1), openai.Timeout(5, read=math.nan), openai.Timeout(None, connect=cast("Any", "5"))),
 ]
 HEADERS = [
