@@ -30,6 +30,7 @@ from tenacity.wait import wait_none, wait_random_exponential
 
 from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
+from flux_openai._http.reasons import causes_of, names_of
 from flux_openai._http.streams import aread_until, awatch_new_stream, read_until, watch_new_stream
 from flux_openai._http.url_guard import AllowedURL, PeerGuard, RefusedURLError, check_url, environment_proxy
 from flux_openai.errors import DownloadError, UnsafeURLError
@@ -425,14 +426,10 @@ _MEANINGS: tuple[tuple[str, Callable[[], _FetchError]], ...] = (
 
 
 def _described(error: BaseException) -> _FetchError:
-    names: set[str] = set()
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RefusedURLError):
-            return _FetchError(str(cause), unsafe=True)
-        names.update(kind.__name__ for kind in type(cause).__mro__)
-        # A context that is not suppressed may be an error that the caller of `fetch` is handling just now.
-        cause = cause.__cause__ or (cause.__context__ if cause.__suppress_context__ else None)
+    refused = next((cause for cause in causes_of(error) if isinstance(cause, RefusedURLError)), None)
+    if refused is not None:
+        return _FetchError(str(refused), unsafe=True)
+    names = names_of(error)
     make = next((make for name, make in _MEANINGS if name in names), None)
     return _FetchError(f"it cannot be read ({type(error).__name__})") if make is None else make()
 
