@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -18,13 +18,10 @@ from pydantic import PrivateAttr
 from flux_openai._http.redaction import Redacted, scrub
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.formats import sniff
-from flux_openai.response.download import DownloadSettings, afetch, fetch
+from flux_openai.response.download import LINK_LIFE, DownloadSettings, afetch, fetch
 from flux_openai.response.files import numbered, write
 
 __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
-
-LINK_LIFE = timedelta(days=7)
-"""How long the URLs of an answer work, by the service's contract."""
 
 
 class _Kept:
