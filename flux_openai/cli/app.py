@@ -23,7 +23,7 @@ from flux_openai.cli.run import make_images
 from flux_openai.cli.service import ServiceOptions
 from flux_openai.errors import ConfigurationError
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
-from flux_openai.response.files import place_of
+from flux_openai.response.file_names import place_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

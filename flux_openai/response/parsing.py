@@ -25,7 +25,7 @@ from flux_openai.response.error_object import (
     said_of_image,
     words_of_answer,
 )
-from flux_openai.response.files import stem
+from flux_openai.response.file_names import stem
 from flux_openai.response.lenient import documents, items_of_broken, lenient_base64
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 

@@ -19,7 +19,8 @@ from flux_openai._http.redaction import Redacted, scrub
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.formats import sniff
 from flux_openai.response.download import LINK_LIFE, DownloadSettings, afetch, fetch
-from flux_openai.response.files import numbered, write
+from flux_openai.response.file_names import numbered
+from flux_openai.response.files import write
 
 __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
 
