@@ -6,7 +6,7 @@ import struct
 from base64 import b64encode
 from dataclasses import dataclass
 
-__all__ = ["ImageType", "data_uri", "image_size", "is_cut", "is_other_image", "plain_base64", "sniff"]
+__all__ = ["ImageType", "data_uri", "image_size", "is_cut", "is_other_image", "plain_base64", "sniff", "sniff_base64"]
 
 _HEAD = re.compile(r"\s*data:[^,]{0,200},", re.ASCII | re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
@@ -56,6 +56,11 @@ def sniff(data: bytes) -> ImageType | None:
         if magic.match(data):
             return kind
     return None
+
+
+def sniff_base64(text: str) -> ImageType | None:
+    """The same as `sniff`, for an image in plain base64, of which only the beginning is decoded."""
+    return sniff(binascii.a2b_base64(text[:64]))
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:

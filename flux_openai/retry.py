@@ -26,8 +26,8 @@ from threading import Lock
 from typing import Literal, get_args
 
 from flux_openai._http.capture import Phase
-from flux_openai._http.reasons import causes_of
-from flux_openai.errors import DOCUMENTED_CODES, Billing, ConfigurationError, InvalidParam
+from flux_openai._http.reasons import PROXY_LOGIN
+from flux_openai.errors import DOCUMENTED_CODES, Billing, ConfigurationError, InvalidParam, listed
 
 __all__ = ["Cause", "Duplicates", "RetryEvent", "RetryPolicy", "RetryQuota"]
 
@@ -129,7 +129,7 @@ def _is_int(value: object) -> bool:
 def _policy_faults(policy: RetryPolicy) -> list[InvalidParam]:
     faults = []
     if policy.duplicates not in get_args(Duplicates):
-        rule = f"must be one of {', '.join(map(repr, get_args(Duplicates)))}"
+        rule = f"must be one of {listed(get_args(Duplicates))}"
         faults.append(InvalidParam(param="duplicates", value=policy.duplicates, rule=rule, nearest="unlikely"))
     if not _is_int(policy.max_attempts) or policy.max_attempts < 1:
         faults.append(
@@ -198,6 +198,9 @@ _STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = (
 )
 
 
+_CODE_LIMIT = 100
+
+
 def status_of_code(*codes: str | None) -> int | None:
     """The HTTP status that an error's code means, else its type; None if neither is known."""
     for code in codes:
@@ -213,16 +216,12 @@ def status_of_code(*codes: str | None) -> int | None:
     return None
 
 
-_CODE_LIMIT = 100
-
-
 _NOT_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "ConnectionRefusedError", "PoolTimeout", "ProxyError", "gaierror"}
 )
 _MAYBE_SENT = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "WriteTimeout"})
-_PROXY_LOGIN = "ProxyError: 407"
 _NEVER_SENT = frozenset(
-    {"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", _PROXY_LOGIN}
+    {"SSLCertVerificationError", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError", PROXY_LOGIN}
 )
 
 
@@ -232,7 +231,7 @@ def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
     Args:
         phase: How far the request got. None if the transport has no `trace` extension: then only an unambiguous class
             name proves that nothing was sent.
-        names: The class names of the error and of everything that caused it, from `names_of`.
+        names: The class names of the error and of everything that caused it, from `reasons.names_of`.
     """
     if phase in (None, "connecting", "sending") and names & _NEVER_SENT:
         return "refused"
@@ -245,19 +244,6 @@ def _surely_not_sent(names: frozenset[str]) -> bool:
     # The SDK's aiohttp transport raises ConnectTimeout even for a connection that broke after sending: `broken`.
     broken = "ClientConnectionError" in names and not names & {"ClientConnectorError", "ConnectionTimeoutError"}
     return bool(names & _NOT_SENT) and not names & _MAYBE_SENT and not broken
-
-
-def names_of(error: BaseException | None) -> frozenset[str]:
-    """The class names of an error, of its bases and of everything it was raised from.
-
-    A proxy that asks for a user name and password has a name of its own: the HTTP libraries have no class for it.
-    """
-    names: set[str] = set()
-    for cause in causes_of(error):
-        names.update(cls.__name__ for cls in type(cause).__mro__)
-        if "ProxyError" in names and str(cause).startswith(("407", "Invalid username/password")):
-            names.add(_PROXY_LOGIN)
-    return frozenset(names)
 
 
 _SECONDS = re.compile(r"[0-9]{1,400}(?:\.[0-9]{1,20})?(?:[eE]\+?[0-9]{1,4})?", re.ASCII)

@@ -9,7 +9,6 @@ body could be a decompression bomb.
       read_capped(response, exchange)          -> the response for the SDK, without secrets
 """
 
-import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +20,14 @@ from io import BytesIO
 from typing import Any, Literal
 
 from flux_openai._http.library import httpx
-from flux_openai._http.redaction import identifier, redact_headers, redact_record, scrub, secrets_of
+from flux_openai._http.logs import filtered_logs, redact_record
+from flux_openai._http.redaction import identifier, redact_headers, scrub, secrets_of
 from flux_openai._http.streams import Traffic, watch_new_stream, watched
 
 __all__ = [
     "BLANK_TIME",
     "BODY_LIMIT",
     "BODY_TIME",
-    "HTTP_LOGGERS",
     "PATH",
     "Exchange",
     "Phase",
@@ -159,35 +158,12 @@ _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "s
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
 
-def _redact_logs(record: logging.LogRecord) -> bool:
-    exchange = _CURRENT.get()
-    if exchange is not None:
-        redact_record(record, exchange.secrets)
-    return True
-
-
-HTTP_LOGGERS = (
-    *("httpx", "httpx2", "hpack.hpack", "hpack.table"),
-    *(
-        f"{core}.{part}"
-        for core in ("httpcore", "httpcore2")
-        for part in ("connection", "http11", "http2", "proxy", "socks")
-    ),
-)
-"""The loggers of the HTTP libraries; a filter works for the very logger that it was added to."""
-
-_LOGGERS = tuple(logging.getLogger(name) for name in (*HTTP_LOGGERS, "openai._base_client"))
-
-
 @contextmanager
 def capture(exchange: Exchange) -> Iterator[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
-    for logger in _LOGGERS:
-        if _redact_logs not in logger.filters:
-            logger.addFilter(_redact_logs)  # anew if `logging.config.dictConfig` has removed it
     token = _CURRENT.set(exchange)
     try:
-        with watched(exchange.traffic):
+        with watched(exchange.traffic), filtered_logs(lambda record: redact_record(record, exchange.secrets)):
             yield
     finally:
         _CURRENT.reset(token)
@@ -209,27 +185,33 @@ def captured(request: httpx.Request) -> Exchange | None:
 
 @dataclass(kw_only=True)
 class _BodyReader:
-    """The body of an answer while it is read; `error` says which limit it exceeds, if any."""
+    """The body of an answer while it is read.
+
+    Attributes:
+        limit: The largest number of bytes.
+        read_timeout: Seconds of one wait on the network; None for no limit.
+        clock: The clock.
+        start: When the body began to be read.
+        last: When the last chunk came.
+        buffer: What came so far.
+        error: What is wrong with how it came, as the end of a sentence: which limit it exceeds, say.
+    """
 
     limit: int
     read_timeout: float | None
     clock: Callable[[], float]
     start: float
+    last: float
     buffer: BytesIO = field(default_factory=BytesIO)
     error: str | None = None
-    _last: float = field(init=False)
     _blank: float = 0
-
-    def __post_init__(self) -> None:
-        """Begin at the first wait."""
-        self._last = self.start
 
     def feed(self, chunk: bytes) -> bool:
         """Add a chunk; True if a limit is exceeded and nothing more may be read."""
         self.buffer.write(chunk)
         now = self.clock()
-        self._blank += now - self._last if chunk.isspace() else 0
-        self._last = now
+        self._blank += now - self.last if chunk.isspace() else 0
+        self.last = now
         if self.buffer.tell() > self.limit:
             self.error = f"is larger than {self.limit // _CHUNK} MiB"
         elif self.read_timeout is not None:
@@ -306,7 +288,8 @@ async def aread_capped(
 def _reader(response: httpx.Response, exchange: Exchange, limit: int, clock: Callable[[], float]) -> _BodyReader:
     timeouts: Mapping[str, float | None] = response.request.extensions.get("timeout", {})
     exchange.read_timeout = timeouts.get("read")
-    return _BodyReader(limit=limit, read_timeout=exchange.read_timeout, clock=clock, start=clock())
+    start = clock()
+    return _BodyReader(limit=limit, read_timeout=exchange.read_timeout, clock=clock, start=start, last=start)
 
 
 def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> httpx.Response:

@@ -1,6 +1,7 @@
-"""The reason of a failed exchange in a few words, from the errors of the HTTP library and of the operating system.
+"""The errors behind a failed exchange: the chain of causes, their class names, and the reason in a few words.
 
-The SDK says "Connection error." for all of them, and the HTTP libraries wrap the error that knows the reason.
+The SDK says "Connection error." for all of them, and the HTTP libraries wrap the error that knows the reason. Errors
+are told apart by the names of their classes, since a client may be of the other HTTP library.
 """
 
 import os
@@ -10,7 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from flux_openai._http.redaction import printable
 
-__all__ = ["causes_of", "reason_of"]
+__all__ = ["LIBRARIES", "PROXY_LOGIN", "causes_of", "names_of", "package_of", "reason_of"]
+
+LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
+"""The packages that a request passes through. The text of an error of theirs may quote the request."""
+
+PROXY_LOGIN = "ProxyError: 407"
+"""What `names_of` adds for a proxy that asks for a user name and password; the HTTP libraries have no class for it."""
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
@@ -25,6 +32,21 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (error.__context__ if error.__suppress_context__ else None) or group[0]
 
 
+def names_of(error: BaseException | None) -> frozenset[str]:
+    """The class names of an error, of its bases and of everything it was raised from."""
+    names: set[str] = set()
+    for cause in causes_of(error):
+        names.update(cls.__name__ for cls in type(cause).__mro__)
+        if "ProxyError" in names and str(cause).startswith(("407", "Invalid username/password")):
+            names.add(PROXY_LOGIN)
+    return frozenset(names)
+
+
+def package_of(value: object) -> str:
+    """The name of the package that the class of a value is from."""
+    return type(value).__module__.partition(".")[0]
+
+
 _TIMEOUTS: Mapping[str, str] = {
     "ConnectTimeout": "no connection within the connect time-out",
     "ReadTimeout": "nothing came within the read time-out",
@@ -33,10 +55,6 @@ _TIMEOUTS: Mapping[str, str] = {
 }
 _HARMLESS_TEXTS = frozenset({"ConnectError", "ReadError", "WriteError", "RemoteProtocolError", "UnsupportedProtocol"})
 """The errors of the HTTP library whose texts can be shown. Others may quote a header: LocalProtocolError does."""
-
-
-_LIBRARIES = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2", "openai"})
-"""The packages whose errors are not shown unless they are known: the text of one may quote the request."""
 
 
 def reason_of(error: BaseException | None, secrets: Iterable[str] = ()) -> str | None:
@@ -60,6 +78,6 @@ def _reason(error: BaseException) -> str | None:
             return os.strerror(number)
     if name == "ProxyError":
         return f"the proxy said {error}"
-    if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+    if package_of(error) not in LIBRARIES:
         return str(error)
     return _TIMEOUTS.get(name) or ((str(error) or "the connection was lost") if name in _HARMLESS_TEXTS else None)

@@ -13,7 +13,6 @@ and cut afterwards: a pattern for its query would read to the end of the text at
 
 import codecs
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
@@ -33,7 +32,6 @@ __all__ = [
     "redact_headers",
     "redact_json",
     "redact_links",
-    "redact_record",
     "redact_request",
     "redact_response",
     "redact_value",
@@ -70,12 +68,6 @@ _SIGNATURE = re.compile(
 _QUERY_VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)  # without "=" the whole item counts as a value
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 _API_KEY = re.compile(r"\b([sr]k)-[A-Za-z0-9_-]{16,}")
-_HEADER = re.compile(
-    r"""(?P<name>b?(?P<quote>['"])(?!idempotency-key)[\w-]{0,64}(?:cookie|key|token|secret|auth|passw|credential)"""
-    r"""[\w-]{0,64}(?P=quote)[:,] b?)(?P<other>['"])(?:(?!(?P=other))[^\\]|\\.)*(?P=other)""",
-    re.IGNORECASE,
-)
-"""A name that probably stands for a credential, and its value: in the repr of a dict, or of pairs of bytes."""
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[;,]", re.ASCII)
 _SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@#-]{1,128}")
@@ -179,16 +171,6 @@ def redact_links(value: object, secrets: Iterable[str] = (), *, depth: int = 8) 
 def _without_query(text: str) -> str:
     # Not left to `scrub`, which ends a link at a space: if there is one by mistake, the rest of the query would stay.
     return f"{text.partition('?')[0]}?[redacted]" if LINK.match(text.lstrip()) and "?" in text else text
-
-
-def redact_record(record: logging.LogRecord, secrets: Iterable[str]) -> None:
-    """Scrub what a library logs about a request: addresses, headers, and the reason phrase of the answer."""
-    if isinstance(record.args, dict):
-        record.args = ("[redacted]",)  # the options of the request, which openai 2 logs with all headers and the prompt
-    text = scrub_relative_links(scrub(record.getMessage(), secrets), by="[redacted]")
-    record.msg, record.args = _HEADER.sub(r"\g<name>\g<other>[redacted]\g<other>", text), None
-    # openai 2 adds the exception, and with it the frames that hold the request. The error that is raised says it all.
-    record.exc_info = None
 
 
 class Redacted(str):

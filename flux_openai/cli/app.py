@@ -157,7 +157,7 @@ def mcp(*, out: str, model: str, max_images: int, max_calls: int, service: Servi
     what it may spend and where images go. Ends when stdin does.
     """
     from flux_openai.cli.emulate import serve_mcp
-    from flux_openai.response.files import place_of
+    from flux_openai.response.file_names import place_of
 
     limits = {"max_images": max_images, "max_calls": max_calls}
     return _serve(lambda console: serve_mcp(service, console, folder=place_of(out), model=model, **limits))

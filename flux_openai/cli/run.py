@@ -23,7 +23,7 @@ from flux_openai.cli.service import client_of, prove_writable
 from flux_openai.client.clients import FluxOpenAI
 from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning
 from flux_openai.request.validation import CheckedParams, split_params, validate
-from flux_openai.response.files import names_a_file, numbered, place_of, target
+from flux_openai.response.file_names import names_a_file, numbered, place_of, target
 
 if TYPE_CHECKING:
     from flux_openai.response.response import FluxImage, FluxImagesResponse

@@ -7,8 +7,9 @@ from typing import Any, Unpack, overload
 import openai
 
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
-from flux_openai.client.setup import env_headers, hide_locals
+from flux_openai.client.setup import env_headers
 from flux_openai.client.signature import with_signature
+from flux_openai.client.tracebacks import hide_locals
 from flux_openai.errors import ConfigurationError
 from flux_openai.sending.settings import FluxOptions
 

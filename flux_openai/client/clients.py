@@ -22,11 +22,11 @@ from flux_openai.client.setup import (
     check_client,
     copy_options,
     drop_openai_env,
-    hide_locals,
     key_source,
     sdk_options,
 )
 from flux_openai.client.signature import with_signature
+from flux_openai.client.tracebacks import hide_locals
 from flux_openai.sending.settings import Settings
 
 __all__ = ["AsyncClient", "AsyncFluxOpenAI", "AsyncOpenAI", "Client", "FluxOpenAI", "OpenAI"]

@@ -13,8 +13,8 @@ from openai.types import ImagesResponse
 from openai.types.image_edit_stream_event import ImageEditStreamEvent
 from openai.types.image_gen_stream_event import ImageGenStreamEvent
 
-from flux_openai.client.setup import hide_frames
 from flux_openai.client.signature import with_signature
+from flux_openai.client.tracebacks import hide_frames
 from flux_openai.request.arguments import EditParams, GenerateParams, OpenAIEditParams, OpenAIGenerateParams
 from flux_openai.request.model_choice import is_flux_call
 from flux_openai.response.response import FluxImagesResponse

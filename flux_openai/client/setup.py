@@ -1,18 +1,18 @@
 """The setup of a client: its options, the checks of key and base_url, and the removal of OPENAI_* variables."""
 
-import inspect
 import ipaddress
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache, wraps
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
+from functools import lru_cache
+from typing import Any, TypedDict
 
 import openai
 from openai import NotGiven
 
 from flux_openai._http.library import httpx
-from flux_openai.errors import ConfigurationError, InvalidParam, InvalidParamsError
+from flux_openai.client.tracebacks import hide_locals
+from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.sending.settings import FluxOptions
 
@@ -27,8 +27,6 @@ __all__ = [
     "copy_options",
     "drop_openai_env",
     "env_headers",
-    "hide_frames",
-    "hide_locals",
     "key_source",
     "sdk_options",
 ]
@@ -90,72 +88,6 @@ class AsyncClientOptions(_CommonOptions, total=False):
     api_key: str | Callable[[], Awaitable[str]] | None
     http_client: openai.DefaultAsyncHttpxClient | None
     _strict_response_validation: bool
-
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def hide_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a function that has the key as an argument: its errors are raised without the frames that hold the key.
-
-    Otherwise tools that print the locals of a traceback (Sentry, rich, pytest) would show the key.
-    """
-
-    @wraps(function)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except (openai.OpenAIError, TypeError, ValueError) as error:
-            kwargs.clear()
-            raise error.with_traceback(None) from None
-
-    return wrapper
-
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def hide_frames(method: _F) -> _F:
-    """Decorate a method of the images resource: its errors are raised without the frames below it, and without the key.
-
-    The locals of those frames, the SDK's among them, are the prompt, signed links and headers of the call.
-    """
-    if inspect.iscoroutinefunction(method):
-
-        @wraps(method)
-        async def awrapper(self: _Resource, *args: object, **params: object) -> object:
-            try:
-                return await method(self, *args, **params)
-            except openai.OpenAIError as error:
-                params.clear()
-                raise _without_key(error, self._client.api_key)  # noqa: B904  # the same error, with its own cause
-
-        return cast(_F, awrapper)
-
-    @wraps(method)
-    def wrapper(self: _Resource, *args: object, **params: object) -> object:
-        try:
-            return method(self, *args, **params)
-        except openai.OpenAIError as error:
-            params.clear()
-            raise _without_key(error, self._client.api_key)  # noqa: B904  # the same error, with its own cause
-
-    return cast(_F, wrapper)
-
-
-def _without_key(error: openai.OpenAIError, key: str) -> openai.OpenAIError:
-    """The error without frames, and without the client's key in the parameters that it lists."""
-    if isinstance(error, InvalidParamsError) and len(key) >= 4 and key in f"{error} {error.faults!r}":
-        redacted = InvalidParamsError.of(fault.without((key,)) for fault in error.faults)
-        error.args, error.faults = redacted.args, redacted.faults
-    return error.with_traceback(None)
-
-
-class _Resource(Protocol):
-    """An images resource."""
-
-    _client: Any
 
 
 _SIGN_IN: Mapping[str, str] = {

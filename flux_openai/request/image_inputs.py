@@ -21,7 +21,7 @@ from openai.types import Image
 
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam
-from flux_openai.formats import data_uri, plain_base64, sniff
+from flux_openai.formats import data_uri, plain_base64, sniff, sniff_base64
 from flux_openai.request.model_choice import IMAGE_FIELDS
 from flux_openai.request.plain import half_surrogate, plain
 
@@ -195,7 +195,7 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
     except (OSError, TypeError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
     start = plain_base64(str(path)[:80])
-    if start is not None and sniff(a2b_base64(start)) is not None:
+    if start is not None and sniff_base64(start) is not None:
         reason = "it is base64, which needs data:image/png;base64, before it"
     raise _ImageProblem(f"cannot be read as a file: {reason}")
 

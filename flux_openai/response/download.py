@@ -10,9 +10,9 @@
           target = a redirect, checked like the first URL
       bytes of a whole image, or DownloadError, or UnsafeURLError
 
-The URL is signed: everybody who reads it can fetch the image. So the HTTP library's loggers are muted, and no traceback
-leads to a frame that holds the URL, since Sentry, rich and pytest print the locals of such frames: a failed try raises
-a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
+The URL is signed: everybody who reads it can fetch the image. So what the HTTP library logs is dropped, and no
+traceback leads to a frame that holds the URL, since Sentry, rich and pytest print the locals of such frames: a failed
+try raises a `_FetchError` without the URL, and `fetch` raises the public error outside of the handler that caught it.
 """
 
 import logging
@@ -20,22 +20,23 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
-from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
+from flux_openai._http.logs import filtered_logs
+from flux_openai._http.reasons import causes_of, names_of
 from flux_openai._http.streams import aread_until, awatch_new_stream, read_until, watch_new_stream
 from flux_openai._http.url_guard import AllowedURL, PeerGuard, RefusedURLError, check_url, environment_proxy
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.formats import is_cut, is_other_image, sniff
 
-__all__ = ["TIMEOUT", "DownloadSettings", "afetch", "fetch"]
+__all__ = ["LINK_LIFE", "TIMEOUT", "DownloadSettings", "afetch", "fetch"]
 
 TIMEOUT = 30.0
 """Time-out of one wait on the network, in seconds."""
@@ -44,8 +45,8 @@ _TRIES = 5
 _JITTER = wait_random_exponential(multiplier=0.5, max=10)
 _MAX_RETRY_AFTER = 60.0
 
-LINK_LIFE = 7 * 86_400.0
-"""How long the URLs of an answer work by the service's contract, in seconds."""
+LINK_LIFE = timedelta(days=7)
+"""How long the URLs of an answer work by the service's contract."""
 
 _FRESH = 3600.0
 _NOT_YET = (202, 204, 403, 404, 425)
@@ -99,7 +100,7 @@ def fetch(url: str, settings: DownloadSettings) -> bytes:
     download = _Download(url, settings)
     del url  # a traceback shows the locals of this frame
     try:
-        with _muted_loggers():
+        with filtered_logs(_drop):
             return _retrying(Retrying, settings)(_attempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
@@ -112,12 +113,17 @@ async def afetch(url: str, settings: DownloadSettings) -> bytes:
     download = _Download(url, settings)
     del url  # a traceback shows the locals of this frame
     try:
-        with _muted_loggers():
+        with filtered_logs(_drop):
             return await _retrying(AsyncRetrying, settings)(_aattempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
     # Inside the handler, the error would get a context that leads to the frames that hold the URL.
     raise error
+
+
+def _drop(_: logging.LogRecord) -> bool:
+    """Keep no log record of a download: nearly all have the URL in them."""
+    return False
 
 
 @dataclass(eq=False)
@@ -309,7 +315,7 @@ class _Download:
         passing = status in (408, 429) or status >= 500 or (status in _NOT_YET and age < _FRESH)
         reason = f"HTTP {status}"
         if status in (403, 404, 410):
-            gone = "has expired or is gone" if age > LINK_LIFE else f"came {_as_text(max(0, age))} ago"
+            gone = "has expired or is gone" if age > LINK_LIFE.total_seconds() else f"came {_as_text(max(0, age))} ago"
             reason = f"{reason}: the link {gone}; links work for 7 days"
         retry = passing and (retry_after or 0) <= _MAX_RETRY_AFTER
         return _FetchError(reason, retry=retry, status=status, retry_after=retry_after)
@@ -425,33 +431,9 @@ _MEANINGS: tuple[tuple[str, Callable[[], _FetchError]], ...] = (
 
 
 def _described(error: BaseException) -> _FetchError:
-    names: set[str] = set()
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RefusedURLError):
-            return _FetchError(str(cause), unsafe=True)
-        names.update(kind.__name__ for kind in type(cause).__mro__)
-        # A context that is not suppressed may be an error that the caller of `fetch` is handling just now.
-        cause = cause.__cause__ or (cause.__context__ if cause.__suppress_context__ else None)
+    refused = next((cause for cause in causes_of(error) if isinstance(cause, RefusedURLError)), None)
+    if refused is not None:
+        return _FetchError(str(refused), unsafe=True)
+    names = names_of(error)
     make = next((make for name, make in _MEANINGS if name in names), None)
     return _FetchError(f"it cannot be read ({type(error).__name__})") if make is None else make()
-
-
-_muted_here: ContextVar[bool] = ContextVar("flux_openai_muted", default=False)
-
-
-def _is_not_muted(_: logging.LogRecord) -> bool:
-    return not _muted_here.get()
-
-
-@contextmanager
-def _muted_loggers() -> Iterator[None]:
-    # These loggers write whole URLs at INFO, cookies and redirects at DEBUG. The filter is added for each download,
-    # because `logging.config.dictConfig` may have removed it.
-    for name in HTTP_LOGGERS:
-        logging.getLogger(name).addFilter(_is_not_muted)
-    token = _muted_here.set(True)
-    try:
-        yield
-    finally:
-        _muted_here.reset(token)

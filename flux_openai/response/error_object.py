@@ -30,8 +30,6 @@ _DEPTH = 6
 _TEXT_LIMIT = 4000
 """How many characters of one text are used; a message shows far fewer."""
 
-_DIGIT_BITS = 256
-
 _MOST_TEXTS = 50
 """How many texts of a list are joined."""
 
@@ -58,16 +56,20 @@ class ErrorDetails:
 def error_details(body: object) -> ErrorDetails:
     """What the body of an error, or the error object in it, says."""
     return ErrorDetails(
-        message=_message(body) or _listing(body),
-        code=_find(body, "code", "errorcode", "errcode", "statuscode") or _word_of_error(body),
+        message=_message_or_fields(body),
+        code=_find(body, *_CODE_FIELDS, "statuscode") or _word_of_error(body),
         type=_find(body, "type", "errortype"),
         param=_find(body, "param"),
         request_id=_find(body, "requestid", "traceid"),
     )
 
 
+def _plain_name(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
 def _plain_names(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name.replace("_", "").lower(): value for name, value in fields.items()}
+    return {_plain_name(name): value for name, value in fields.items()}
 
 
 _MESSAGE_FIELDS = (
@@ -84,16 +86,18 @@ def _message(value: object, depth: int = _DEPTH) -> str:
         case int() | float() if not isinstance(value, bool):
             return _number(value)
         case list() if depth:
-            return _joined((_message(item, depth - 1) or _listing(item) for item in value), by="; ")
+            return _joined((_message_or_fields(item, depth - 1) for item in value), by="; ")
         case dict() if depth:
             fields = _plain_names(value)
-            base_resp = fields.get("baseresp")
-            texts = [_message(fields.get("error"), depth - 1)] if _says_something(fields.get("error")) else []
-            said = (field for name in _MESSAGE_FIELDS if (field := fields.get(name)))
-            texts.append(next(filter(None, (_message(field, depth - 1) or _listing(field) for field in said)), ""))
-            texts.append(_message(base_resp, depth - 1) if _says_something(base_resp) else "")
-            texts.append(_message(errors, depth - 1) or _listing(errors) if (errors := fields.get("errors")) else "")
-            texts.append(_message([item["error"] for item in _failed_items(fields)], depth - 1))
+            error, base_resp = fields.get("error"), fields.get("baseresp")
+            said = (_message_or_fields(field, depth - 1) for name in _MESSAGE_FIELDS if (field := fields.get(name)))
+            texts = (
+                _message(error, depth - 1) if _says_something(error) else "",
+                next(filter(None, said), ""),
+                _message(base_resp, depth - 1) if _says_something(base_resp) else "",
+                _message_or_fields(errors, depth - 1) if (errors := fields.get("errors")) else "",
+                _message([*_item_errors(fields)], depth - 1),
+            )
             where = fields.get("loc")  # FastAPI: {"loc": ["body", "prompt"], "msg": "…"}
             path = ".".join(str(part) for part in where if part != "body") if isinstance(where, list) else ""
             return _joined((path, _joined(texts, by=": ")), by=": ")
@@ -101,13 +105,16 @@ def _message(value: object, depth: int = _DEPTH) -> str:
             return ""
 
 
-def _listing(value: object) -> str:
-    """The fields of an object without any message, as text: `code: quota_exceeded`, or `prompt: is too long`."""
-    fields: Mapping[str, object] = value if isinstance(value, dict) else {}
+def _message_or_fields(value: object, depth: int = _DEPTH) -> str:
+    """The texts of an error object; without any, its fields: `code: quota_exceeded`, or `prompt: is too long`."""
+    if message := _message(value, depth):
+        return message
+    # Without the limit, the time would double with every level of nesting.
+    fields: Mapping[str, object] = value if isinstance(value, dict) and depth else {}
     for name in ("error", "detail"):
         if isinstance(inner := fields.get(name), dict):
             fields = inner
-    return _joined((f"{name}: {text}" for name, item in fields.items() if (text := _message(item))), by="; ")
+    return _joined((f"{name}: {text}" for name, item in fields.items() if (text := _message(item, depth - 1))), by="; ")
 
 
 def _text(value: str) -> str:
@@ -117,7 +124,7 @@ def _text(value: str) -> str:
 
 def _number(value: float) -> str:
     # Python refuses to print an integer of thousands of digits.
-    return "a huge number" if isinstance(value, int) and value.bit_length() > _DIGIT_BITS else str(value)
+    return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else str(value)
 
 
 def _joined(texts: Iterable[str], *, by: str) -> str:
@@ -143,7 +150,7 @@ def _find(value: object, *names: str, depth: int = _DEPTH) -> str | None:
             return _text(field) if isinstance(field, str) else _number(field)
     # Several errors have a code together only if it is the same one: another code can mean another bill.
     errors = fields.get("errors")
-    inside = [*(errors if isinstance(errors, list) else ()), *(item["error"] for item in _failed_items(fields))]
+    inside = [*(errors if isinstance(errors, list) else ()), *_item_errors(fields)]
     found_inside = {_find(error, *names, depth=depth - 1) for error in inside}
     return found_inside.pop() if len(found_inside) == 1 else None
 
@@ -154,12 +161,12 @@ def _word_of_error(value: object) -> str | None:
     return error if isinstance(error, str) and re.fullmatch(r"[A-Za-z][\w.-]{2,60}", error, re.ASCII) else None
 
 
-def _failed_items(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """The items of `data` that hold an error, as `{"error": …}`."""
+def _item_errors(fields: Mapping[str, object]) -> Iterator[object]:
+    """The errors in the items of `data`."""
     data = fields.get("data")
     for item in data if isinstance(data, list) else ():
         if isinstance(item, dict) and (error := _item_error(item)) is not None:
-            yield {"error": error}
+            yield error
 
 
 _FINE = frozenset(
@@ -235,7 +242,7 @@ def said_of_image(item: Mapping[str, object]) -> list[str]:
         return []
     error = _item_error(item)
     if error is None and not item.get("url") and not item.get("b64_json"):
-        error = {name: value for name, value in item.items() if name.replace("_", "").lower() in _MESSAGE_FIELDS}
+        error = {name: value for name, value in item.items() if _plain_name(name) in _MESSAGE_FIELDS}
     text = "" if error is None else error_details(error).message
     return [f"the service says {said}" for said in (text, *moderation_flags(item)) if said]
 
@@ -262,7 +269,7 @@ def moderation_flags(fields: Mapping[str, object]) -> list[str]:
 
 def _flags(fields: Mapping[str, object], depth: int) -> Iterator[str]:
     for name, value in fields.items():
-        plain = name.replace("_", "").lower()
+        plain = _plain_name(name)
         if isinstance(value, str) and _VERDICT.search(plain):
             if _says_something(value):
                 yield f"{name}: {_text(value)}"

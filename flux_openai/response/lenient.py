@@ -5,13 +5,12 @@ An image that came whole is paid for, so a flaw beside it must not lose it. Noth
 
 import json
 import re
-from binascii import a2b_base64
 from collections.abc import Iterator
 from itertools import islice
 from typing import cast
 from urllib.parse import unquote
 
-from flux_openai.formats import plain_base64, sniff
+from flux_openai.formats import plain_base64, sniff_base64
 
 __all__ = ["documents", "items_of_broken", "lenient_base64"]
 
@@ -82,7 +81,7 @@ def lenient_base64(text: str) -> str | None:
     text = _QUOTED.sub(r"\2", text)
     # Base64 has no comma: the last one ends the head of a data URI, also one with commas of its own, or one set twice.
     plain = plain_base64(text.rpartition(",")[2] if text[:5].lower() == "data:" else text)
-    return plain if plain is not None and sniff(a2b_base64(plain[:64])) is not None else None
+    return plain if plain is not None and sniff_base64(plain) is not None else None
 
 
 _INVISIBLE = re.compile(r"(?:[\s\u00ad\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]|\\[nrt])+")

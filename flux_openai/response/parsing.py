@@ -5,7 +5,6 @@ errors inside a 200, an envelope around the answer. The body is read strictly; o
 once more, leniently (`response/lenient.py`), and the answer has a notice of that.
 """
 
-import binascii
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from pydantic_core import from_json
 
 from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
-from flux_openai.formats import plain_base64, sniff
+from flux_openai.formats import plain_base64, sniff_base64
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.error_object import (
     error_details,
@@ -171,11 +170,7 @@ def _without_secrets(item: Mapping[str, object], secrets: tuple[str, ...]) -> di
 
 def _public(fields: Mapping[str, object]) -> dict[str, object]:
     """The fields without leading underscore: others could overwrite private attributes of the pydantic model."""
-    public = {**fields}
-    for name in fields:
-        if name.startswith("_"):
-            del public[name]
-    return public
+    return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
 def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
@@ -190,7 +185,7 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     # Only fields that the service sent, or that hold the image: `to_dict` shows no others, as the SDK's does.
     fields = {"b64_json": plain, "url": link}
     image = {**item, **{name: value for name, value in fields.items() if name in item or value is not None}}
-    if plain is not None and not _is_image(plain):
+    if plain is not None and sniff_base64(plain) is None:
         # If there is a URL, the image may be there. If not, the unknown bytes are kept: they were paid for.
         return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
     if plain is None and link is None:
@@ -216,11 +211,7 @@ def _link_or_data(url: str) -> tuple[str | None, str | None]:
     plain = plain_base64(url) or lenient_base64(url)
     if is_data:
         return None, plain
-    return (None, plain) if plain is not None and _is_image(plain) else (url, None)
-
-
-def _is_image(plain: str) -> bool:
-    return sniff(binascii.a2b_base64(plain[:64])) is not None
+    return (None, plain) if plain is not None and sniff_base64(plain) is not None else (url, None)
 
 
 def _has_counts(usage: object) -> bool:

@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -19,14 +19,12 @@ from pydantic import PrivateAttr
 
 from flux_openai._http.redaction import Redacted, scrub
 from flux_openai.errors import DownloadError, FluxError
-from flux_openai.formats import sniff
-from flux_openai.response.download import DownloadSettings, afetch, fetch
-from flux_openai.response.files import numbered, stem, write
+from flux_openai.formats import sniff, sniff_base64
+from flux_openai.response.download import LINK_LIFE, DownloadSettings, afetch, fetch
+from flux_openai.response.file_names import numbered, stem
+from flux_openai.response.files import write
 
 __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
-
-LINK_LIFE = timedelta(days=7)
-"""How long the URLs of an answer work, by the service's contract."""
 
 
 class _Kept:
@@ -125,8 +123,7 @@ class FluxImage(Image):
     @property
     def mime_type(self) -> str | None:
         """The type of the image by its bytes, such as "image/png"; None before a URL is read, or if it is unknown."""
-        head = self._kept.of(self.url) if self.b64_json is None else binascii.a2b_base64(self.b64_json[:64])
-        kind = None if head is None else sniff(head)
+        kind = sniff(self._kept.of(self.url) or b"") if self.b64_json is None else sniff_base64(self.b64_json)
         return None if kind is None else kind.mime
 
     def read(self) -> bytes:

@@ -12,9 +12,9 @@ import openai
 
 from flux_openai._http.capture import Exchange
 from flux_openai._http.library import httpx
-from flux_openai._http.reasons import causes_of
+from flux_openai._http.reasons import LIBRARIES, causes_of, names_of, package_of
 from flux_openai._http.redaction import redact_headers, redact_request, scrub
-from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status, names_of
+from flux_openai.retry import BILLING, Cause, cause_of_failure, cause_of_status
 
 __all__ = ["cause_of", "kept_cause", "refusal_of", "root_of"]
 
@@ -33,13 +33,15 @@ def cause_of(failure: Exception, exchange: Exchange, *, hooked: bool) -> Cause:
         exchange: The exchange of the attempt.
         hooked: Whether the HTTP client has hooks for responses: they run after the request was carried out.
     """
+    if exchange.response is not None:
+        return "unknown"
     phase, names, frames = exchange.phase, names_of(root_of(failure)), _frames(failure)
     functions = {function for _, function in frames}
-    if exchange.response is not None or functions & _TRANSPORT:
-        traced = any(package.startswith("httpcore") for package, _ in frames)
-        # A transport with the `trace` extension reports the first step of a request before it sends anything.
-        phase = "connecting" if phase is None and traced and exchange.response is None else phase
-        return cause_of_failure("answering" if exchange.response is not None else phase, names)
+    if functions & _TRANSPORT:
+        if phase is None and any(package.startswith("httpcore") for package, _ in frames):
+            # A transport with the `trace` extension reports the first step of a request before it sends anything.
+            phase = "connecting"
+        return cause_of_failure(phase, names)
     sending = ("httpx", "send") in frames or ("httpx2", "send") in frames
     preparing = ("openai", "request") in frames and "_send_request" not in functions
     if phase in ("sent", "answering"):
@@ -83,7 +85,8 @@ def refusal_of(failure: Exception, exchange: Exchange) -> httpx.Response | None:
     return refused
 
 
-_DROPPED = frozenset({"aiohttp", "anyio", "h11", "h2", "httpcore", "httpcore2", "openai"})
+_HTTP_LIBRARIES = frozenset({"httpx", "httpx2"})
+_DROPPED = LIBRARIES - _HTTP_LIBRARIES
 """The packages whose exceptions are not kept: they hold requests in forms of their own, and ours says what they say."""
 
 
@@ -106,13 +109,13 @@ def kept_cause(error: BaseException, secrets: Iterable[str]) -> BaseException | 
         part.args = tuple(scrub(arg, secrets) if isinstance(arg, str) else arg for arg in part.args)
         attributes = vars(part)
         for name, value in attributes.items():
-            package, kind = type(value).__module__.partition(".")[0], type(value).__name__
-            if package in ("httpx", "httpx2") and kind == "Request":
+            kind = type(value).__name__ if package_of(value) in _HTTP_LIBRARIES else ""
+            if kind == "Request":
                 attributes[name] = redact_request(value)
-            elif package in ("httpx", "httpx2") and kind == "Response":
+            elif kind == "Response":
                 attributes[name] = type(value)(value.status_code, headers=redact_headers(value.headers, secrets))
     return None if _is_dropped(error) else error
 
 
 def _is_dropped(error: BaseException | None) -> bool:
-    return type(error).__module__.partition(".")[0] in _DROPPED
+    return package_of(error) in _DROPPED

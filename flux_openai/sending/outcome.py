@@ -14,14 +14,8 @@ from pydantic_core import from_json
 
 from flux_openai._http.capture import Exchange
 from flux_openai._http.library import httpx
-from flux_openai._http.reasons import reason_of
-from flux_openai._http.redaction import (
-    identifier,
-    printable,
-    redact_body,
-    redact_request,
-    redact_response,
-)
+from flux_openai._http.reasons import names_of, reason_of
+from flux_openai._http.redaction import identifier, printable, redact_body, redact_request, redact_response
 from flux_openai.errors import (
     BadResponseError,
     Billing,
@@ -36,7 +30,7 @@ from flux_openai.response.download import DownloadSettings
 from flux_openai.response.error_object import ErrorDetails, error_details, request_id_of
 from flux_openai.response.parsing import UnusableBody, read_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
-from flux_openai.retry import BILLING, Cause, cause_of_status, names_of, retry_after, status_of_code
+from flux_openai.retry import BILLING, Cause, cause_of_status, retry_after, status_of_code
 from flux_openai.sending.failures import cause_of, kept_cause, refusal_of, root_of
 
 __all__ = ["AnswerReader", "Outcome"]

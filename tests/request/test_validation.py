@@ -153,7 +153,8 @@ def test_any_value_is_taken_or_refused_with_a_way_out(row: tuple[Any, FluxField]
     for fault in faults:
         assert_valid(model.id, fault)
     taken = None if faults else validate(call).values.get(field.name)
-    assert faults or taken is value or field.format == "image" or (field.format == "size" and value == "auto")
+    unchanged = taken is value or (isinstance(value, str) and taken == value)  # a subclass of str becomes a str
+    assert faults or unchanged or field.format == "image" or (field.format == "size" and value == "auto")
 
 
 def faults_or_none(call: Mapping[str, object]) -> tuple[InvalidParam, ...]:

@@ -26,8 +26,8 @@ import anyio
 import pytest
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImage, FluxOpenAI
-from flux_openai._http.capture import HTTP_LOGGERS
 from flux_openai._http.library import httpx
+from flux_openai._http.logs import LOGGERS
 from flux_openai.errors import DownloadError, UnsafeURLError
 from flux_openai.response.download import DownloadSettings
 
@@ -638,7 +638,7 @@ def test_every_logger_of_the_http_library_is_muted() -> None:
     source = "\n".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
     names = set(re.findall(r"getLogger\(\"([^\"]+)\"\)", source))
     assert names
-    assert names <= set(HTTP_LOGGERS)
+    assert names <= set(LOGGERS)
 
 
 @pytest.mark.parametrize("name", ["hpack.hpack", "hpack.table"])

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from flux_openai import Emulator
 from flux_openai.errors import DownloadError, FluxError, SaveError
 from flux_openai.formats import ImageType, sniff
-from flux_openai.response.files import read_image, safe_stem, stem, target, write
+from flux_openai.response.file_names import safe_stem, stem, target
+from flux_openai.response.files import read_image, write
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 24
 JPEG = b"\xff\xd8\xff\xe0" + b"j" * 24

@@ -183,11 +183,12 @@ def test_secrets_and_hidden_letters_stay_out_in_every_form(open_client: OpenClie
 
 
 @pytest.mark.parametrize("status", [400, 200])
-@pytest.mark.parametrize("size", ["deep", "long", "huge"])
+@pytest.mark.parametrize("size", ["deep", "deep errors", "long", "huge"])
 def test_an_error_object_of_any_size_is_read_in_one_go(open_client: OpenClient, status: int, size: str) -> None:
     """Neither a deep nor a long error object stops the client or ends in an error of Python's own."""
     inner = {
         "deep": '{"error":' * 150 + "1" + "}" * 150,
+        "deep errors": '{"errors":[' * 60 + "null" + "]}" * 60,  # twice the time for each level would never end
         "long": json.dumps([f"{number} is wrong" for number in range(200_000)]),
         "huge": f'{{"code": {"9" * 4000}, "message": {"9" * 4000}}}',
     }[size]

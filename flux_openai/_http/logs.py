@@ -1,0 +1,67 @@
+"""What the HTTP libraries and the SDK log: redacted during a request for images, dropped during a download.
+
+At INFO they log whole URLs, at DEBUG headers, cookies, redirects and the options of a request.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from flux_openai._http.redaction import scrub, scrub_relative_links
+
+__all__ = ["LOGGERS", "filtered_logs", "redact_record"]
+
+LOGGERS = (
+    *("httpx", "httpx2", "hpack.hpack", "hpack.table", "openai._base_client"),
+    *(
+        f"{core}.{part}"
+        for core in ("httpcore", "httpcore2")
+        for part in ("connection", "http11", "http2", "proxy", "socks")
+    ),
+)
+"""The names of the loggers; a filter works for the very logger that it was added to, and not for those below it."""
+
+_LOGGERS = tuple(map(logging.getLogger, LOGGERS))
+_KEEP: ContextVar[Callable[[logging.LogRecord], bool] | None] = ContextVar("flux_openai_keep_record", default=None)
+
+
+def _filter(record: logging.LogRecord) -> bool:
+    keep = _KEEP.get()
+    return keep is None or keep(record)
+
+
+@contextmanager
+def filtered_logs(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Pass the records of this thread or task through `keep` inside the block; it may change them, or drop them."""
+    for logger in _LOGGERS:
+        # Added again and again, because `logging.config.dictConfig` may have removed it.
+        logger.addFilter(_filter)
+    token = _KEEP.set(keep)
+    try:
+        yield
+    finally:
+        _KEEP.reset(token)
+
+
+_HEADER = re.compile(
+    r"""(?P<name>b?(?P<quote>['"])(?!idempotency-key)[\w-]{0,64}(?:cookie|key|token|secret|auth|passw|credential)"""
+    r"""[\w-]{0,64}(?P=quote)[:,] b?)(?P<other>['"])(?:(?!(?P=other))[^\\]|\\.)*(?P=other)""",
+    re.IGNORECASE,
+)
+"""A name that probably stands for a credential, and its value: in the repr of a dict, or of pairs of bytes."""
+
+
+def redact_record(record: logging.LogRecord, secrets: Iterable[str]) -> bool:
+    """Scrub what a library logs about a request: addresses, headers, and the reason phrase of the answer.
+
+    Returns True, because the record is kept.
+    """
+    if isinstance(record.args, dict):
+        record.args = ("[redacted]",)  # the options of the request, which openai 2 logs with all headers and the prompt
+    text = scrub_relative_links(scrub(record.getMessage(), secrets), by="[redacted]")
+    record.msg, record.args = _HEADER.sub(r"\g<name>\g<other>[redacted]\g<other>", text), None
+    # openai 2 adds the exception, and with it the frames that hold the request. The error that is raised says it all.
+    record.exc_info = None
+    return True
