@@ -36,8 +36,8 @@ def _filter(record: logging.LogRecord) -> bool:
 def filtered_logs(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     """Pass the records of this thread or task through `keep` inside the block; it may change them, or drop them."""
     for logger in _LOGGERS:
-        # Added again and again, because `logging.config.dictConfig` may have removed it.
-        logger.addFilter(_filter)
+        if _filter not in logger.filters:
+            logger.addFilter(_filter)  # anew if `logging.config.dictConfig` has removed it
     token = _KEEP.set(keep)
     try:
         yield

@@ -27,6 +27,8 @@ from typing import Any, cast
 import openai
 import tenacity
 from openai import RequestOptions
+from openai._legacy_response import LegacyAPIResponse
+from openai._response import BaseAPIResponse
 
 from flux_openai._http.capture import PATH, Exchange, capture
 from flux_openai.errors import FluxWarning
@@ -242,6 +244,9 @@ def _begin_attempt(
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
 
 
+_RAW_RESPONSES = (LegacyAPIResponse, BaseAPIResponse)
+
+
 def _result(outcome: Outcome, request: _Request) -> object:
     """The result of a call that was not split. Raises the error of the outcome."""
     state = request.state
@@ -254,8 +259,8 @@ def _result(outcome: Outcome, request: _Request) -> object:
             del error, outcome
     if outcome.notices:
         _warn(outcome.notices, paid=True)
-    if request.call.headers and request.call.raw_response:
-        cast(Any, state.result).retries_taken = state.attempts - 1
+    if isinstance(state.result, _RAW_RESPONSES):
+        state.result.retries_taken = state.attempts - 1
     return state.result
 
 
