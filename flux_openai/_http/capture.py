@@ -298,10 +298,10 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
     `encoded` is False for the body of a mock transport, which the HTTP library has already decompressed.
     """
     _record_body(response, exchange, reader, encoded=encoded)
-    # Remove the trace callback: it refers back to the exchange, and such a cycle lives until a garbage collection.
-    request, extensions = response.request, {**response.request.extensions}
-    extensions.pop("trace", None)
-    request.extensions = extensions
+    # Remove the trace callback: it refers back to the exchange, and such a cycle lives until a garbage collection. The
+    # HTTP library has the same dict in a request of its own.
+    request = response.request
+    request.extensions.pop("trace", None)
     # The SDK would parse the body of a success a second time, and raise a bare ValueError if it is not JSON. So the SDK
     # gets a placeholder, unless the caller uses `with_raw_response` and reads the body.
     raw = request.headers.get("x-stainless-raw-response") if response.is_success else ""

@@ -1,7 +1,8 @@
 """The retry loop of one call: adapts the decisions of `retry.py` to tenacity's callbacks."""
 
 import random
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import tenacity
 
@@ -32,8 +33,26 @@ class RetryState:
     result: object = None
     maybe_billed: bool = False
     stopped: bool = False
+    _started: float = field(default_factory=time.monotonic)
+    _first: Outcome | None = None
     _tokens: int = 0
     _wait: float = 0.0
+
+    def is_done(self, first: Outcome) -> bool:
+        """Whether the first attempt succeeded. If it failed, tenacity's loop begins with it; see `begun`.
+
+        Setting the loop up takes longer than all else that this package does for a call.
+        """
+        if first.cause is None:
+            self.quota.give_back(self._tokens)
+            return True
+        self._first = first
+        return False
+
+    def begun(self) -> Outcome | None:
+        """The outcome of the first attempt, once, when tenacity's loop begins; None for later attempts."""
+        first, self._first = self._first, None
+        return first
 
     def should_retry(self, state: tenacity.RetryCallState) -> bool:
         """Decide whether tenacity makes another attempt, and set the wait before it."""
@@ -45,7 +64,7 @@ class RetryState:
             outcome.cause,
             policy=self.policy,
             attempt=state.attempt_number,
-            elapsed=state.seconds_since_start or 0.0,
+            elapsed=time.monotonic() - self._started,
             asked=outcome.retry_after,
             random=random.random,
         )

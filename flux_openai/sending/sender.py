@@ -74,7 +74,7 @@ class Sender:
             return self._post_parts(calls, body, options)
         state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
         request = _Request(call=calls[0], body=body, options=options, state=state)
-        return _result(tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request), request)
+        return _result(self._send(request), request)
 
     def _post_parts(
         self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
@@ -98,11 +98,19 @@ class Sender:
             return
         try:
             request = _part_request(part, body, options)
-            part.outcome = tenacity.Retrying(**_tenacity_arguments(part.state))(self._attempt, request)
+            part.outcome = self._send(request)
         finally:
             part.failed = part.answer is None
 
+    def _send(self, request: "_Request") -> Outcome:
+        outcome, state = self._attempt(request), request.state
+        if state.is_done(outcome):
+            return outcome
+        return tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request)
+
     def _attempt(self, request: "_Request") -> Outcome:
+        if (outcome := request.state.begun()) is not None:
+            return outcome
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
         downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
@@ -144,7 +152,7 @@ class AsyncSender:
             return await self._post_parts(calls, body, options)
         state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
         request = _Request(call=calls[0], body=body, options=options, state=state)
-        return _result(await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request), request)
+        return _result(await self._send(request), request)
 
     async def _post_parts(
         self, calls: tuple[Call, ...], body: Mapping[str, object], options: Mapping[str, Any]
@@ -170,11 +178,19 @@ class AsyncSender:
             return
         try:
             request = _part_request(part, body, options)
-            part.outcome = await tenacity.AsyncRetrying(**_tenacity_arguments(part.state))(self._attempt, request)
+            part.outcome = await self._send(request)
         finally:
             part.failed = part.answer is None
 
+    async def _send(self, request: "_Request") -> Outcome:
+        outcome, state = await self._attempt(request), request.state
+        if state.is_done(outcome):
+            return outcome
+        return await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request)
+
     async def _attempt(self, request: "_Request") -> Outcome:
+        if (outcome := request.state.begun()) is not None:
+            return outcome
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
         downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
