@@ -4,9 +4,22 @@ import binascii
 import re
 import struct
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["ImageType", "data_uri", "image_size", "is_cut", "is_other_image", "plain_base64", "sniff", "sniff_base64"]
+from pydantic import ConfigDict, TypeAdapter
+
+__all__ = [
+    "ImageType",
+    "data_uri",
+    "decoded_base64",
+    "image_size",
+    "is_cut",
+    "is_other_image",
+    "plain_base64",
+    "sniff",
+    "sniff_base64",
+]
 
 _HEAD = re.compile(r"\s*data:[^,]{0,200},", re.ASCII | re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
@@ -19,6 +32,32 @@ def plain_base64(text: str) -> str | None:
     padded = bare + "=" * (-len(bare) % 4)
     try:
         return padded if binascii.a2b_base64(padded, strict_mode=True) else None
+    except ValueError:
+        return None
+
+
+_fast_decoder: Callable[..., bytes] | None
+try:
+    from pybase64 import b64decode as _fast_decoder
+except ImportError:
+    _fast_decoder = None
+
+_CORE_DECODER = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64"))
+"""pydantic's decoder, which is four times as fast as Python's; from pydantic 2.9 on."""
+
+_HAS_CORE_DECODER = _CORE_DECODER.validate_strings("AAAA") == bytes(3)
+
+
+def decoded_base64(text: memoryview | bytes) -> bytes | None:
+    """The bytes of standard base64 with its padding, without anything around it; None if it is something else."""
+    try:
+        if _fast_decoder is not None:
+            return _fast_decoder(text, validate=True) or None
+        if _HAS_CORE_DECODER and len(text) % 4 == 0:
+            plain = str(text, "ascii")
+            if "-" not in plain and "_" not in plain:  # it takes the url-safe alphabet too
+                return _CORE_DECODER.validate_strings(plain) or None
+        return binascii.a2b_base64(text, strict_mode=True) or None
     except ValueError:
         return None
 

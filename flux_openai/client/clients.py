@@ -1,11 +1,12 @@
 """The clients: subclasses of the SDK's own, with another images resource. Async mirrors sync.
 
 Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url before each request, and `_send_request`
-captures FLUX requests and their answers (see `_http/capture.py`).
+captures FLUX requests and their answers (see `_http/capture.py`). The images resource is imported when it is first
+used, as the SDK imports its resources: it needs the types of all of the SDK's answers, which take as long as the client.
 """
 
 from functools import cached_property, partial
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import openai
 from openai._models import FinalRequestOptions
@@ -13,7 +14,6 @@ from openai._models import FinalRequestOptions
 from flux_openai._http.capture import aread_capped, captured, read_capped
 from flux_openai._http.fork import own_connections_after_fork
 from flux_openai._http.library import httpx
-from flux_openai.client.images import AsyncFluxImages, FluxImages
 from flux_openai.client.setup import (
     AsyncClientOptions,
     AsyncCopyOptions,
@@ -28,6 +28,9 @@ from flux_openai.client.setup import (
 from flux_openai.client.signature import with_signature
 from flux_openai.client.tracebacks import hide_locals
 from flux_openai.sending.settings import Settings
+
+if TYPE_CHECKING:
+    from flux_openai.client.images import AsyncFluxImages, FluxImages
 
 __all__ = ["AsyncClient", "AsyncFluxOpenAI", "AsyncOpenAI", "Client", "FluxOpenAI", "OpenAI"]
 
@@ -70,8 +73,10 @@ class FluxOpenAI(openai.OpenAI):
         own_connections_after_fork(self._client)
 
     @cached_property
-    def images(self) -> FluxImages:
+    def images(self) -> "FluxImages":
         """The images resource, with FLUX."""
+        from flux_openai.client.images import FluxImages
+
         return FluxImages(self, self._settings)
 
     @hide_locals
@@ -127,8 +132,10 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         own_connections_after_fork(self._client)
 
     @cached_property
-    def images(self) -> AsyncFluxImages:
+    def images(self) -> "AsyncFluxImages":
         """The images resource, with FLUX."""
+        from flux_openai.client.images import AsyncFluxImages
+
         return AsyncFluxImages(self, self._settings)
 
     @hide_locals

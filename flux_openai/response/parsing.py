@@ -6,10 +6,10 @@ once more, leniently (`response/lenient.py`), and the answer has a notice of tha
 """
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 
 from pydantic_core import from_json
 
@@ -25,6 +25,7 @@ from flux_openai.response.error_object import (
     words_of_answer,
 )
 from flux_openai.response.lenient import documents, items_of_broken, lenient_base64
+from flux_openai.response.pictures import ParsedBody, parse_body
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
 __all__ = ["UnusableBody", "is_answer", "read_answer"]
@@ -63,15 +64,14 @@ def read_answer(
         UnusableBody: There is no usable image in the body.
     """
     try:
-        answer = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
-        reason = "it is not a JSON object"
+        parsed, reason = parse_body(body), "it is not a JSON object"
     except ValueError:
-        answer, reason = None, "it is not JSON" if body.strip() else "it is empty"
-    if isinstance(answer, str):
-        body = answer.encode("utf-8", "replace")  # JSON inside of a JSON string: it was encoded twice
-    if isinstance(answer, dict):
-        found = secrets if any(secret.encode() in body for secret in secrets) else ()
-        return _response(answer, info=info, downloads=downloads, secrets=found)
+        parsed, reason = ParsedBody(value=None, text=body), "it is not JSON" if body.strip() else "it is empty"
+    if isinstance(parsed.value, str):
+        body = parsed.value.encode("utf-8", "replace")  # JSON inside of a JSON string: it was encoded twice
+    if isinstance(parsed.value, dict):
+        found = secrets if any(secret.encode() in parsed.text for secret in secrets) else ()
+        return _response(parsed.value, info=info, downloads=downloads, secrets=found, pictures=parsed.pictures)
     problem = UnusableBody(reason)
     try:
         for document, notice in _lenient_documents(body):
@@ -108,8 +108,14 @@ def _lenient_documents(body: bytes) -> Iterator[tuple[dict[str, object], str]]:
 
 
 def _response(
-    answer: dict[str, object], *, info: CallInfo, downloads: DownloadSettings, secrets: tuple[str, ...]
+    answer: dict[str, object],
+    *,
+    info: CallInfo,
+    downloads: DownloadSettings,
+    secrets: tuple[str, ...],
+    pictures: Mapping[int, bytes] = MappingProxyType({}),
 ) -> FluxImagesResponse:
+    """The response for a parsed answer; `pictures` are the bytes of base64 that is valid, by its `id`."""
     data = answer.pop("data", None)
     empty = not data
     if isinstance(data, dict):
@@ -122,7 +128,7 @@ def _response(
         items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
-        image, problem = _image(_public(item) if isinstance(item, dict) else {})
+        image, problem = _image(_public(item) if isinstance(item, dict) else {}, pictures)
         if image.get("b64_json") or image.get("url"):
             usable.append(image)
         if len(notices) < _MAX_NOTICES:
@@ -155,7 +161,8 @@ def _response(
         fields["created"] = int(created)
     images = []
     for index, item in enumerate(usable, start=info.first):
-        images.append(FluxImage.of(item, downloads=downloads, prompt=prompt, seed=seed, index=index))
+        data = pictures.get(id(item.get("b64_json")))
+        images.append(FluxImage.of(item, data=data, downloads=downloads, prompt=prompt, seed=seed, index=index))
     return FluxImagesResponse.of(
         fields,
         data=images,
@@ -173,10 +180,10 @@ def _public(fields: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
-def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
+def _image(item: Mapping[str, object], pictures: Mapping[int, bytes]) -> tuple[dict[str, object], str | None]:
     """The fields of one image, with plain base64, and what is wrong with it, if anything."""
     packed, url = item.get("b64_json"), item.get("url")
-    plain, problem = _base64(packed)
+    plain, problem = _base64(packed, pictures)
     link = url if isinstance(url, str) and url else None
     if link is not None and not link.startswith("http"):
         link, inline = _link_or_data(link)
@@ -193,12 +200,14 @@ def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
     return image, problem
 
 
-def _base64(packed: object) -> tuple[str | None, str | None]:
+def _base64(packed: object, pictures: Mapping[int, bytes]) -> tuple[str | None, str | None]:
     """Plain base64, and what is wrong with what came, if anything."""
     if not packed:
         return None, None
     if not isinstance(packed, str):
         return None, "its b64_json is not base64"
+    if id(packed) in pictures:
+        return packed, None
     if plain := plain_base64(packed):
         return plain, None
     plain = lenient_base64(packed)

@@ -28,19 +28,18 @@ __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
 
 
 class _Kept:
-    """The bytes that an image had downloaded. A comparison and a pickle of the image have nothing to do with them."""
+    """The bytes of an image: downloaded, or decoded. A comparison and a pickle have nothing to do with them."""
 
-    def __init__(self) -> None:
-        self._url: str | None = None
-        self._data: bytes | None = None
+    def __init__(self, source: str | None = None, data: bytes | None = None) -> None:
+        self._source, self._data = source, data
 
-    def of(self, url: str | None) -> bytes | None:
-        """The bytes of this URL, which users can assign; None if another one was downloaded, or none."""
-        return self._data if url == self._url else None
+    def of(self, source: str | None) -> bytes | None:
+        """The bytes for this URL or base64, which users can assign; None if they are of another one, or not there."""
+        return self._data if source == self._source else None
 
-    def keep(self, url: str, data: bytes) -> bytes:
+    def keep(self, source: str, data: bytes) -> bytes:
         """Keep the bytes, and return them."""
-        self._url, self._data = url, data
+        self._source, self._data = source, data
         return data
 
     def __eq__(self, other: object) -> bool:
@@ -102,12 +101,18 @@ class FluxImage(Image):
         item: Mapping[str, object],
         *,
         downloads: DownloadSettings,
+        data: bytes | None = None,
         prompt: str = "",
         seed: int | None = None,
         index: int = 0,
     ) -> Self:
-        """The image for one item of an answer; prompt, seed and its index in the call make the name of its file."""
-        private = {"_downloads": downloads, "_named_after": (prompt, seed, index), "_kept": _Kept()}
+        """The image for one item of an answer.
+
+        `data` are the bytes of its base64, if it is decoded already. Prompt, seed and its index in the call make the
+        name of its file.
+        """
+        kept = _Kept() if data is None else _Kept(cast(str, item["b64_json"]), data)
+        private = {"_downloads": downloads, "_named_after": (prompt, seed, index), "_kept": kept}
         return _built(cls, item, private)
 
     @classmethod
@@ -129,15 +134,15 @@ class FluxImage(Image):
     def read(self) -> bytes:
         """The bytes of the image, downloaded if the answer has only a URL.
 
-        Downloaded bytes are kept in memory as long as the image is: the first read or save downloads them, and later
-        ones do not. Copies share the bytes; pickles do not contain them.
+        The bytes are kept in memory as long as the image is: a URL is downloaded by the first read or save only, and a
+        large `b64_json` is decoded when the answer comes. Copies share the bytes; pickles do not contain them.
 
         Raises:
             DownloadError: The image cannot be downloaded; `image.url` works for 7 days, so it can be read again later.
             UnsafeURLError: The URL must not be fetched, for example because it leads to a private address.
         """
         if self.b64_json is not None:
-            return binascii.a2b_base64(self.b64_json)
+            return self._kept.of(self.b64_json) or binascii.a2b_base64(self.b64_json)
         if self.url is None:
             raise DownloadError("this image has neither a link nor data")
         return self._kept.of(self.url) or self._kept.keep(self.url, fetch(self.url, self._downloads))

@@ -10,7 +10,6 @@ from openai import NOT_GIVEN, NotGiven
 
 from flux_openai.errors import ConfigurationError, InvalidParam, listed
 from flux_openai.request.unsupported import Unsupported
-from flux_openai.request.validation import check_defaults
 from flux_openai.retry import RetryPolicy, RetryQuota
 
 __all__ = ["FluxOptions", "Settings"]
@@ -87,6 +86,8 @@ class Settings:
         if not isinstance(defaults, Mapping) or not all(isinstance(name, str) for name in defaults):
             rule = "must be a mapping of parameter names to values"
             raise ConfigurationError.of(InvalidParam(param="defaults", value=defaults, rule=rule))
+        from flux_openai.request.validation import check_defaults  # loads all of validation, which no client needs yet
+
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
 

@@ -126,8 +126,15 @@ def test_imports_point_down() -> None:
 
 def test_no_import_of_ours_is_hidden_in_a_function() -> None:
     """Our own modules are imported at the top of a file, where the contracts and the reader see them."""
-    # The plugin is loaded in test runs that have no use for it, and the commands for help texts.
-    late = {"flux_openai/cli/__init__.py", "flux_openai/cli/app.py", "flux_openai/testing/__init__.py"}
+    # The plugin is loaded in test runs that have no use for it, the commands for help texts, and the client, as the
+    # SDK's, by programs that wait for it before they do anything.
+    late = {
+        "flux_openai/cli/__init__.py",
+        "flux_openai/cli/app.py",
+        "flux_openai/client/clients.py",
+        "flux_openai/sending/settings.py",
+        "flux_openai/testing/__init__.py",
+    }
     assert set(broken(hidden_imports)) == late
 
 
