@@ -2,7 +2,7 @@
 
 Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url before each request, and `_send_request`
 captures FLUX requests and their answers (see `_http/capture.py`). The images resource is imported when it is first
-used, as the SDK imports its resources: it needs the types of all of the SDK's answers, which take as long as the client.
+used, as the SDK imports its resources: it needs the types of the SDK's answers, which take as long as the client.
 """
 
 from functools import cached_property, partial
