@@ -3,10 +3,11 @@
 The SDK gives access to neither. How far a request got decides whether it may have been billed; without a limit the
 body could be a decompression bomb.
 
-    with capture(exchange):                    the sender, around `client.post`
+    with capture(exchange):                    the sender, around `client.post`; logs are redacted inside (logs.py)
       exchange = captured(request)             the client's `_send_request`, a hook of the SDK
-      exchange.attach(request)                 follows connect, send and receive through the `trace` extension
-      read_capped(response, exchange)          -> the response for the SDK, without secrets
+      exchange.attach(request)                 follows connect, send and receive through the `trace` extension, limits
+                                               the wait for the head, and refuses an answer to another request
+      read_capped(response, exchange)          body under the limits, decompressed -> the response for the SDK, redacted
 """
 
 import time

@@ -31,13 +31,13 @@ def plain(value: object) -> object:
     """
     if type(value) in _PLAIN:
         return value
-    equal = _told(_equal, value)
+    equal = _or_none(_equal, value)
     return value if equal is None else equal
 
 
 def number_of(value: object) -> int | float | None:
     """The finite number that a value is or is nearest to, such as 20 for "20"; None for a bool, or if there is none."""
-    number: int | float | None = _told(_nearest, value)
+    number: int | float | None = _or_none(_nearest, value)
     # `isfinite` fails for an integer that is too large for a float.
     return None if isinstance(number, float) and not isfinite(number) else number
 
@@ -45,10 +45,10 @@ def number_of(value: object) -> int | float | None:
 _T = TypeVar("_T")
 
 
-def _told(question: Callable[[object], _T | None], value: object) -> _T | None:
-    """What a value tells about itself; None if that fails."""
+def _or_none(convert: Callable[[object], _T | None], value: object) -> _T | None:
+    """What the function returns for a value; None if it raises."""
     try:
-        return question(value)
+        return convert(value)
     except Exception:  # noqa: BLE001  # `item`, `__index__`, `__float__` and `==` are code of the value's own class
         return None
 

@@ -1,7 +1,7 @@
 """Validation of one call: keyword arguments in, checked parameters out, or one error with every fault.
 
     validate(keywords, extra_body=…, defaults=…)
-      given(…)                                     plain.py: a Decimal, an enum … becomes the text or number it equals
+      given(…)                                     plain.py: Decimals, enums … -> the text or number that they equal
       keywords and extra_body are merged           the same parameter twice with different values is a fault
       read_images(…)                               image_inputs.py: paths, bytes, files -> data URIs
       model_for(…)                                 model_choice.py: short name -> model
@@ -9,9 +9,11 @@
       size -> aspect_ratio                         size.py, for models that take no `size`
       handle_unsupported(…)                        unsupported.py: options that the model does not take
       faults_of(…)                                 fields.py: types, limits, choices
+      split_params(…)                              with `split`: the seed of the last request has a limit too
     CheckedParams, or InvalidParamsError
 
-Faults are collected on the way, and raised together at the end.
+Faults are collected on the way, and raised together at the end; or where no model has the name, since without a model
+there are no rules for the other parameters.
 """
 
 from collections.abc import Iterator, Mapping

@@ -7,8 +7,9 @@
         self._post(…)                                 the seam: `Sender.post`
           for attempt in Retrying(…):                 sending/retry_loop.py asks retry.py
             with capture(exchange):                   _http/capture.py: phase reached, body under a cap
-              client.post(…, cast_to=FluxImagesResponse, post_parser=AnswerReader(exchange))
+              client.post(…, cast_to=FluxImagesResponse, post_parser=reader)
             outcome = reader.read()                   sending/outcome.py -> response/parsing.py
+                      or reader.failed(exception)     sending/failures.py: may it have been carried out?
       FluxImagesResponse, or raise
 
 The SDK's `Images.generate` is called on the way, so tracers and test suites that patch it work. The code of AsyncSender
