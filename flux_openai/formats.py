@@ -5,6 +5,7 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ConfigDict, TypeAdapter
@@ -53,11 +54,12 @@ def decoded_base64(text: memoryview | bytes) -> bytes | None:
     try:
         if _fast_decoder is not None:
             return _fast_decoder(text, validate=True) or None
-        if _HAS_CORE_DECODER and len(text) % 4 == 0:
-            plain = str(text, "ascii")
-            if "-" not in plain and "_" not in plain:  # it takes the url-safe alphabet too
+        plain = str(text, "ascii")
+        # pydantic's core takes the url-safe alphabet and missing padding too, and refuses loose bits at the end.
+        if _HAS_CORE_DECODER and len(plain) % 4 == 0 and "-" not in plain and "_" not in plain:
+            with suppress(ValueError):
                 return _CORE_DECODER.validate_strings(plain) or None
-        return binascii.a2b_base64(text, strict_mode=True) or None
+        return binascii.a2b_base64(plain, strict_mode=True) or None
     except ValueError:
         return None
 

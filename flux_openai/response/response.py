@@ -68,7 +68,7 @@ def _built(model: type[_M], fields: Mapping[str, object], private: dict[str, obj
         (attributes if name in known else extra)[name] = value
     built = model.__new__(model)
     object.__setattr__(built, "__dict__", attributes)
-    object.__setattr__(built, "__pydantic_fields_set__", set(fields))
+    object.__setattr__(built, "__pydantic_fields_set__", set(known & fields.keys()))
     object.__setattr__(built, "__pydantic_extra__", extra)
     object.__setattr__(built, "__pydantic_private__", private)
     return built

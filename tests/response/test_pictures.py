@@ -1,0 +1,145 @@
+"""Large base64 is cut out of a body and decoded once, and nobody can tell from the answer."""
+
+import json
+import pickle
+import subprocess
+import sys
+from base64 import b64encode
+
+import pytest
+
+from flux_openai.response.download import DownloadSettings
+from flux_openai.response.parsing import UnusableBody, read_answer
+from flux_openai.response.pictures import parse_body
+from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
+B64 = b64encode(PNG).decode()
+URI = f"data:image/png;base64,{B64}"
+URL_SAFE = B64.replace("+", "-").replace("/", "_")
+
+
+def read(body: bytes) -> FluxImagesResponse:
+    """The answer for a body."""
+    return read_answer(body, info=CallInfo(sent={"n": 1}), downloads=DownloadSettings())
+
+
+def as_json(data: object, **fields: object) -> bytes:
+    """A body with this `data`."""
+    return json.dumps({"created": 5, "data": data, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        as_json([{"b64_json": B64}]),
+        as_json([{"b64_json": URI}]),
+        as_json([{"b64_json": URL_SAFE}]),
+        as_json([{"b64_json": B64.rstrip("=")}]),
+        as_json([{"b64_json": URI.replace("/", "\\/")}]).replace(b"\\\\/", b"\\/"),
+        as_json({"data": [{"b64_json": B64}]}, code=200),
+        as_json([{"b64_json": B64, "revised_prompt": f'"b64_json":"{B64}"'}]),
+        as_json([{"b64_json": "x"}]).replace(b'"x"', b'"x","b64_json" : "' + B64.encode() + b'"'),
+        b"\xef\xbb\xbf" + as_json([{"b64_json": B64}]),
+        as_json([{"b64_json": B64}]).replace(b"5", b"NaN", 1),
+        as_json([{"b64_json": f"{B64[:5000]}\n{B64[5000:]}"}]).replace(b"\\n", b"\n"),
+    ],
+    ids=[
+        *("plain", "data URI", "url-safe", "unpadded", "escaped slashes", "envelope", "base64 in a text", "twice"),
+        *("BOM", "NaN", "raw newline"),
+    ],
+)
+def test_a_large_picture_is_read_whatever_its_form(body: bytes) -> None:
+    """The bytes, the base64 and all other fields are those that came."""
+    image = read(body).data[0]
+    assert (image.read(), image.b64_json, image.mime_type) == (PNG, B64, "image/png")
+    assert set(image.to_dict()) == {"b64_json", *image.model_fields_set}
+
+
+def test_a_large_picture_is_decoded_once() -> None:
+    """Reads give the very same bytes; other base64 that is assigned, and a pickle, have their own."""
+    image = read(as_json([{"b64_json": B64}])).data[0]
+    assert image.read() is image.read()
+    assert pickle.loads(pickle.dumps(image)).read() == PNG  # noqa: S301  # our own
+    image.b64_json = b64encode(b"another").decode()
+    assert image.read() == b"another"
+
+
+@pytest.mark.parametrize("field", ["images", "output"])
+def test_a_picture_in_another_place_is_left_where_it_is(field: str) -> None:
+    """What a service sends in fields of its own is not changed, whether or not the answer can be used."""
+    pictures = [{"b64_json": B64}]
+    with pytest.raises(UnusableBody):
+        read(as_json(None, **{field: pictures}))
+    answer = read(as_json(pictures, **{field: pictures}))
+    assert (answer.model_extra or {})[field] == pictures
+    assert answer.data[0].read() == PNG
+
+
+def test_only_the_text_beside_the_pictures_is_searched_for_secrets() -> None:
+    """What is left of a body without its pictures has all of its text."""
+    parsed = parse_body(as_json([{"b64_json": B64}, {"b64_json": URI}], note="secret"))
+    assert len(parsed.text) < 400
+    assert b"secret" in parsed.text
+    assert sorted(map(len, parsed.pictures.values())) == [len(PNG), len(PNG)]
+
+
+DECODED = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[2:]))
+from flux_openai.formats import decoded_base64
+import json
+decoded = [decoded_base64(text.encode()) for text in json.loads(sys.argv[1])]
+print(json.dumps([None if data is None else data.hex() for data in decoded]))
+"""
+TEXTS = [
+    "QUJD",
+    "QUI=",
+    "QQ==",
+    "",
+    "QQ",
+    "Q===",
+    "QR==",
+    "-_-_",
+    "+/+/",
+    "QU JD",
+    "QUJD\n",
+    "QUJDéé",
+    "====",
+    "QUJD=",
+    "A",
+]
+
+
+def test_every_decoder_takes_and_refuses_the_same() -> None:
+    """With pybase64 or without, the same base64 is decoded to the same bytes."""
+    expected = ["414243", "4142", "41", None, None, None, "41", None, "fbffbf", *[None] * 6]
+    for missing in ([], ["pybase64"]):
+        command = [sys.executable, "-c", DECODED, json.dumps(TEXTS), *missing]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"url": "https://x"}, {"b64_json": B64, "url": None}, {"revised_prompt": "x", "seed": 5, "more": {"a": [1]}}],
+)
+def test_an_image_is_the_one_that_the_sdk_would_build(item: dict[str, object]) -> None:
+    """Fields, those that were set, unknown ones and their JSON are as from the SDK's `construct`."""
+    built, theirs = FluxImage.of(item, downloads=DownloadSettings()), FluxImage.construct(None, **item)
+    assert (vars(built), built.model_fields_set, built.model_extra) == (
+        vars(theirs),
+        theirs.model_fields_set,
+        theirs.model_extra,
+    )
+    assert built.to_json() == theirs.to_json()
+
+
+def test_an_answer_is_the_one_that_the_sdk_would_build() -> None:
+    """Also with counts of tokens, which are models of their own."""
+    usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3, "input_tokens_details": {"text_tokens": 1}}
+    answer = read(as_json([{"url": "https://x"}], usage=usage, quality="high", own=1))
+    theirs = FluxImagesResponse.construct(None, **json.loads(as_json([], usage=usage, quality="high", own=1)))
+    assert (answer.usage, answer.quality, answer.model_extra) == (theirs.usage, theirs.quality, theirs.model_extra)
+    assert type(answer.usage) is type(theirs.usage)
+    assert answer.model_fields_set == theirs.model_fields_set
