@@ -54,9 +54,11 @@ def decoded_base64(text: memoryview | bytes) -> bytes | None:
     try:
         if _fast_decoder is not None:
             return _fast_decoder(text, validate=True) or None
+        if len(text) % 4 != 0:
+            return None  # Python's decoder takes one padding too many
         plain = str(text, "ascii")
-        # pydantic's core takes the url-safe alphabet and missing padding too, and refuses loose bits at the end.
-        if _HAS_CORE_DECODER and len(plain) % 4 == 0 and "-" not in plain and "_" not in plain:
+        # pydantic's core takes the url-safe alphabet too, and refuses loose bits at the end.
+        if _HAS_CORE_DECODER and "-" not in plain and "_" not in plain:
             with suppress(ValueError):
                 return _CORE_DECODER.validate_strings(plain) or None
         return binascii.a2b_base64(plain, strict_mode=True) or None
