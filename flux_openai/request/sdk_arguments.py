@@ -12,6 +12,9 @@ from flux_openai.errors import InvalidParam
 __all__ = ["header_faults", "query_faults", "timeout_faults"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HALF_PAIR = re.compile(r"(?<!\\)(?:\\\\)*\\ud[89a-f]")
+"""Half of a surrogate pair, in a repr."""
+
 _VALUE = re.compile(r"|[\x21-\x7e]|[\x21-\x7e][\t\x20-\x7e]*[\x21-\x7e]")
 
 
@@ -39,8 +42,14 @@ def query_faults(query: object, *, param: str = "extra_query") -> list[InvalidPa
         return []
     if not isinstance(query, Mapping):
         return [_not_a_mapping(query, param)]
-    rule = "a name in a query must be text"
-    return [InvalidParam(param=param, value=name, rule=rule) for name in query if not isinstance(name, str)]
+    faults = []
+    for name, value in query.items():
+        if not isinstance(name, str):
+            faults.append(InvalidParam(param=param, value=name, rule="a name in a query must be text"))
+        elif _HALF_PAIR.search(repr((name, value))):
+            rule = "has half of a surrogate pair, which is no character"
+            faults.append(InvalidParam(param=f"{param}[{name!a}]", value=_kind(value), rule=rule))
+    return faults
 
 
 def timeout_faults(timeout: object) -> list[InvalidParam]:

@@ -20,7 +20,10 @@ HEADERS = [
     *({"X-A": 5}, {"X-A": None}, {"X-A": b"sk-secret\xff"}, {"X-A": "sk-secret\ud800"}, {"X-A": "sk-secret\0"}),
     *({5: "sk-secret"}, {"": "sk-secret"}, {"X A": "sk-secret"}, {"X-Ä": "sk-secret"}, {"X-A:": "sk-secret"}),
 ]
-QUERIES = ["sk-secret", [("sk-secret", "b")], 5, {5: "sk-secret"}]
+QUERIES = [
+    *("sk-secret", [("sk-secret", "b")], 5, {5: "sk-secret"}),
+    *({"a": "sk-secret\ud800"}, {"\udc00": "sk-secret"}, {"a": ["sk-secret\ud800"]}, {"a": {"b": "sk-secret\ud800"}}),
+]
 BODIES = ["x", [("a", "b")], 5]
 WRONG = [
     *(("timeout", value) for value in TIMEOUTS),
