@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from io import BytesIO
+from itertools import chain
 from typing import Any, Literal
 
 from flux_openai._http.library import httpx
@@ -343,16 +344,29 @@ def _record_body(response: httpx.Response, exchange: Exchange, reader: _BodyRead
     if encoding and encoded and len(raw) <= reader.limit:
         body, wrong = decompressed(raw, encoding, reader.limit)
         fault = fault or wrong
+    if fault is None and body.startswith(_GZIP_MAGIC):
+        fault = "is compressed once more than it says"
     if fault is None:
         exchange.body = body
         exchange.notices = (f"the answer {_NOT_ASKED_FOR}: deflate",) if "deflate" in encoding else ()
         return
     # An image that came whole is paid for. So the body counts if it is an answer, unpacked or as it came.
-    for candidate in (body, raw) if body is not raw else (raw,):
+    for candidate in chain((body, raw) if body is not raw else (raw,), _guessed(body, raw, reader.limit)):
         if response.is_success and len(candidate) <= reader.limit and exchange.is_answer(candidate):
             exchange.body, exchange.notices = candidate, (f"the answer {fault}, but its JSON is whole",)
             return
     exchange.body, exchange.body_error = raw, fault
+
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def _guessed(body: bytes, raw: bytes, limit: int) -> Iterator[bytes]:
+    """What is in a body that is compressed in another way than its Content-Encoding says."""
+    if len(raw) > limit:
+        return
+    packed = body if body.startswith(_GZIP_MAGIC) else raw
+    yield _unpack(packed, "gzip" if packed.startswith(_GZIP_MAGIC) else "deflate", limit)[0]
 
 
 _NOT_ASKED_FOR = "comes in a content encoding that was not asked for"
@@ -391,7 +405,7 @@ def _unpack(data: bytes, name: str, limit: int) -> tuple[bytes, str | None]:
             return data, f"is larger than {limit // _CHUNK} MiB when decompressed"
         if not whole:
             return bytes(out), f"is not valid {name}"
-        if not rest.startswith(b"\x1f\x8b"):
+        if not rest.startswith(_GZIP_MAGIC):
             return bytes(out), None
     return data, "is packed in too many pieces"
 

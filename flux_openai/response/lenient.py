@@ -5,14 +5,16 @@ An image that came whole is paid for, so a flaw beside it must not lose it. Noth
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import cast
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
-from flux_openai.formats import plain_base64, sniff_base64
+from flux_openai.formats import plain_base64, sniff, sniff_base64
 
-__all__ = ["documents", "items_of_broken", "lenient_base64"]
+__all__ = ["documents", "items_of_broken", "lenient_base64", "percent_encoded"]
 
 _DEPTH = 100
 """How many levels of nesting are kept: code that walks an answer (repr, pickle, pydantic) fails far below 1000."""
@@ -38,6 +40,7 @@ _DECODER = json.JSONDecoder(strict=False, parse_int=_integer)
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _EVENT = re.compile(r"^data:", re.MULTILINE)
 _DATA_LIST = re.compile(r'"data"\s*+:\s*+\[\s*+')
+_IMAGE = re.compile(r'"(b64_json|url)"\s*+:\s*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 _COMMA = re.compile(r"\s*+,\s*+")
 
 
@@ -55,7 +58,10 @@ def documents(body: bytes) -> Iterator[dict[str, object]]:
 
 
 def items_of_broken(body: bytes) -> Iterator[list[object]]:
-    """The items of each list `data` that are whole, in a body whose objects are not: it is cut, or wrong in between."""
+    """The items of each list `data` that are whole, in a body whose objects are not: it is cut, or wrong in between.
+
+    If more images than items are whole, an item is broken beside its image: then there are only the images.
+    """
     for text in _texts(body):
         for start in islice(_DATA_LIST.finditer(text), _TRIES):
             items, separator = list[object](), cast(re.Match[str] | None, start)
@@ -66,8 +72,21 @@ def items_of_broken(body: bytes) -> Iterator[list[object]]:
                     break
                 items.append(_plain(item))
                 separator = _COMMA.match(text, end)
-            if items:
-                yield items
+            images = _images_of_broken(text, start.end())
+            yield from filter(None, (images, items) if len(images) > len(items) else (items, images))
+
+
+def _images_of_broken(text: str, start: int) -> list[object]:
+    """The whole values of `b64_json` and `url` behind this place, as items of a list `data`."""
+    items, end = list[dict[str, object]](), start
+    for match in islice(_IMAGE.finditer(text, start), _MANY):
+        name = match[1]
+        if not items or name in items[-1] or text.find("{", end, match.start()) >= 0:
+            items.append({})
+        end = match.end()
+        with suppress(ValueError):
+            items[-1][name] = _plain(_DECODER.decode(match[2]))
+    return [item for item in items if item]
 
 
 def lenient_base64(text: str) -> str | None:
@@ -80,11 +99,18 @@ def lenient_base64(text: str) -> str | None:
     text = _INVISIBLE.sub("", text)
     text = _QUOTED.sub(r"\2", text)
     # Base64 has no comma: the last one ends the head of a data URI, also one with commas of its own, or one set twice.
-    plain = plain_base64(text.rpartition(",")[2] if text[:5].lower() == "data:" else text)
+    plain = plain_base64(text.rpartition(",")[2] if _DATA_HEAD.match(text) else text)
     return plain if plain is not None and sniff_base64(plain) is not None else None
 
 
-_INVISIBLE = re.compile(r"(?:[\s\u00ad\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]|\\[nrt])+")
+def percent_encoded(uri: str) -> str | None:
+    """Plain base64 of the image in a data URI whose bytes are percent-encoded; None if there is no image in it."""
+    data = unquote_to_bytes(uri.rpartition(",")[2])
+    return b64encode(data).decode("ascii") if sniff(data) is not None else None
+
+
+_DATA_HEAD = re.compile(r"data:|(?:[a-z]+/[a-z.+-]+;)?base64,", re.IGNORECASE)
+_INVISIBLE = re.compile(r"(?:[\s\0-\x1f\x7f\u00ad\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]|\\[nrt])+")
 _QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also the repr of Python bytes
 
 

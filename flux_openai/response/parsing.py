@@ -24,7 +24,7 @@ from flux_openai.response.error_object import (
     said_of_image,
     words_of_answer,
 )
-from flux_openai.response.lenient import documents, items_of_broken, lenient_base64
+from flux_openai.response.lenient import documents, items_of_broken, lenient_base64, percent_encoded
 from flux_openai.response.pictures import ParsedBody, parse_body
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 
@@ -217,7 +217,7 @@ def _base64(packed: object, pictures: Mapping[int, bytes]) -> tuple[str | None, 
 def _link_or_data(url: str) -> tuple[str | None, str | None]:
     """The URL if it is a link, else the base64 in it, if it is a data URI or the bare base64 of an image."""
     is_data = url.lstrip("\ufeff \r\n\t\"'")[:5].lower() in ("data:", "data%")
-    plain = plain_base64(url) or lenient_base64(url)
+    plain = plain_base64(url) or lenient_base64(url) or (percent_encoded(url) if is_data else None)
     if is_data:
         return None, plain
     return (None, plain) if plain is not None and sniff_base64(plain) is not None else (url, None)

@@ -8,6 +8,7 @@ import pickle
 import warnings
 from io import BytesIO
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -149,6 +150,27 @@ def test_an_image_that_is_cut_is_not_one() -> None:
     assert answer.notices == (BROKEN, "1 of 2 images did not come back usable")
 
 
+BESIDE = ["007", "+1", "0x1F", "nan", "undefined", "True", r'"\x41"', r'"\'"', "'a'", "", "1 2"]
+
+
+@pytest.mark.parametrize("value", BESIDE)
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_an_object_that_is_broken_beside_its_image_loses_no_image(value: str, where: str) -> None:
+    """Of three images of which the middle one has no JSON value beside it, all are kept, in their order."""
+    fields = [f'"b64_json": "{B64}"', f'"x": {value}']
+    middle = ", ".join(reversed(fields) if where == "before" else fields)
+    link = '{"url": "https:\\/\\/files.example\\/1.png"}'
+    answer = read(f'{{"created": 5, "data": [{link}, {{{middle}}}, {{"b64_json": "{B64}"}}]}}', n=3)
+    assert [image.url or image.read() for image in answer.data] == ["https://files.example/1.png", PICTURE, PICTURE]
+    assert (answer.missing, answer.notices) == (0, (BROKEN,))
+    exercise(answer)
+
+
+def test_an_image_whose_object_is_cut_behind_it_is_kept() -> None:
+    """The closing quote of the image came: nothing of it is missing."""
+    assert read(f'{{"data": [{{"b64_json": "{B64}"').data[0].read() == PICTURE
+
+
 def percent(text: str, letters: str) -> str:
     return "".join(f"%{ord(letter):02X}" if letter in letters else letter for letter in text)
 
@@ -175,6 +197,10 @@ FLAWED = {
         f"U+{ord(letter):04X}": split(B64, letter)
         for letter in "\u200b\u200c\u200d\u2060\ufeff\u00ad\u00a0\u3000\u2028"
     },
+    "NULs": split(B64, "\0"),
+    "control characters": split(B64, "\x01\x7f"),
+    "a head without data:": f"image/jpeg;base64,{B64}",
+    "base64 for a head": f"base64,{B64}",
     "the text of a line break": split(B64, "\\n"),
     "quotes": f'"{B64}"',
     "the repr of bytes": f"b'{B64}'",
@@ -207,6 +233,12 @@ def test_a_url_that_is_the_image_is_its_data(url: str) -> None:
         assert (image.b64_json, image.url, image.read()) == (B64, None, PICTURE)
     both = read(json.dumps({"data": [{"url": url, "b64_json": B64}]}))
     assert (both.data[0].b64_json, both.data[0].url, both.notices) == (B64, None, ())
+
+
+def test_a_data_uri_may_be_percent_encoded_bytes() -> None:
+    """A data URI without base64 is one too."""
+    image = read(json.dumps({"data": [{"url": f"data:image/jpeg,{quote_from_bytes(PICTURE)}"}]})).data[0]
+    assert (image.b64_json, image.url) == (B64, None)
 
 
 @pytest.mark.parametrize("url", ["AAAA", "/9j/x.png", "//files.example/a", "files/abc", "iVBORw0KGgo.png"])
@@ -311,6 +343,8 @@ HOSTILE = {
     "quotes": b'{"a":' * 100_000 + b'\\"' * 2_000_000,
     "lists of data": b'"data":[' * 500_000,
     "objects in lists of data": b'{"data":[' * 500_000,
+    "images in lists of data": b'"data":[{"b64_json":"",' * 200_000,
+    "open images": b'"data":[{"b64_json":"\\"' + b'\\"b64_json\\":\\"' * 200_000,
     "braces": b"{" * 4_000_000,
     "commas": b'{"data":[1' + b",1" * 1_000_000,
 }

@@ -147,6 +147,7 @@ def bare_deflate(data: bytes) -> bytes:
 
 NOT_ASKED_FOR = "the answer comes in a content encoding that was not asked for, but its JSON is whole"
 NOT_GZIP = "the answer is not valid gzip, but its JSON is whole"
+PACKED = "the answer is compressed once more than it says, but its JSON is whole"
 DEFLATE = "the answer comes in a content encoding that was not asked for: deflate"
 ENCODED: dict[str, tuple[Step, tuple[str, ...]]] = {
     **{name: (encoded(name, PLAIN), (NOT_ASKED_FOR,)) for name in ("utf-8", "UTF-8", "none", "br", "zstd", "json")},
@@ -167,6 +168,16 @@ ENCODED: dict[str, tuple[Step, tuple[str, ...]]] = {
         ("the answer is not valid deflate, but its JSON is whole",),
     ),
     "deflate, then gzip": (encoded("deflate, gzip", gzip.compress(zlib.compress(PLAIN))), (DEFLATE,)),
+    "gzip that is not said": ((200, JSON, GZIP), (PACKED,)),
+    "gzip within gzip": (encoded("gzip", gzip.compress(GZIP)), (PACKED,)),
+    "gzip that is called br": (encoded("br", GZIP), (NOT_ASKED_FOR,)),
+    "gzip that is called deflate": (
+        encoded("deflate", GZIP),
+        ("the answer is not valid deflate, but its JSON is whole",),
+    ),
+    "deflate that is called gzip": (encoded("gzip", zlib.compress(PLAIN)), (NOT_GZIP,)),
+    "gzip that is called gzip twice": (encoded("gzip, gzip", GZIP), (NOT_GZIP,)),
+    "gzip and a charset": (encoded("gzip, utf-8", GZIP), (NOT_ASKED_FOR,)),
     "a flaw in the JSON too": (encoded("utf-8", b'{"x": NaN, ' + PLAIN[1:]), (NOT_ASKED_FOR, LENIENT)),
     "UTF-16 that is called UTF-8": (encoded("utf-8", PLAIN.decode().encode("utf-16")), (NOT_ASKED_FOR, LENIENT)),
 }
