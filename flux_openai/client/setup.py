@@ -146,6 +146,11 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         faults += header_faults(options.get(name), param=name)
     for name in ("default_query", "set_default_query"):
         faults += query_faults(options.get(name), param=name)
+    for name in ("organization", "project"):  # the SDK sends them as headers
+        value = options.get(name)
+        if value is not None and header_faults({name: value}):
+            rule = "must be ASCII text on one line, without spaces around it"
+            faults.append(InvalidParam(param=name, value=value, rule=rule))
     if faults:
         raise ConfigurationError.of(*faults)
     return {name: value for name, value in options.items() if name not in FluxOptions.__annotations__}
@@ -202,6 +207,8 @@ def _checked_url(text: str, *, allow_http: bool) -> str:
         rule = "must be an https:// address without a user name in it"
     elif url.query or url.fragment or {"?", "#"} & {*text}:
         rule = "must end before the query and the fragment; what every request needs goes into default_query="
+    elif re.search(r"\s|%20", text):
+        rule = "must have no blanks: they would be a part of the path of each request"
     elif _ENDPOINT.search(url.path):
         rule = "is the address of the service: the client adds the path of each request, such as /images/generations"
     elif url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
@@ -230,7 +237,7 @@ def _parsed(text: str) -> httpx.URL | None:
 def _nearest_url(text: str, *, allow_http: bool) -> str | None:
     """The base_url that was probably meant, over https; None if no host can be told from the text."""
     bare = re.sub(r"^(?:[a-z][a-z0-9+.-]*:)?/+(?:[^/]*@)?", "", text.strip(" \t\r\n\"'<>"), flags=re.IGNORECASE)
-    bare = _ENDPOINT.sub("", re.split(r"[?#\s]", bare, maxsplit=1)[0])
+    bare = _ENDPOINT.sub("", re.split(r"[?#\s]|%20", bare, maxsplit=1)[0])
     url = _parsed(f"https://{bare}")
     if url is None or not ("." in url.host or ":" in url.host or url.host == "localhost"):
         return None

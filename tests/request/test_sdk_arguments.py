@@ -69,6 +69,7 @@ def test_a_right_argument_of_the_sdk_is_passed_on(param: str, value: object) -> 
         *(("timeout", value) for value in TIMEOUTS),
         *(("default_headers", value) for value in HEADERS),
         *(("default_query", value) for value in QUERIES),
+        *((option, value) for option in ("organization", "project") for value in ("é", "a\nb", " a", 5)),
     ],
     ids=repr,
 )
