@@ -8,13 +8,16 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
 from threading import Semaphore, Thread
 
 __all__ = ["MAX_CONCURRENCY", "arun_all", "run_all"]
 
 MAX_CONCURRENCY = 8
 """How many requests of one split call run at a time."""
+
+_PATIENCE = 0.005
+"""Seconds without the end of a job after which another thread begins. Where answers come at once, one thread is faster
+than several that wait for each other, and needs one connection."""
 
 _POLL_SECONDS = 0.2
 """How often the waiting thread wakes up to notice Ctrl-C."""
@@ -28,17 +31,18 @@ def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     exit.
     """
     ordered = [_Job(job) for job in jobs]
-    left, idle = deque(ordered), Semaphore(0)
-    work = partial(_work, left, idle)
-    threads = [Thread(target=work, name="flux-openai", daemon=True) for _ in ordered[:MAX_CONCURRENCY]]
+    left, ended, running = deque(ordered), Semaphore(0), len(ordered)
+    threads = list[Thread]()
     try:
-        for thread in threads:
-            thread.start()
-        for _ in threads:
+        while running:
+            more = bool(left) and len(threads) < MAX_CONCURRENCY
+            if more:
+                threads.append(Thread(target=_work, args=(left, ended), name="flux-openai", daemon=True))
+                threads[-1].start()
             # Polled, because a signal does not interrupt `acquire` on Windows, nor on Linux just as it begins to wait.
             # `Thread.join` is no alternative: after an interruption it takes the thread for ended.
-            while not idle.acquire(timeout=_POLL_SECONDS):
-                pass
+            while running and ended.acquire(timeout=_PATIENCE if more else _POLL_SECONDS):
+                running -= 1
     finally:
         left.clear()
     for thread in threads:
@@ -46,11 +50,11 @@ def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     return [job.take_error() for job in ordered]
 
 
-def _work(left: "deque[_Job]", idle: Semaphore) -> None:
+def _work(left: "deque[_Job]", ended: Semaphore) -> None:
     with suppress(IndexError):
         while True:
             left.popleft().run()
-    idle.release()
+            ended.release()
 
 
 class _Job:
