@@ -178,7 +178,7 @@ BODIES = {
     "text": ECHO,
     "junk": json.dumps({"request": {"headers": {"Authorization": f"Bearer {KEY}"}}, "links": [LINK]}),
     "list": json.dumps([KEY, LINK]),
-    "cut off": f'{{"data": [{{"url": "{LINK}", "key": "{KEY}',
+    "cut off": f'{{"data": [{{"key": "{KEY}", "url": "{LINK}',
     "long": json.dumps({"padding": "x" * 65_500, "key": KEY, "link": LINK, "more": [KEY] * 9000}),
     "no image": json.dumps({"data": [{"b64_json": f"!{KEY}", "x": LINK}, LINK, {"url": None, "key": KEY}]}),
 }
