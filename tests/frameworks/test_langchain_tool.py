@@ -265,7 +265,7 @@ def test_images_are_not_shown_unasked(tool: FluxImageTool) -> None:
 
 def test_an_image_that_is_lost_does_not_hide_the_others(tool: FluxImageTool, emulator: Emulator) -> None:
     """If one of two images cannot be saved, the artifact has the other, and says that not all is well."""
-    emulator.fail(on="download", status=404)
+    emulator.fail(on="download", status=410)
     message = asked(tool, {**FOX, "n": 2})
     assert "Paid for, but not saved; do not call again" in message.text
     assert message.artifact["is_error"]

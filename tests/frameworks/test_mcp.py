@@ -286,7 +286,8 @@ async def test_an_unknown_outcome(tool: FluxTool, emulator: Emulator) -> None:
 
 async def test_an_image_without_a_thumbnail(tool: FluxTool, emulator: Emulator) -> None:
     """An image that cannot be made small is still told, linked and readable."""
-    broken = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff"
+    size = b"\x7f\xff\xff\xff\x7f\xff\xff\xff"
+    broken = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + size + b"\x08\x02\0\0\0\0\0\0\0" + b"\0\0\0\0IEND\xaeB`\x82"
     emulator.fail(status=200, body=broken, on="download")
     async with Client(mcp_server(tool)) as client:
         result = await client.call_tool(GENERATE, {"prompt": "x"})
