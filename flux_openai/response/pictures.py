@@ -47,11 +47,12 @@ def parse_body(body: bytes) -> ParsedBody:
     if found:
         data = value.get("data") if isinstance(value, dict) else None
         items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
-        if not found.keys() <= {item.get("b64_json") for item in items if isinstance(item.get("b64_json"), str)}:
+        items = [item for item in items if isinstance(item.get("b64_json"), str)]
+        if not found.keys() <= {item["b64_json"] for item in items}:
             # The pictures stand in another place than is documented.
             return ParsedBody(value=from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False), text=body)
         for item in items:
-            if item.get("b64_json") in found:
+            if item["b64_json"] in found:
                 item["b64_json"] = found[item["b64_json"]][0]
     return ParsedBody(value=value, text=text, pictures={id(base64): data for base64, data in found.values()})
 

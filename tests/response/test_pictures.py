@@ -76,6 +76,13 @@ def test_a_picture_in_another_place_is_left_where_it_is(field: str) -> None:
     assert answer.data[0].read() == PNG
 
 
+@pytest.mark.parametrize("odd", [["x"], {"x": 1}, 5, None, True])
+def test_an_odd_item_does_not_lose_the_picture_beside_it(odd: object) -> None:
+    """Whatever stands in the `b64_json` of one item, the image of the other is read."""
+    answer = read(as_json([{"b64_json": odd}, {"b64_json": B64}, odd]))
+    assert [image.read() for image in answer.data] == [PNG]
+
+
 def test_only_the_text_beside_the_pictures_is_searched_for_secrets() -> None:
     """What is left of a body without its pictures has all of its text."""
     parsed = parse_body(as_json([{"b64_json": B64}, {"b64_json": URI}], note="secret"))
