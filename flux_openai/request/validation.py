@@ -55,6 +55,9 @@ class CheckedParams:
     first: int = 0
 
 
+_LEFT_OUT = (openai.Omit, openai.NotGiven)
+
+
 def given(options: Mapping[str, object]) -> dict[str, object]:
     """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out; their values are plain.
 
@@ -63,7 +66,7 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     return {
         name: value if name in IMAGE_FIELDS else plain(value)
         for name, value in options.items()
-        if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
+        if value is not None and not isinstance(value, _LEFT_OUT)
     }
 
 
