@@ -4,7 +4,7 @@ import binascii
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from os import PathLike
@@ -20,9 +20,11 @@ from pydantic import PrivateAttr
 from flux_openai._http.redaction import Redacted, scrub
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.formats import sniff, sniff_base64
+from flux_openai.models import Price
 from flux_openai.response.download import LINK_LIFE, DownloadSettings, afetch, fetch
 from flux_openai.response.file_names import numbered, stem
 from flux_openai.response.files import write
+from flux_openai.response.metadata import Metadata
 
 __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
 
@@ -92,7 +94,8 @@ class FluxImage(Image):
     """
 
     _downloads: DownloadSettings = PrivateAttr(default_factory=DownloadSettings)
-    _named_after: tuple[str, int | None, int] | None = PrivateAttr(default=None)
+    _info: "CallInfo | None" = PrivateAttr(default=None)
+    _index: int = PrivateAttr(default=0)
     _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     @classmethod
@@ -102,17 +105,15 @@ class FluxImage(Image):
         *,
         downloads: DownloadSettings,
         data: bytes | None = None,
-        prompt: str = "",
-        seed: int | None = None,
+        info: "CallInfo | None" = None,
         index: int = 0,
     ) -> Self:
-        """The image for one item of an answer.
+        """The image for one item of an answer, with its index in the call.
 
-        `data` are the bytes of its base64, if it is decoded already. Prompt, seed and its index in the call make the
-        name of its file.
+        `data` are the bytes of its base64, if it is decoded already.
         """
         kept = _Kept() if data is None else _Kept(cast(str, item["b64_json"]), data)
-        private = {"_downloads": downloads, "_named_after": (prompt, seed, index), "_kept": kept}
+        private: dict[str, object] = {"_downloads": downloads, "_info": info, "_index": index, "_kept": kept}
         return _built(cls, item, private)
 
     @classmethod
@@ -154,13 +155,17 @@ class FluxImage(Image):
             return await to_thread.run_sync(self.read)
         return self._kept.of(self.url) or self._kept.keep(self.url, await afetch(self.url, self._downloads))
 
-    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> Path:
         """Write the image to a file and return its path.
+
+        The bytes are written as they came: any change would break a C2PA signature in them.
 
         Args:
             path: A file, if it ends in .png, .jpg, .jpeg, .webp or .gif; else a folder, which is created if needed.
                 The extension is corrected to the type of the image.
             overwrite: Whether an existing file is replaced. In a folder, a number makes the name unique otherwise.
+            metadata: Whether a file of the same name that ends in .json is written beside it: how to make the image
+                again. See `flux_openai.response.metadata`.
 
         Raises:
             DownloadError: The image cannot be downloaded; see `read`.
@@ -170,19 +175,31 @@ class FluxImage(Image):
             image.save("out")      # out/a-red-fox_seed7_0.png, then out/a-red-fox_seed7_0-2.png
             image.save("fox.png")  # fox.png, or fox.jpg if the image is a JPEG
         """
-        return write(self.read(), path, stem=self._stem(), overwrite=overwrite)
+        return self._write(self.read(), path, overwrite=overwrite, metadata=metadata)
 
-    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> Path:
         """The same as `save`, for async code."""
         data = await self.aread()
-        return await to_thread.run_sync(partial(write, data, path, stem=self._stem(), overwrite=overwrite))
+        return await to_thread.run_sync(partial(self._write, data, path, overwrite=overwrite, metadata=metadata))
 
-    def _stem(self) -> str:
-        """The file name without extension."""
-        if self._named_after is None:
-            return "image"
-        prompt, seed, index = self._named_after
-        return stem(prompt, seed=seed, index=index)
+    def _write(self, data: bytes, path: str | PathLike[str], *, overwrite: bool, metadata: bool) -> Path:
+        info = CallInfo() if self._info is None else self._info
+        seed = info.params.get("seed")
+        name = stem(
+            str(info.params.get("prompt") or ""), seed=seed if isinstance(seed, int) else None, index=self._index
+        )
+        sidecar = None
+        if metadata:
+            made = Metadata.of(
+                data,
+                model=info.model,
+                params=info.params,
+                index=self._index - info.first,
+                request_id=info.request_id,
+                received=info.received,
+            )
+            sidecar = made.as_json()
+        return write(data, path, stem=name if self._info else "image", overwrite=overwrite, sidecar=sidecar)
 
     def __repr_args__(self) -> list[tuple[str | None, object]]:
         """Shorten base64 and leave out the signature of the URL."""
@@ -215,7 +232,10 @@ class CallInfo:
     """What is known about a call besides the body of its answer.
 
     Attributes:
+        model: The full name of the model.
+        params: The parameters of the call.
         sent: The JSON body of the request.
+        price: The price of one image, if it is known.
         attempts: How many requests were sent or tried.
         request_id: The service's id of the request.
         notices: The texts of the warnings: about parameters that were changed, and about an incomplete answer.
@@ -224,7 +244,10 @@ class CallInfo:
         received: When the answer came.
     """
 
+    model: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
     sent: Mapping[str, object] = field(default_factory=dict)
+    price: Price | None = None
     attempts: int = 0
     request_id: str | None = None
     notices: tuple[str, ...] = ()
@@ -268,10 +291,10 @@ class FluxImagesResponse(ImagesResponse):
     @classmethod
     def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
         """One answer with the images of several, in their order; `missing` counts the images that none of them has."""
-        info = CallInfo(
+        info = replace(
+            parts[0]._info,  # noqa: SLF001  # of this very class
             sent=sent,
             attempts=sum(part.attempts for part in parts),
-            request_id=parts[0].request_id,
             notices=tuple(dict.fromkeys(notice for part in parts for notice in part.notices)),
             missing=missing,
             received=min(part.expires_at for part in parts) - LINK_LIFE,
@@ -327,6 +350,15 @@ class FluxImagesResponse(ImagesResponse):
         return self._info.missing
 
     @property
+    def cost(self) -> Price | None:
+        """What the images of this answer probably cost; None if the price of the model is not known.
+
+        It is an estimate by the price of `FLUX_MODELS[…].price`, or of the client's `prices=`: the service does not say
+        what it bills, nor whether it bills attempts that failed.
+        """
+        return None if self._info.price is None else self._info.price.for_images(len(self.data))
+
+    @property
     def expires_at(self) -> datetime:
         """When the first URL of this answer stops working: 7 days after `created`, or after the answer came (UTC)."""
         made = self._info.received
@@ -335,7 +367,7 @@ class FluxImagesResponse(ImagesResponse):
             made = datetime.fromtimestamp(created, UTC)
         return made + LINK_LIFE
 
-    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> list[Path]:
         """Save every image and return the paths.
 
         Every image is tried before the first error is raised.
@@ -343,6 +375,7 @@ class FluxImagesResponse(ImagesResponse):
         Args:
             path: A folder or a file, as for one image. With several images a file name gets their index: fox_0.png.
             overwrite: Whether existing files are replaced.
+            metadata: Whether each image gets a file beside it that says how to make it again.
 
         Raises:
             DownloadError: An image cannot be downloaded; see `FluxImage.read`.
@@ -352,20 +385,22 @@ class FluxImagesResponse(ImagesResponse):
         errors: list[FluxError] = []
         for image, place in self._places(path):
             try:
-                paths.append(image.save(place, overwrite=overwrite))
+                paths.append(image.save(place, overwrite=overwrite, metadata=metadata))
             except FluxError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
         return paths
 
-    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    async def asave(
+        self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False
+    ) -> list[Path]:
         """The same as `save`, for async code."""
         paths: list[Path] = []
         errors: list[FluxError] = []
         for image, place in self._places(path):
             try:
-                paths.append(await image.asave(place, overwrite=overwrite))
+                paths.append(await image.asave(place, overwrite=overwrite, metadata=metadata))
             except FluxError as error:
                 errors.append(error)
         if errors:

@@ -247,7 +247,15 @@ def _begin_attempt(
     state.attempts += 1
     exchange = Exchange(key=call.key, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
-    info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
+    info = CallInfo(
+        model=call.model.id,
+        params=call.params,
+        sent=sent,
+        price=call.price,
+        attempts=state.attempts,
+        notices=call.notices,
+        first=call.first,
+    )
     reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)
     headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
     # The SDK's `edit` sets multipart/form-data; the caller may have set any of these, for other calls perhaps.
