@@ -207,12 +207,15 @@ class FluxImage(Image):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """The picture, for notebooks; the repr if it cannot be read."""
-        bundle = {"text/plain": repr(self)}
+        return {"text/plain": repr(self), **self._picture()}
+
+    def _picture(self) -> dict[str, str]:
+        """The base64 of the picture by its MIME type; empty if it cannot be read, or is of no known type."""
         with suppress(DownloadError):
             data = self.read()
             if kind := sniff(data):
-                bundle[kind.mime] = b64encode(data).decode()
-        return bundle
+                return {kind.mime: b64encode(data).decode()}
+        return {}
 
 
 def _redacted(value: object, name: str | None) -> object:
@@ -318,6 +321,15 @@ class FluxImagesResponse(ImagesResponse):
         """Leave out the signatures of URLs in all fields; the images do so themselves."""
         args = super().__repr_args__()
         return [(name, value if name == "data" else _redacted(value, name)) for name, value in args]
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """The pictures, for notebooks: one as it is, several side by side; the repr if none can be read."""
+        pictures = [picture for image in self.data for picture in image._picture().items()]  # noqa: SLF001  # of this module
+        if len(pictures) < 2:
+            return {"text/plain": repr(self), **dict(pictures)}
+        tags = "".join(f'<img src="data:{mime};base64,{base64}" style="width:100%">' for mime, base64 in pictures)
+        grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:4px"
+        return {"text/plain": repr(self), "text/html": f'<div style="{grid}">{tags}</div>'}
 
     @property
     def request_id(self) -> str | None:
