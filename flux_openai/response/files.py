@@ -9,12 +9,12 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flux_openai.errors import SaveError
 from flux_openai.formats import sniff
-from flux_openai.response.file_names import names_a_file, target
+from flux_openai.response.file_names import SIDECAR, names_a_file, target
 
 if sys.platform != "win32":
     import fcntl
@@ -39,7 +39,14 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path:
+def write(
+    data: bytes,
+    path: str | os.PathLike[str] = ".",
+    *,
+    stem: str,
+    overwrite: bool = False,
+    sidecar: bytes | None = None,
+) -> Path:
     """Write image bytes to a file and return its path.
 
     Bytes of no known image type are paid for too: they are saved as ".bin".
@@ -49,6 +56,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
         path: A file, or a folder in which the file is named after `stem`, numbered if that name exists.
         stem: The file name without extension.
         overwrite: Whether an existing file is replaced.
+        sidecar: The content of a second file of the same name, which ends in ".json".
 
     Raises:
         SaveError: The file cannot be written, or it exists and `overwrite` is False.
@@ -56,7 +64,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
     try:
-        return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite)
+        return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite, sidecar=sidecar)
     except (OSError, UnicodeError) as cause:
         reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
         error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
@@ -64,7 +72,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
         raise error from cause
 
 
-def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path:
+def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar: bytes | None) -> Path:
     if "\0" in str(place):
         raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # `mkdir` would raise ValueError
     try:
@@ -72,8 +80,16 @@ def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
     _remove_leftovers(place.parent)
-    with _temporary_file(place.parent, data) as temporary:
-        written = temporary.replace(place) if overwrite else _publish(temporary, place, numbered=numbered)
+    contents = {place.suffix: data} if sidecar is None else {place.suffix: data, SIDECAR: sidecar}
+    with contextlib.ExitStack() as stack:
+        # The image comes last: where it is, its sidecar is too.
+        files = {end: stack.enter_context(_temporary_file(place.parent, contents[end])) for end in reversed(contents)}
+        if overwrite:
+            for suffix, temporary in files.items():
+                temporary.replace(place.with_suffix(suffix))
+            written = place
+        else:
+            written = _publish(files, place, numbered=numbered)
     _sync_folder(written.parent)
     return written
 
@@ -143,14 +159,18 @@ def _is_leftover(entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def _publish(temporary: Path, place: Path, *, numbered: bool) -> Path:
-    """Give the file its name, or with `numbered` the next free one. An existing file is never replaced."""
+def _publish(files: Mapping[str, Path], place: Path, *, numbered: bool) -> Path:
+    """Give the files, by suffix, their name, or with `numbered` the next free one. No existing file is replaced."""
     numbers = itertools.count(2) if numbered else ()
     for free in itertools.chain([place], (place.with_stem(f"{place.stem}-{number}") for number in numbers)):
-        with contextlib.suppress(FileExistsError):
-            _link(temporary, free)
+        with contextlib.suppress(FileExistsError), contextlib.ExitStack() as undo:
+            for suffix, temporary in files.items():
+                _link(temporary, free.with_suffix(suffix))
+                undo.callback(free.with_suffix(suffix).unlink, missing_ok=True)
+            undo.pop_all()
             return free
-    raise FileExistsError(errno.EEXIST, "it already exists; overwrite=True replaces a file")
+    taken = "it" if os.path.lexists(place) else f"its {place.with_suffix(SIDECAR).name!r}"
+    raise FileExistsError(errno.EEXIST, f"{taken} already exists; overwrite=True replaces a file")
 
 
 def _link(temporary: Path, place: Path) -> None:
