@@ -351,22 +351,38 @@ def test_tests_that_share_a_cassette_ask_for_the_same(pytester: pytest.Pytester)
     done.stdout.fnmatch_lines(["*another test has recorded fox.yaml, and asked for something else"])
 
 
-def test_a_cassette_that_is_named_and_not_used_is_refused(pytester: pytest.Pytester) -> None:
-    """On the test itself, which would ask the service; on a module or a class the name may be meant for others."""
-    pytester.makepyfile("""
+@pytest.mark.parametrize(("marker", "fixture"), [("flux_cassette", "flux_cassette"), ("flux_script", "flux_emulator")])
+def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, marker: str, fixture: str) -> None:
+    """On the test itself, which would call the service; on a module or a class it may be meant for other tests."""
+    pytester.makepyfile(f"""
         import pytest
-        pytestmark = pytest.mark.flux_cassette("fox")
+        pytestmark = pytest.mark.{marker}("* -> status(429)")
 
-        @pytest.mark.flux_cassette("fox")
+        @pytest.mark.{marker}("* -> status(429)")
         def test_it():
             raise AssertionError("the service would have been asked")
 
-        def test_another():
-            pass
+        @pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.{marker}("* -> status(429)"))])
+        def test_parameter(n): ...
+
+        @pytest.mark.usefixtures("{fixture}")
+        @pytest.mark.{marker}("* -> status(429)", "* -> status(429)")
+        def test_arguments(): ...
+
+        @pytest.mark.{marker}(script="* -> status(429)")
+        def test_keyword(flux_client): ...
+
+        @pytest.mark.{marker}(" ")
+        def test_blank(flux_client): ...
+
+        def test_another(): ...
     """)
     done = run(pytester)
-    done.assert_outcomes(errors=1, passed=1)
-    done.stdout.fnmatch_lines(["*does not use the fixture of that name: add @pytest.mark.usefixtures('flux_cassette')"])
+    done.assert_outcomes(errors=5, passed=1)
+    told = f"*the marker {marker}, but does not use the fixture {fixture}: add @pytest.mark.usefixtures('{fixture}')"
+    done.stdout.fnmatch_lines([told] * 2, consecutive=False)
+    done.stdout.fnmatch_lines([f"the marker {marker} takes one text, and nothing else"] * 2)
+    done.stdout.fnmatch_lines([f"the text of the marker {marker} is empty"])
 
 
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:
