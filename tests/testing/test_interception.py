@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from threading import Thread
 from typing import cast
 
@@ -78,16 +79,26 @@ def with_address(client: OpenAI, address: str) -> OpenAI:
 
 
 @pytest.fixture
-def elsewhere(
-    flux_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, blocked_network: None
-) -> Iterator[socket.socket]:
+def elsewhere(flux_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, blocked_network: None) -> Iterator[None]:
     """A service on this machine at MODELVERSE_BASE_URL, which nobody may connect to, as to no other machine."""
+    connections: list[object] = []
+
+    def refuse() -> None:
+        with suppress(OSError):
+            while True:
+                connection, address = server.accept()
+                connections.append(address)
+                connection.close()
+
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0)
-        monkeypatch.setenv("MODELVERSE_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}/v1")
-        yield server
-        with pytest.raises(BlockingIOError):
-            server.accept()
+        port = server.getsockname()[1]
+        thread = Thread(target=refuse)
+        thread.start()
+        monkeypatch.setenv("MODELVERSE_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert connections == []
 
 
 def draws(client: openai.OpenAI, emulator: Emulator) -> None:

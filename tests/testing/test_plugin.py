@@ -385,6 +385,68 @@ def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, mark
     done.stdout.fnmatch_lines([f"the text of the marker {marker} is empty"])
 
 
+def test_the_code_under_test_is_caught_as_long_as_the_test_lasts(
+    pytester: pytest.Pytester, telltale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key set, a client made at import sends nothing away in the tests with a fixture; in others it does."""
+    pytester.makepyfile(
+        product="""
+        from flux_openai import OpenAI
+        client = OpenAI()
+
+        def draw():
+            return client.images.generate(prompt="a red fox").data[0].read()
+    """
+    )
+    pytester.makepyfile("""
+        import os, openai, product, pytest
+
+        def test_before():
+            with pytest.raises(openai.AuthenticationError) as caught:
+                product.draw()
+            assert caught.value.request_id == "r-0"
+
+        @pytest.mark.parametrize("fixture", ["flux_emulator", "flux_client", "async_flux_client"])
+        def test_fixture(request, fixture):
+            request.getfixturevalue(fixture)
+            assert product.draw()
+            assert len(request.getfixturevalue("flux_emulator").requests) == 2
+            assert "CANARY" not in os.environ["MODELVERSE_API_KEY"]
+
+        def test_after():
+            assert "CANARY" in os.environ["MODELVERSE_API_KEY"]
+            with pytest.raises(openai.AuthenticationError) as caught:
+                product.draw()
+            assert caught.value.request_id == "r-1"
+    """)
+    monkeypatch.setenv("MODELVERSE_BASE_URL", telltale)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester).assert_outcomes(passed=5)
+
+
+def test_a_cassette_answers_in_place_of_the_emulator(pytester: pytest.Pytester) -> None:
+    """In whatever order, and however, a test asks for the fixtures; the hosts on it are those of the clients."""
+    pytester.makepyfile("""
+        import pytest
+        from flux_openai import OpenAI
+
+        @pytest.mark.usefixtures("flux_emulator", "flux_cassette")
+        def test_order():
+            assert OpenAI().images.generate(prompt="a red fox").data[0].read()
+
+        def test_dynamic(request):
+            request.getfixturevalue("flux_cassette")
+            assert OpenAI().images.generate(prompt="a red fox").data[0].read()
+    """)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
+    for path in (pytester.path / "cassettes").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "https://api.umodelverse.ai/files/" in text
+        assert "flux-emulator" not in text
+    pytester.makeconftest(NO_NETWORK)
+    run(pytester).assert_outcomes(passed=2)
+
+
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:
     """The line, the caret, and no frames of the library."""
     pytester.makepyfile("""
