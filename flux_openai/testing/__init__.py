@@ -199,6 +199,7 @@ def flux_cassette(
     request: pytest.FixtureRequest,
     flux_emulator: Emulator,
     flux_cassette_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Iterator[Cassette]:
     """Replay the cassette `<file>.<test>.yaml` in `flux_cassette_dir`, without key and network.
@@ -226,6 +227,9 @@ def flux_cassette(
     marker, record_from = request.node.get_closest_marker("flux_cassette"), _record_from(request)
     path = Path(flux_cassette_dir) / f"{_only_text(marker) if marker else _cassette_name(request)}.yaml"
     command = f"pytest {shlex.quote(request.node.nodeid)} --flux-record=emulator"
+    if record_from != "live":
+        # Again: a fixture of the project may have deleted it since `flux_emulator` set it.
+        monkeypatch.setenv("MODELVERSE_API_KEY", KEY)
     if record_from != "none":
         serve = flux_emulator.handle if record_from == "emulator" else None
         secrets = (os.environ["MODELVERSE_API_KEY"],)
