@@ -32,6 +32,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._response import BaseAPIResponse
 
 from flux_openai._http.capture import PATH, Exchange, capture
+from flux_openai._http.interception import network_of
 from flux_openai.errors import FluxWarning
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import is_answer
@@ -112,9 +113,8 @@ class Sender:
     def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = partial(DownloadSettings, origin=str(self._client.base_url), client=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, client=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -192,9 +192,8 @@ class AsyncSender:
     async def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = partial(DownloadSettings, origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, aclient=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
