@@ -176,9 +176,10 @@ async def test_the_tools_are_the_neutral_ones(tool: FluxTool, mode: str) -> None
         listed = (await client.list_tools()).tools
     for one, neutral in zip(listed, (tool, tool.editing()), strict=True):
         assert (one.name, one.description) == (neutral.name, neutral.description)
-        assert one.input_schema == neutral.parameters
+        assert one.input_schema == neutral.input_schema
+        assert one.title == {"generate": "Generate images", "edit": "Edit images"}[neutral.verb]
         assert one.annotations == types.ToolAnnotations(
-            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+            title=one.title, read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
         )
 
 

@@ -12,7 +12,7 @@ from openai.types.responses import Response
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
 from flux_openai._http.library import httpx
-from flux_openai.tools import FluxTool, arun_tool_calls, run_tool_calls
+from flux_openai.tools import FluxTool, arun_tool_calls, other_tool_calls, run_tool_calls
 
 Answer = ChatCompletion | Response
 Run = Callable[..., list[dict[str, Any]]]
@@ -90,9 +90,28 @@ def test_our_calls_are_answered_and_no_others(run: Run, tool: FluxTool, emulator
 
 
 @pytest.mark.parametrize("kind", BODIES)
+def test_the_calls_of_other_tools_are_returned(
+    run: Run, tool: FluxTool, emulator: Emulator, kind: type[Answer]
+) -> None:
+    """What ours leave unanswered comes back as the SDK's objects, in order, so that each call gets one result."""
+    calls = [("search", '{"q": 1}'), ("flux_generate_image", RIGHT), ("search", "{"), ("flux_generate_image", "{")]
+    answer = kind.model_validate(BODIES[kind](*calls))
+    others: list[Any] = other_tool_calls(answer, iter([tool]))
+    assert emulator.requests == [], "nothing is run"
+    ids = [getattr(call, "call_id", None) or call.id for call in others]
+    assert ids == ["call-0", "call-2", "call-c"]
+    assert getattr(others[0], "function", others[0]).arguments == '{"q": 1}'
+    every = answer.choices[0].message.tool_calls if isinstance(answer, ChatCompletion) else answer.output
+    assert [call for call in every or () if call in others] == others
+    answered = [one.get("tool_call_id", one.get("call_id")) for one in run(answer, [tool])]
+    assert sorted([*answered, *ids]) == ["call-0", "call-1", "call-2", "call-3", "call-c"]
+
+
+@pytest.mark.parametrize("kind", BODIES)
 def test_an_answer_without_calls_asks_for_nothing(run: Run, tool: FluxTool, kind: type[Answer]) -> None:
     """A plain answer gives an empty list, and so does one without tools."""
     assert run(kind.model_validate(BODIES[kind](words="no")), [tool]) == []
+    assert other_tool_calls(kind.model_validate(BODIES[kind](words="no")), [tool]) == []
     assert run(kind.model_validate(BODIES[kind](("flux_generate_image", RIGHT))), []) == []
 
 
