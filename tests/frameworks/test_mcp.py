@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -455,6 +456,23 @@ def test_a_terminal_is_told_what_the_server_waits_for(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env={"PYTHONPATH": str(ROOT)}
     ) as process:
+        say(process, INITIALIZE)
+        assert heard(process)["result"]["serverInfo"]["name"] == "flux-openai"
+        process.communicate(timeout=60)
+
+
+def test_the_json_of_the_guide_starts_the_server(tmp_path: Path) -> None:
+    """Both forms of configuration in the guide have arguments that the program takes, and a place for the key."""
+    text = (ROOT / "examples" / "agents.md").read_text(encoding="utf-8")
+    common, code = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    server = common["mcpServers"]["flux"]
+    assert {**server, "type": "stdio", "env": code["servers"]["flux"]["env"]} == code["servers"]["flux"]
+    assert server["env"].keys() == code["servers"]["flux"]["env"].keys() == {"MODELVERSE_API_KEY"}
+    [asked] = code["inputs"]
+    assert code["servers"]["flux"]["env"]["MODELVERSE_API_KEY"] == f"${{input:{asked['id']}}}"
+    verb, out, _, *options = server["args"]
+    assert verb == "mcp"
+    with start(out, str(tmp_path), *options, MODELVERSE_API_KEY="k") as process:
         say(process, INITIALIZE)
         assert heard(process)["result"]["serverInfo"]["name"] == "flux-openai"
         process.communicate(timeout=60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from openai.types.responses import Response
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
 from flux_openai._http.library import httpx
+from flux_openai.emulator import Reply
+from flux_openai.emulator.api.responses import json_reply
 from flux_openai.tools import FluxTool, arun_tool_calls, other_tool_calls, run_tool_calls
 
 Answer = ChatCompletion | Response
@@ -194,3 +197,34 @@ async def test_responses_go_from_error_to_picture(emulator: Emulator, tmp_path: 
     assert answer.output_text == "done"
     assert ([len(one["input"]) for one in service.seen], emulator.bill.images) == ([1, 4, 7], 1)
     assert [*tool.session.images] == files_in(tmp_path) == ["a-fox_seed7_0.png"]
+
+
+def test_the_loop_of_the_guide_answers_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's loop with a function of one's own: a turn that calls both gets one result for each call."""
+    text = (Path(__file__).parents[2] / "examples" / "agents.md").read_text(encoding="utf-8")
+    [block] = [one for one in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "weather(" in one]
+    seen: list[dict[str, Any]] = []
+
+    class Chat(Emulator):
+        def answer(self, request: httpx.Request) -> Reply:
+            if not request.url.path.endswith("/completions"):
+                return super().answer(request)
+            seen.append(json.loads(request.content))
+            done = seen[-1]["messages"][-1]["role"] == "tool"
+            body = chat_body(*([] if done else [("weather", '{"city": "Oslo"}'), ("flux_generate_image", RIGHT)]))
+            body["choices"][0]["message"]["tool_calls"] = (
+                [] if done else body["choices"][0]["message"]["tool_calls"][:2]
+            )
+            return json_reply(body)
+
+    emulator = Chat(pixels=64)
+    with emulator.serve() as server:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MODELVERSE_API_KEY", "k")
+        monkeypatch.setenv("MODELVERSE_BASE_URL", server.base_url)
+        exec(compile(block, "agents.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # that is the point
+    results = {one["tool_call_id"]: one["content"] for one in seen[-1]["messages"] if one["role"] == "tool"}
+    assert results.keys() == {"call-0", "call-1"}
+    assert results["call-0"] == "It snows in Oslo."
+    assert files_in(tmp_path / "out")[0] in results["call-1"]
+    assert emulator.bill.images == 1
