@@ -123,8 +123,8 @@ def _terminal_help(folder: Path) -> list[str]:
         "The application starts it by itself, if its configuration has this JSON (with the options that you want):",
         json.dumps({"mcpServers": {"flux": server}}),
         "The JSON belongs in:",
-        "  Claude Desktop  claude_desktop_config.json (Settings, Developer, Edit Config)",
-        "  Claude Code     .mcp.json in the project's folder",
-        "  Cursor          ~/.cursor/mcp.json, or .cursor/mcp.json in the project's folder",
-        '  VS Code         .vscode/mcp.json, with "servers" for "mcpServers", and "type": "stdio" in the server',
+        "- Claude Desktop: claude_desktop_config.json (Settings, Developer, Edit Config)",
+        "- Claude Code: .mcp.json in the project's folder",
+        "- Cursor: ~/.cursor/mcp.json, or .cursor/mcp.json in the project's folder",
+        '- VS Code: .vscode/mcp.json, with "servers" for "mcpServers", and "type": "stdio" in the server',
     ]
