@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from flux_openai.response.file_names import SIDECAR, names_a_file, target
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["read_image", "write"]
+__all__ = ["check_writable", "read_image", "write"]
 
 _UNKNOWN_EXTENSION = ".bin"
 
@@ -37,6 +38,42 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     if sniff(data) is None:
         raise OSError(errno.EINVAL, "it is not an image")
     return data
+
+
+_PROBE = 4 * 2**20
+"""Bytes that must fit onto the disk before an image is paid for: more than one image usually has."""
+
+
+def check_writable(folder: Path, *, create: bool = True) -> None:
+    """Write a test file, and remove it: an error must come before images are paid for.
+
+    Args:
+        folder: The folder for images.
+        create: Whether the folder is created if needed; otherwise the nearest folder that exists is tried.
+
+    Raises:
+        OSError: The folder cannot be created or written to, or the disk is full.
+    """
+    try:
+        os.lstat(folder)  # raises ValueError for a path with a NUL character or a lone surrogate
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "a path cannot contain these characters") from error
+    except OSError:
+        if create:
+            _make_folder(folder)
+    if not create:
+        folder = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be")
+    with tempfile.TemporaryFile(dir=folder, prefix=".flux-") as probe:
+        probe.write(bytes(_PROBE))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
 
 
 def write(
@@ -75,10 +112,7 @@ def write(
 def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar: bytes | None) -> Path:
     if "\0" in str(place):
         raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # `mkdir` would raise ValueError
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
+    _make_folder(place.parent)
     _remove_leftovers(place.parent)
     contents = {place.suffix: data} if sidecar is None else {place.suffix: data, SIDECAR: sidecar}
     with contextlib.ExitStack() as stack:
