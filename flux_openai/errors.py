@@ -229,14 +229,22 @@ def _message_lines(error: FluxError) -> list[str]:
 
 
 class ConfigurationError(FluxError, ValueError):
-    """A client, a policy or an emulator is set up wrongly: no key, a malformed key, or an unsafe base_url, say."""
+    """A client, a policy or an emulator is set up wrongly: no key, a malformed key, or an unsafe base_url, say.
+
+    Attributes:
+        faults: The invalid options, if it is about options.
+    """
+
+    faults: "tuple[InvalidParam, ...]" = ()
 
     _render_traceback_ = _message_lines
 
     @classmethod
     def of(cls, *invalid: "InvalidParam") -> Self:
         """The error that lists these parameters of a client, a policy or an emulator, one a line."""
-        return cls("\n".join(map(str, invalid)))
+        error = cls("\n".join(map(str, invalid)))
+        error.faults = invalid
+        return error
 
 
 class ScriptError(ConfigurationError):

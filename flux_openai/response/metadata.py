@@ -22,7 +22,7 @@ from flux_openai.formats import sniff
 from flux_openai.models import FLUX_MODELS
 from flux_openai.response.file_names import SIDECAR, names_a_file
 
-__all__ = ["Metadata", "read_metadata"]
+__all__ = ["Metadata", "read_metadata", "sources_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Metadata:
     model: str
     parameters: Mapping[str, object]
     index: int
-    images: tuple[Mapping[str, str], ...]
+    images: tuple[dict[str, str], ...]
     request_id: str | None
     created: str
     sha256: str
@@ -66,13 +66,12 @@ class Metadata:
         received: datetime,
     ) -> "Metadata":
         """The metadata of an image with these bytes, made with these parameters."""
-        fields = FLUX_MODELS[model].fields if model in FLUX_MODELS else {}
-        are_images = {name for name in params if name in fields and fields[name].format == "image"}
+        left_out = _image_fields(model)
         return cls(
             model=model,
-            parameters={name: params[name] for name in params if not (name in are_images or is_secret(name))},
+            parameters={name: params[name] for name in params if not (name in left_out or is_secret(name))},
             index=index,
-            images=tuple(_source(image) for name in are_images for image in _items(params[name])),
+            images=sources_of(model, params),
             request_id=request_id,
             created=received.isoformat(timespec="seconds"),
             sha256=sha256(data).hexdigest(),
@@ -92,6 +91,16 @@ class Metadata:
 @cache
 def _file() -> TypeAdapter[Metadata]:
     return TypeAdapter(Metadata)
+
+
+def sources_of(model: str, params: Mapping[str, object]) -> tuple[dict[str, str], ...]:
+    """What tells the images among the parameters of a call from others; see `Metadata.images`."""
+    return tuple(_source(image) for name in params if name in _image_fields(model) for image in _items(params[name]))
+
+
+def _image_fields(model: str) -> set[str]:
+    fields = FLUX_MODELS[model].fields if model in FLUX_MODELS else {}
+    return {field.name for field in fields.values() if field.format == "image"}
 
 
 def _items(value: object) -> Iterator[str]:
