@@ -53,7 +53,7 @@ _RETRIED: Mapping[Duplicates, frozenset[Cause]] = {
     "allowed": frozenset({"not_sent", "rate_limited", "server_failed", "unknown"}),
 }
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flux_openai")
 
 
 @dataclass(frozen=True, kw_only=True)

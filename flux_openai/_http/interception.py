@@ -6,7 +6,7 @@ with intercepting(Interceptor(…)):      the pytest fixture `flux_emulator`
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, overload
@@ -19,16 +19,32 @@ __all__ = ["InProcessTransport", "Interceptor", "intercepting", "network_of", "r
 
 
 class InProcessTransport(httpx.MockTransport):
-    """The transport to an emulator in this process. A client that has it is not intercepted: it sends nothing away."""
+    """The transport to an emulator in this process, for sync and async clients.
+
+    A client that has it is not intercepted: it sends nothing away.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[httpx.Request], httpx.Response],
+        ahandle: Callable[[httpx.Request], Awaitable[httpx.Response]],
+    ) -> None:
+        """With the emulator's two ways to answer a request."""
+        super().__init__(handle)
+        self._ahandle = ahandle
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request of an async client."""
+        await request.aread()
+        return await self._ahandle(request)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interceptor:
-    """The transports that answer in place of those of the clients, and the base_url that requests get."""
+    """The transport that answers in place of those of the clients, and the base_url that requests get."""
 
     base_url: str
     transport: InProcessTransport
-    atransport: InProcessTransport
 
 
 _current: Interceptor | None = None
@@ -59,9 +75,9 @@ def network_of(client: openai.OpenAI | openai.AsyncOpenAI) -> tuple[httpx.Client
     if _current is None or isinstance(getattr(http, "_transport", None), InProcessTransport):
         return http, str(client.base_url)
     kind: type[httpx.Client | httpx.AsyncClient] = httpx.Client
-    transport: Any = _current.transport
     if isinstance(client, openai.AsyncOpenAI):
-        kind, transport = httpx.AsyncClient, _current.atransport
+        kind = httpx.AsyncClient
+    transport: Any = _current.transport
     if not isinstance(http, kind):  # of the other HTTP library, which has other responses
         return kind(transport=transport), _current.base_url
     # A copy has the event hooks, the authentication and the cookies of the client. It is of the plain class, because a

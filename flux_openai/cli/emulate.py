@@ -1,6 +1,7 @@
 """The server commands: `emulate` serves the emulator over HTTP, `mcp` the tools over stdin and stdout."""
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -58,14 +59,41 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
         console.output(fault_help())
         return ExitCode.DONE
     emulator = _emulator(options)
-    with _signals() as exit_codes, emulator.serve(options.host, options.port) as server:
+    with _signals() as exit_codes, _requests_told(console), emulator.serve(options.host, options.port) as server:
         console.output([f"listening on {server.base_url}"])
+        console.message("it draws patterns in place of the service's pictures, and bills nothing; for other programs:")
+        console.message(f"export MODELVERSE_BASE_URL={server.base_url} MODELVERSE_API_KEY=any-key")
         code = exit_codes.get()
     bill = emulator.bill
     console.output(
         [f"requests: {len(emulator.requests)}, images billed: {bill.images}, of them duplicates: {bill.duplicates}"]
     )
     return code
+
+
+@contextmanager
+def _requests_told(console: Console) -> Iterator[None]:
+    """Print a line for each request, on stderr."""
+    log, lines = logging.getLogger("flux_openai.emulator"), _Lines(console)
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(lines)
+
+
+class _Lines(logging.Handler):
+    """Prints log records on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.message(record.getMessage())
 
 
 @contextmanager

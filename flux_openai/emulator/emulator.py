@@ -136,11 +136,11 @@ class Emulator:
 
     def http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.Client:
         """An `httpx.Client` whose requests are answered by this emulator, whatever their host."""
-        return httpx.Client(transport=InProcessTransport(self.handle), **options)
+        return httpx.Client(transport=InProcessTransport(self.handle, self.ahandle), **options)
 
     def async_http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.AsyncClient:
         """An `httpx.AsyncClient` whose requests are answered by this emulator, whatever their host."""
-        return httpx.AsyncClient(transport=InProcessTransport(self.ahandle), **options)
+        return httpx.AsyncClient(transport=InProcessTransport(self.handle, self.ahandle), **options)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
         """Serve this emulator on a port of this machine, until `close` or the end of a `with` block.

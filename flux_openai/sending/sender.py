@@ -273,8 +273,8 @@ def _log_end(outcome: Outcome, request: _Request) -> None:
     error, response = outcome.error, outcome.response
     images = 0 if response is None else len(response.data)
     request_id = error.request_id if error is not None else None if response is None else response.request_id
-    ended = f"{images} images" if error is None else f"{type(error).__name__}, billing {error.billing}"
-    message = "%s: %s, %d attempts, %.1f s, request id %s"
+    ended = f"images: {images}" if error is None else f"{type(error).__name__}, billing: {error.billing}"
+    message = "%s: %s, attempts: %d, seconds: %.1f, request id: %s"
     # The command line counts the images of the requests that have ended.
     log.info(message, model, ended, state.attempts, seconds, request_id, extra={"images": images})
 

@@ -133,8 +133,8 @@ def flux_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     if _record_from(request) != "live":
         monkeypatch.setenv("MODELVERSE_API_KEY", KEY)
-    transports = InProcessTransport(emulator.handle), InProcessTransport(emulator.ahandle)
-    with intercepting(Interceptor(base_url=emulator.base_url, transport=transports[0], atransport=transports[1])):
+    transport = InProcessTransport(emulator.handle, emulator.ahandle)
+    with intercepting(Interceptor(base_url=emulator.base_url, transport=transport)):
         yield emulator
 
 
