@@ -269,8 +269,9 @@ def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, 
     # The SDK requires a prompt; FLUX models that take images do not.
     arguments: dict[str, Any] = {"prompt": omit}
     for name in _SDK_FIELDS:
-        if name in extra_body:
-            arguments[name] = extra_body.pop(name)
+        if name in first.params:
+            arguments[name] = first.params[name]
+            extra_body.pop(name, None)
     if len(calls) > 1:
         arguments["n"] = sum(call.images for call in calls)
     if method == "edit":

@@ -11,9 +11,10 @@ from anyio import to_thread
 
 from flux_openai._http.library import httpx
 from flux_openai.errors import InvalidParam, InvalidParamsError
+from flux_openai.models import FluxModel
 from flux_openai.request.image_inputs import needs_reading
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
-from flux_openai.request.validation import CheckedParams, split_params, validate
+from flux_openai.request.validation import SHAPE, CheckedParams, split_params, validate
 from flux_openai.sending.settings import Settings
 
 __all__ = ["Call", "Method", "abuild_calls", "build_calls"]
@@ -26,7 +27,9 @@ class Call:
     """One checked request; every attempt has the same body and the same Idempotency-Key.
 
     Attributes:
-        body: The JSON body.
+        model: The model, whose path the request goes to.
+        params: The parameters, as `images.generate` takes them.
+        body: The JSON body: the same parameters, as the model gets them.
         key: The Idempotency-Key.
         images: How many images the request is for.
         first: The index of its first image in the whole call; above 0 for a part of a split call.
@@ -36,6 +39,8 @@ class Call:
         timeout: The SDK's `timeout`.
     """
 
+    model: FluxModel
+    params: Mapping[str, object]
     body: Mapping[str, object]
     key: str
     images: int
@@ -57,9 +62,9 @@ class Call:
         The caller's own headers and query are left out, since they may hold a key: errors carry these arguments.
         """
         # If the request had no shape, "auto" keeps the client's `defaults` from adding one.
-        shape = {} if {"aspect_ratio", "size"} & self.body.keys() else {"size": "auto"}
+        shape = {} if SHAPE & self.params.keys() else {"size": "auto"}
         timeout = {} if isinstance(self.timeout, openai.NotGiven) else {"timeout": self.timeout}
-        return {"extra_body": {**self.body, **shape}, "extra_headers": {"Idempotency-Key": self.key}, **timeout}
+        return {"extra_body": {**self.params, **shape}, "extra_headers": {"Idempotency-Key": self.key}, **timeout}
 
 
 def build_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
@@ -104,7 +109,9 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
 def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the other fields of a Call
     images = params.values.get("n", 1)
     return Call(
-        body={"model": params.model.id, **params.values, **params.extra},
+        model=params.model,
+        params={"model": params.model.id, **params.values, **params.extra},
+        body=params.body,
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,

@@ -35,7 +35,7 @@ _IMAGES: Mapping[str, object] = {
     "minItems": 1,
     "description": "Names of the images to change or to combine, as earlier results gave them.",
 }
-_JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number"})
+_JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number", bool: "boolean"})
 
 
 def families_for(verb: Verb) -> tuple[str, ...]:
@@ -69,16 +69,18 @@ def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
     optional = field.name != "prompt"
     kind = _JSON_TYPES[field.type]
     limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
+    limits += " Or any ratio between." if field.between else ""
     default = "" if field.default is None else f" Usually {field.default}."
     schema: dict[str, object] = {
         "type": [kind, "null"] if optional else kind,
         "description": f"{field.doc}{limits}{default}",
     }
-    if field.choices:
+    if field.choices and not field.between:
         schema["enum"] = [*field.choices, *([None] if optional else [])]
     if field.type in (int, float):
-        schema["minimum"] = field.minimum
-        schema["maximum"] = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
+        most = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
+        limits_by_word = {"minimum": field.minimum, "maximum": most, "multipleOf": field.multiple_of}
+        schema |= {word: limit for word, limit in limits_by_word.items() if limit is not None}
     return schema
 
 

@@ -228,5 +228,7 @@ def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object
 
 def test_a_row_may_lack_what_others_have() -> None:
     """Without these fields a request is for one picture without a prompt or a seed, sent as a link."""
-    wanted = request_of(row(field("anything")))
-    assert wanted == GenerateRequest(prompt="", source_digest="", seed=-1, n=1, ratio=(1, 1), inline=False)
+    model = row(field("anything"))
+    assert request_of(model) == GenerateRequest(
+        model=model, prompt="", source_digest="", seed=-1, n=1, ratio=(1, 1), inline=False
+    )
