@@ -239,7 +239,7 @@ def _serve(call: _Call) -> Reply:
         missing = ServiceError(status=404, code="NoSuchKey", message="There is no such picture here.")
         return xml_error(missing, request_id=call.id)
     models = [
-        {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": name.partition("/")[0]}
+        {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": "black-forest-labs"}
         for name in FLUX_MODELS
     ]
     return json_reply({"object": "list", "data": models})

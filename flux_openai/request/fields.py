@@ -219,12 +219,16 @@ def _nearest(field: FluxField, value: object) -> object | None:
     if field.type in (str, list):
         return None
     if field.type is bool:
-        return _BOOLS.get(canonical(str(value))) if isinstance(value, str | int | float) else None
+        return _BOOLS.get(canonical(value) if isinstance(value, str) else value if isinstance(value, int) else "")
     number = number_of(value)
     return None if number is None else _clamped(field, number)
 
 
-_BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_BOOLS: Mapping[str | int, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "1", 1), True),
+    **dict.fromkeys(("false", "no", "off", "0", 0), False),
+}
+"""What stands for True and False in config files and forms."""
 
 
 def _nearest_choice(text: str, choices: Iterable[str]) -> str | None:

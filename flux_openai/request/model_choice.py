@@ -129,7 +129,7 @@ def _nearest_name(name: str, given: AbstractSet[str]) -> str | None:
     """The name that was probably meant, of a model that takes the images of the call."""
     letters = _letters(name)
     if letters not in _NAMES:
-        letters = letters.removeprefix(_VENDOR)
+        letters = letters.removeprefix(_VENDOR).removeprefix("bfl")
     likeness = {known: SequenceMatcher(None, letters, known).ratio() for known in _NAMES}
     closest = max(likeness, key=likeness.__getitem__)
     if likeness[closest] < 0.65:

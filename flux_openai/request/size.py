@@ -48,10 +48,10 @@ def fit_of_size(size: object, choices: Sequence[str], *, between: bool = False) 
         )
         return Fit(ratio=nearest_ratio(size, choices), rule=rule, size=rewritten if fits else None)
     shape = Fraction(int(match[1]), int(match[2]))
-    if between and is_between(reduced := f"{shape.numerator}:{shape.denominator}", choices):
-        return Fit(ratio=reduced)
     ranked = sorted(choices, key=lambda choice: _apart(shape, _shape(choice)))
     off = _apart(shape, _shape(ranked[0]))
+    if between and off and is_between(reduced := f"{shape.numerator}:{shape.denominator}", choices):
+        return Fit(ratio=reduced)
     if off > TOLERANCE:
         rule = f"has no aspect ratio within {float(TOLERANCE):.0%}; the three nearest are {listed(ranked[:3])}"
         if between:
