@@ -13,6 +13,7 @@ from openai import NotGiven
 from flux_openai._http.library import httpx
 from flux_openai.client.tracebacks import hide_locals
 from flux_openai.errors import ConfigurationError, InvalidParam
+from flux_openai.models import FLUX_MODELS
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.sending.settings import FluxOptions
 
@@ -196,7 +197,10 @@ def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Reques
 
 
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
-_ENDPOINT = re.compile(r"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses)/*$", re.IGNORECASE)
+_MODEL_PATHS = "|".join(re.escape(model.path.strip("/")) for model in FLUX_MODELS.values())
+_ENDPOINT = re.compile(
+    rf"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses|{_MODEL_PATHS})/*$", re.IGNORECASE
+)
 
 
 @lru_cache(maxsize=16)

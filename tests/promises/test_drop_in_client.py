@@ -56,6 +56,8 @@ URLS = {
     f"{BASE}#top": BASE,
     f"{BASE}/images/generations": BASE,
     f"{BASE}/images/generations/": BASE,
+    f"{BASE}/flux-2-pro": BASE,
+    f"{BASE}/flux-pro-1.1/": BASE,
     f"{BASE}/images/edits": BASE,
     f"{BASE}/Images/Generations?x=1": BASE,
     f"{BASE}/images": BASE,
