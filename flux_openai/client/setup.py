@@ -13,7 +13,6 @@ from openai import NotGiven
 from flux_openai._http.library import httpx
 from flux_openai.client.tracebacks import hide_locals
 from flux_openai.errors import ConfigurationError, InvalidParam
-from flux_openai.models import FLUX_MODELS
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.sending.settings import FluxOptions
 
@@ -197,9 +196,10 @@ def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Reques
 
 
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
-_MODEL_PATHS = "|".join(re.escape(model.path.strip("/")) for model in FLUX_MODELS.values())
+# The paths of the models are written out: their table is loaded with the first request.
 _ENDPOINT = re.compile(
-    rf"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses|{_MODEL_PATHS})/*$", re.IGNORECASE
+    r"/+(?:images(?:/+\w+)?|flux-2-pro|flux-kontext-pro|flux-pro-1\.1|chat/+completions|completions|responses)/*$",
+    re.IGNORECASE,
 )
 
 
