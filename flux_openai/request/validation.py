@@ -29,9 +29,10 @@ from flux_openai.models import FAMILIES, FLUX_MODELS, GENERATIONS, FluxField, Fl
 from flux_openai.request.fields import INT64, fault_of_size, faults_of, limit_warnings
 from flux_openai.request.image_inputs import WireImage, normalize_edit_images, read_images, take_wire_names
 from flux_openai.request.model_choice import IMAGE_FIELDS, IMAGE_NAMES, model_for, model_named
+from flux_openai.request.modes import Unsupported
 from flux_openai.request.plain import plain
 from flux_openai.request.size import fit_of_size, sides_of
-from flux_openai.request.unsupported import Unsupported, handle_unsupported
+from flux_openai.request.unsupported import handle_unsupported
 
 __all__ = ["SHAPE", "CheckedParams", "check_defaults", "given", "split_params", "validate"]
 
@@ -77,6 +78,9 @@ def _on_the_wire(value: object, field: FluxField) -> object:
     return value
 
 
+_LEFT_OUT = (openai.Omit, openai.NotGiven)
+
+
 def given(options: Mapping[str, object]) -> dict[str, object]:
     """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out; their values are plain.
 
@@ -85,7 +89,7 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     return {
         name: value if name in IMAGE_NAMES else plain(value)
         for name, value in options.items()
-        if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
+        if value is not None and not isinstance(value, _LEFT_OUT)
     }
 
 

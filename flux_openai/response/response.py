@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import openai
+import pydantic
 from anyio import to_thread
 from openai.types import Image, ImagesResponse
 from openai.types.images_response import Usage
@@ -57,6 +58,9 @@ class _Kept:
         return self
 
 
+_FIELDS = vars(pydantic.BaseModel)["__dict__"]
+"""Where a model has its fields; `FluxImage.__dict__` hides it."""
+
 _M = TypeVar("_M", bound=openai.BaseModel)
 
 
@@ -101,19 +105,45 @@ class FluxImage(Image):
         item: Mapping[str, object],
         *,
         downloads: DownloadSettings,
-        data: bytes | None = None,
         prompt: str = "",
         seed: int | None = None,
         index: int = 0,
     ) -> Self:
         """The image for one item of an answer.
 
-        `data` are the bytes of its base64, if it is decoded already. Prompt, seed and its index in the call make the
-        name of its file.
+        Its `b64_json` can be the bytes, if they are decoded already: the base64 is then made when it is asked for.
+        Prompt, seed and its index in the call make the name of its file.
         """
-        kept = _Kept() if data is None else _Kept(cast(str, item["b64_json"]), data)
+        picture = item.get("b64_json")
+        kept = _Kept(None, picture) if isinstance(picture, bytes) else _Kept()
         private = {"_downloads": downloads, "_named_after": (prompt, seed, index), "_kept": kept}
-        return _built(cls, item, private)
+        image = _built(cls, item, private)
+        if isinstance(picture, bytes):
+            del super(FluxImage, image).__dict__["b64_json"]
+        return image
+
+    @property
+    def __dict__(self) -> dict[str, Any]:
+        """The fields. `b64_json` is made here from the bytes, if they were decoded already and nobody has asked yet."""
+        if "b64_json" not in super().__dict__:
+            kept = (getattr(self, "__pydantic_private__", None) or {}).get("_kept")
+            if kept is not None and (data := kept.of(None)) is not None:
+                text = b64encode(data).decode()
+                self.__dict__ = {"b64_json": text, **super().__dict__}
+                kept.keep(text, data)  # last: another thread may be on its way here
+        return super().__dict__
+
+    @__dict__.setter
+    def __dict__(self, fields: dict[str, Any]) -> None:
+        _FIELDS.__set__(self, fields)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """An attribute that is not there, or `b64_json` before it is made."""
+            if name == "b64_json" and name in self.__dict__:
+                return self.__dict__[name]
+            return super().__getattr__(name)
 
     @classmethod
     def construct(cls, _fields_set: set[str] | None = None, /, **values: object) -> Self:
@@ -128,8 +158,16 @@ class FluxImage(Image):
     @property
     def mime_type(self) -> str | None:
         """The type of the image by its bytes, such as "image/png"; None before a URL is read, or if it is unknown."""
-        kind = sniff(self._kept.of(self.url) or b"") if self.b64_json is None else sniff_base64(self.b64_json)
+        data = self._decoded()
+        if data is None and self.b64_json is not None:
+            kind = sniff_base64(self.b64_json)
+        else:
+            kind = sniff(data or self._kept.of(self.url) or b"")
         return None if kind is None else kind.mime
+
+    def _decoded(self) -> bytes | None:
+        """The bytes of a picture whose `b64_json` is not made yet."""
+        return None if "b64_json" in super().__dict__ else self._kept.of(None)
 
     def read(self) -> bytes:
         """The bytes of the image, downloaded if the answer has only a URL.
@@ -141,6 +179,8 @@ class FluxImage(Image):
             DownloadError: The image cannot be downloaded; `image.url` works for 7 days, so it can be read again later.
             UnsafeURLError: The URL must not be fetched, for example because it leads to a private address.
         """
+        if (data := self._decoded()) is not None:
+            return data
         if self.b64_json is not None:
             return self._kept.of(self.b64_json) or binascii.a2b_base64(self.b64_json)
         if self.url is None:
@@ -149,6 +189,8 @@ class FluxImage(Image):
 
     async def aread(self) -> bytes:
         """The same as `read`, for async code."""
+        if (data := self._decoded()) is not None:
+            return data
         if self.b64_json is not None or self.url is None or self._downloads.client is not None:
             # Decoding a large image and a sync HTTP client would block the event loop.
             return await to_thread.run_sync(self.read)

@@ -19,7 +19,7 @@ mirrors that of Sender; a test compares the two.
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from flux_openai._http.capture import Exchange, capture
 from flux_openai.errors import FluxWarning
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import is_answer
-from flux_openai.response.response import CallInfo, FluxImagesResponse
+from flux_openai.response.response import FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call
 from flux_openai.sending.concurrency import arun_all, run_all
@@ -114,7 +114,7 @@ class Sender:
             return outcome
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
+        downloads = partial(DownloadSettings, origin=str(self._client.base_url), client=http, waiting=waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -196,7 +196,7 @@ class AsyncSender:
             return outcome
         http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
         waiting = request.state.policy.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        downloads = partial(DownloadSettings, origin=str(self._client.base_url), aclient=http, waiting=waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -209,7 +209,7 @@ class AsyncSender:
                 return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Request:
     """One request of a call, as the SDK built it, and the state of its attempts."""
 
@@ -243,7 +243,7 @@ _BODY_HEADERS = frozenset({"content-type", "content-length", "content-encoding",
 
 
 def _begin_attempt(
-    request: _Request, downloads: DownloadSettings, client_headers: Mapping[str, str]
+    request: _Request, downloads: Callable[..., DownloadSettings], client_headers: Mapping[str, str]
 ) -> tuple[Exchange, AnswerReader, RequestOptions]:
     """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects.
 
@@ -256,9 +256,10 @@ def _begin_attempt(
     state.attempts += 1
     exchange = Exchange(key=call.key, path=call.model.path, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
-    info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
-    reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)
-    headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
+    reader = AnswerReader(exchange=exchange, call=call, sent=sent, attempts=state.attempts, downloads=downloads)
+    # The SDK sends a count of 0 by itself.
+    retries = {"X-Stainless-Retry-Count": str(state.attempts - 1)} if state.attempts > 1 else {}
+    headers = {**retries, **options.get("headers", {})}
     # The SDK's `edit` sets multipart/form-data; the caller may have set any of these, for other calls perhaps.
     for name in [name for name in headers if name.lower() in _BODY_HEADERS]:
         del headers[name]

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypedDict, get_args
 
 from openai import NOT_GIVEN, NotGiven
 
 from flux_openai.errors import ConfigurationError, InvalidParam, listed
-from flux_openai.request.unsupported import Unsupported
+from flux_openai.request.modes import Unsupported
 from flux_openai.retry import RetryPolicy, RetryQuota
 
 __all__ = ["FluxOptions", "Settings"]
@@ -61,6 +60,8 @@ class Settings:
             nearest = f"max_retries={policy}" if type(policy) is int and 0 <= policy < 1000 else None
             raise ConfigurationError.of(InvalidParam(param="retry", value=policy, rule=rule, nearest=nearest))
         if unsupported not in (modes := get_args(Unsupported)):
+            from difflib import get_close_matches  # for this error alone
+
             close = get_close_matches(unsupported.lower(), modes, n=1) if isinstance(unsupported, str) else []
             rule, nearest = f"must be one of {listed(modes)}", close[0] if close else None
             raise ConfigurationError.of(
