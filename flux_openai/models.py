@@ -76,7 +76,8 @@ class FluxField:
         doc: One sentence on what the field does.
         hint: What to do instead if the limits are too narrow; appended to the error message.
         sent_as: The names in the JSON body, where they are others: several for a list whose items have a name each,
-            none (an empty tuple) for a field that is not sent. None stands for the field's own name.
+            none (an empty tuple) for a field that is not sent. None stands for the field's own name. Only models with
+            a path of their own have other names.
         format: What the text, or each text of a list, contains: "image" (a link or a data URI), "ratio"
             ("width:height") or "size" ("WIDTHxHEIGHT").
         links: For an image: whether it may be a link. If not, it is sent as plain base64, and not as a data URI.

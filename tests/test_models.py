@@ -54,3 +54,10 @@ def test_the_signatures_of_a_client_show_its_options(make: str) -> None:
         names = inspect.signature(function).parameters.keys()
         assert {"retry", "unsupported", "split", "defaults", "api_key", "base_url", "timeout", "max_retries"} <= names
         assert not any(name.startswith("_") for name in names)
+
+
+def test_only_a_path_of_its_own_gives_a_model_names_of_its_own() -> None:
+    """The usual path sends each parameter by its own name: `body_of` relies on it."""
+    renamed = {m.path for m in FLUX_MODELS.values() for field in m.fields.values() if field.sent_as is not None}
+    assert renamed == {model.path for model in FLUX_MODELS.values()} - {"/images/generations"}
+    assert len({model.path for model in FLUX_MODELS.values() if model.path != "/images/generations"}) == len(renamed)

@@ -34,7 +34,7 @@ from flux_openai.request.plain import plain
 from flux_openai.request.size import fit_of_size, sides_of
 from flux_openai.request.unsupported import handle_unsupported
 
-__all__ = ["SHAPE", "CheckedParams", "check_defaults", "given", "split_params", "validate"]
+__all__ = ["SHAPE", "CheckedParams", "body_of", "check_defaults", "given", "split_params", "validate"]
 
 SHAPE = frozenset({"aspect_ratio", "height", "size", "width"})
 """The parameters that give an image its shape."""
@@ -59,17 +59,27 @@ class CheckedParams:
     first: int = 0
 
     @property
-    def body(self) -> dict[str, object]:
-        """The JSON body: the parameters by the names that the model has for them."""
-        body: dict[str, object] = {"model": self.model.id} if self.model.path == GENERATIONS else {}
-        for name, value in self.values.items():
-            field = self.model.fields[name]
-            if field.sent_as is None:
-                body[name] = value
-            else:
-                values = value if isinstance(value, list) else [value]
-                body |= zip(field.sent_as, [_on_the_wire(one, field) for one in values], strict=False)
-        return {**body, **self.extra}
+    def params(self) -> dict[str, object]:
+        """The arguments of `images.generate` for this call."""
+        return {"model": self.model.id, **self.values, **self.extra}
+
+
+def body_of(params: Mapping[str, object], model: FluxModel) -> Mapping[str, object]:
+    """The JSON body: the parameters by the names that the model has for them; the very same object if it has no other.
+
+    A path of its own names the model, so it is not in the body.
+    """
+    if model.path == GENERATIONS:
+        return params
+    body = dict[str, object]()
+    for name, value in params.items():
+        field = model.fields.get(name)
+        if field is not None and field.sent_as is not None:
+            values = value if isinstance(value, list) else [value]
+            body |= zip(field.sent_as, [_on_the_wire(one, field) for one in values], strict=False)
+        elif name != "model":
+            body[name] = value
+    return body
 
 
 def _on_the_wire(value: object, field: FluxField) -> object:
@@ -122,7 +132,7 @@ def validate(
         _add_extra_body(called, extra_body, faults)
     if editing:
         called = dict(normalize_edit_images(called))
-    if IMAGE_NAMES & called.keys():
+    if with_images := IMAGE_NAMES & called.keys():
         if (named := model_named(called, preset)) is not None:
             faults += take_wire_names(called, named)
         called, invalid_images = read_images(called)
@@ -134,7 +144,8 @@ def validate(
     values = {**_applicable(preset, called, model), **called} if preset else called
     values.pop("model", None)
     image = values.get("image")
-    _fit_images(values, model, editing=editing)
+    if with_images:
+        _fit_images(values, model, editing=editing)
     if editing and not IMAGE_FIELDS & values.keys():
         faults.append(InvalidParam(param="image", value=None, rule="is required: it is what an edit starts from"))
     notices = list[str]()

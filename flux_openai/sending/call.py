@@ -14,7 +14,7 @@ from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.models import FluxModel
 from flux_openai.request.image_inputs import needs_reading
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
-from flux_openai.request.validation import SHAPE, CheckedParams, split_params, validate
+from flux_openai.request.validation import SHAPE, CheckedParams, body_of, split_params, validate
 from flux_openai.sending.settings import Settings
 
 __all__ = ["Call", "Method", "abuild_calls", "build_calls"]
@@ -107,11 +107,11 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
 
 
 def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the other fields of a Call
-    images = params.values.get("n", 1)
+    images, arguments = params.values.get("n", 1), params.params
     return Call(
         model=params.model,
-        params={"model": params.model.id, **params.values, **params.extra},
-        body=params.body,
+        params=arguments,
+        body=body_of(arguments, params.model),
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,

@@ -229,8 +229,10 @@ def _part_request(part: Part, body: Mapping[str, object], options: Mapping[str, 
 
 def _sent(call: Call, body: Mapping[str, object]) -> Mapping[str, object]:
     """What the SDK built, without the parameters that the model does not get, such as a `model` that the path names."""
+    if call.body is call.params:
+        return body
     unsent = call.params.keys() - call.body.keys()
-    return {name: value for name, value in body.items() if name not in unsent} if unsent else body
+    return {name: value for name, value in body.items() if name not in unsent}
 
 
 def _tenacity_arguments(state: RetryState) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flux_openai.emulator.journal import SeenRequest
 from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.formats import image_size
 from flux_openai.models import FLUX_MODELS, GENERATIONS
-from flux_openai.request.validation import validate
+from flux_openai.request.validation import body_of, validate
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + (1500).to_bytes(4) + (1000).to_bytes(4) + bytes(range(256))
 TEXT = b64encode(PNG).decode()
@@ -57,7 +57,7 @@ def client(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[tuple
         runner.run(made.close())
 
 
-def body_of(seen: SeenRequest) -> dict[str, Any]:
+def sent_by(seen: SeenRequest) -> dict[str, Any]:
     return seen.body or {}
 
 
@@ -213,8 +213,8 @@ def test_options_follow_the_mode(emulator: Emulator, model: str, mode: Any) -> N
 def test_several_images_are_several_requests(emulator: Emulator, client: tuple[Generate, Generate]) -> None:
     """`split=True` makes one request for each image, with the seed counted up, and one answer of them all."""
     response = client[0](model="flux-2-pro", prompt="a fox", n=3, seed=5, split=True, image=PNG)
-    assert sorted(body_of(seen)["seed"] for seen in emulator.requests) == [5, 6, 7]
-    assert all(body_of(seen).keys() == {"prompt", "seed", "input_image"} for seen in emulator.requests)
+    assert sorted(sent_by(seen)["seed"] for seen in emulator.requests) == [5, 6, 7]
+    assert all(sent_by(seen).keys() == {"prompt", "seed", "input_image"} for seen in emulator.requests)
     assert (len(response.data), response.missing, response.sent["n"], emulator.bill.images) == (3, 0, 3, 3)
 
 
@@ -233,7 +233,7 @@ def test_the_rest_of_a_split_call_goes_to_the_same_model(emulator: Emulator) -> 
     again = emulator.requests[before:]
     assert all(keys.get(one.headers["idempotency-key"], (one.path, one.body)) == (one.path, one.body) for one in again)
     assert {seen.path for seen in emulator.requests} == {"/v1/flux-2-pro"}
-    assert max(body_of(seen)["seed"] for seen in emulator.requests) == 6
+    assert max(sent_by(seen)["seed"] for seen in emulator.requests) == 6
 
 
 def test_an_attempt_is_repeated_at_the_same_path(emulator: Emulator) -> None:
@@ -293,10 +293,10 @@ def test_defaults_are_for_the_models_that_take_them(emulator: Emulator) -> None:
     ):
         client.images.generate(prompt="a fox", **call)
     client.images.generate(prompt="a fox")
-    shapes = [(body_of(seen).get("width"), body_of(seen).get("height")) for seen in emulator.requests]
+    shapes = [(sent_by(seen).get("width"), sent_by(seen).get("height")) for seen in emulator.requests]
     assert shapes == [(96, 64), (128, 64), (64, 64), (None, None)]
-    assert [body_of(seen).get("output_format") for seen in emulator.requests] == ["png", "png", "png", None]
-    assert body_of(emulator.requests[3])["steps"] == 20
+    assert [sent_by(seen).get("output_format") for seen in emulator.requests] == ["png", "png", "png", None]
+    assert sent_by(emulator.requests[3])["steps"] == 20
     with pytest.raises(InvalidParamsError, match="multiple of 32"):
         emulator.client(defaults={"width": 100})
     named = emulator.client(defaults={"model": "flux-pro-1.1"})
@@ -354,7 +354,7 @@ def test_the_short_name_keeps_its_meaning(emulator: Emulator) -> None:
     images.generate(prompt="a fox", model="kontext-pro")
     images.generate(prompt="a fox", model="black-forest-labs/flux-kontext-pro", image=URI)
     images.generate(prompt="a fox", model="flux-kontext-pro")
-    named = [(seen.path, body_of(seen).get("model")) for seen in emulator.requests]
+    named = [(seen.path, sent_by(seen).get("model")) for seen in emulator.requests]
     assert named == [
         ("/v1/images/generations", "black-forest-labs/flux-kontext-pro/text-to-image"),
         ("/v1/images/generations", "black-forest-labs/flux-kontext-pro"),
@@ -422,5 +422,6 @@ def test_one_checked_call_has_one_body() -> None:
     """What is checked is what goes out: the parameters by their own names, the body by those of the page."""
     checked = validate({"model": "flux-2-pro", "prompt": "a fox", "n": 1, "size": "64x96", "image": PNG})
     assert checked.values.keys() == {"prompt", "n", "width", "height", "images"}
-    assert checked.body == {"prompt": "a fox", "width": 64, "height": 96, **numbered(1)}
-    assert "characters" in repr(checked.body)
+    body = body_of(checked.params, checked.model)
+    assert body == {"prompt": "a fox", "width": 64, "height": 96, **numbered(1)}
+    assert "characters" in repr(body)
