@@ -263,8 +263,8 @@ class AsyncFluxImages(AsyncImages):
         return bound
 
 
-_SDK_FIELDS = ("model", "prompt", "n", "response_format")
-"""The fields for which the SDK's methods have a parameter; all others go through `extra_body`."""
+_SDK_FIELDS = ("prompt", "n", "response_format")
+"""The fields, beside `model`, for which the SDK's methods have a parameter; all others go through `extra_body`."""
 
 
 def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, object]) -> dict[str, Any]:
@@ -275,7 +275,8 @@ def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, 
     first = calls[0]
     extra_body = {**first.body}
     # The SDK requires a prompt; FLUX models that take images do not.
-    arguments: dict[str, Any] = {"prompt": omit}
+    arguments: dict[str, Any] = {"prompt": omit, "model": first.model.id}
+    extra_body.pop("model", None)
     for name in _SDK_FIELDS:
         if name in first.params:
             arguments[name] = first.params[name]

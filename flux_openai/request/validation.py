@@ -58,26 +58,18 @@ class CheckedParams:
     notices: tuple[str, ...]
     first: int = 0
 
-    @property
-    def params(self) -> dict[str, object]:
-        """The arguments of `images.generate` for this call."""
-        return {"model": self.model.id, **self.values, **self.extra}
 
-
-def body_of(params: Mapping[str, object], model: FluxModel) -> Mapping[str, object]:
-    """The JSON body: the parameters by the names that the model has for them; the very same object if it has no other.
-
-    A path of its own names the model, so it is not in the body.
-    """
+def body_of(params: Mapping[str, object], model: FluxModel) -> dict[str, object]:
+    """The JSON body: the parameters by the names that the model has for them. A path of its own names the model."""
     if model.path == GENERATIONS:
-        return params
+        return {"model": model.id, **params}
     body = dict[str, object]()
     for name, value in params.items():
         field = model.fields.get(name)
         if field is not None and field.sent_as is not None:
             values = value if isinstance(value, list) else [value]
             body |= zip(field.sent_as, [_on_the_wire(one, field) for one in values], strict=False)
-        elif name != "model":
+        else:
             body[name] = value
     return body
 

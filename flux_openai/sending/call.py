@@ -28,8 +28,8 @@ class Call:
 
     Attributes:
         model: The model, whose path the request goes to.
-        params: The parameters, as `images.generate` takes them.
-        body: The JSON body: the same parameters, as the model gets them.
+        params: Its parameters, as `images.generate` takes them.
+        body: The JSON body: the parameters, as the model takes them.
         key: The Idempotency-Key.
         images: How many images the request is for.
         first: The index of its first image in the whole call; above 0 for a part of a split call.
@@ -64,7 +64,11 @@ class Call:
         # If the request had no shape, "auto" keeps the client's `defaults` from adding one.
         shape = {} if SHAPE & self.params.keys() else {"size": "auto"}
         timeout = {} if isinstance(self.timeout, openai.NotGiven) else {"timeout": self.timeout}
-        return {"extra_body": {**self.params, **shape}, "extra_headers": {"Idempotency-Key": self.key}, **timeout}
+        return {
+            "extra_body": {"model": self.model.id, **self.params, **shape},
+            "extra_headers": {"Idempotency-Key": self.key},
+            **timeout,
+        }
 
 
 def build_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
@@ -107,11 +111,11 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
 
 
 def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the other fields of a Call
-    images, arguments = params.values.get("n", 1), params.params
+    images, values = params.values.get("n", 1), {**params.values, **params.extra}
     return Call(
         model=params.model,
-        params=arguments,
-        body=body_of(arguments, params.model),
+        params=values,
+        body=body_of(values, params.model),
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,

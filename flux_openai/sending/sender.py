@@ -33,6 +33,7 @@ from openai._response import BaseAPIResponse
 
 from flux_openai._http.capture import Exchange, capture
 from flux_openai.errors import FluxWarning
+from flux_openai.models import GENERATIONS
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import is_answer
 from flux_openai.response.response import FluxImagesResponse
@@ -229,9 +230,9 @@ def _part_request(part: Part, body: Mapping[str, object], options: Mapping[str, 
 
 def _sent(call: Call, body: Mapping[str, object]) -> Mapping[str, object]:
     """What the SDK built, without the parameters that the model does not get, such as a `model` that the path names."""
-    if call.body is call.params:
+    if call.model.path == GENERATIONS:
         return body
-    unsent = call.params.keys() - call.body.keys()
+    unsent = {"model", *call.params} - call.body.keys()
     return {name: value for name, value in body.items() if name not in unsent}
 
 

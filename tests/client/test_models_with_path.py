@@ -422,6 +422,6 @@ def test_one_checked_call_has_one_body() -> None:
     """What is checked is what goes out: the parameters by their own names, the body by those of the page."""
     checked = validate({"model": "flux-2-pro", "prompt": "a fox", "n": 1, "size": "64x96", "image": PNG})
     assert checked.values.keys() == {"prompt", "n", "width", "height", "images"}
-    body = body_of(checked.params, checked.model)
+    body = body_of(checked.values, checked.model)
     assert body == {"prompt": "a fox", "width": 64, "height": 96, **numbered(1)}
     assert "characters" in repr(body)
