@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField
+from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxField
 
 __all__ = ["field_help", "model_document", "model_lines", "param_options"]
 
@@ -53,8 +53,8 @@ def _option(field: FluxField) -> Callable[[_Command], _Command]:
 
 
 def _option_help(field: FluxField) -> str:
-    """The help of an option; with the short names of its models if the default model does not take it."""
-    if field.name in FLUX_MODELS[DEFAULT_MODEL].fields or field.name == "strength":
+    """The help of an option; with the short names of its models if the default family does not take it."""
+    if any(field.name in model.fields for model in FAMILIES[FLUX_MODELS[DEFAULT_MODEL].family]):
         return field_help(field)
     texts: dict[str, list[str]] = {}
     for model in FLUX_MODELS.values():

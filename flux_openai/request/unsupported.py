@@ -16,7 +16,6 @@ __all__ = ["handle_unsupported"]
 _NEVER = {
     "stream": "FLUX answers are not streamed; leave it out",
     "partial_images": "FLUX answers are not streamed; leave it out",
-    # Nothing would be gained: the call waits for the images. And what a webhook gets is not looked at by anybody here.
     "webhook_url": "the call itself waits for the images and returns them; leave it out",
     "webhook_secret": "the call itself waits for the images and returns them; leave it out",
 }
