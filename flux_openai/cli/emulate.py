@@ -1,6 +1,8 @@
 """The server commands: `emulate` serves the emulator over HTTP, `mcp` the tools over stdin and stdout."""
 
+import json
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -99,11 +101,30 @@ def serve_mcp(
 
     async def serve() -> None:
         async with async_client_of(service, on_retry=console.retrying) as client:
-            tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
             prove_writable(folder)
+            tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
+            if sys.stdin is not None and sys.stdin.isatty():
+                for line in _terminal_help(folder):
+                    console.message(line)
             # The thread that reads stdin cannot be interrupted, so Ctrl-C must end the process.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             await adapter.serve_stdio(tool)
 
     anyio.run(serve)
     return ExitCode.DONE
+
+
+def _terminal_help(folder: Path) -> list[str]:
+    """What a person reads who starts the MCP server at a terminal; the JSON is one that works on this machine."""
+    arguments = ["-m", "flux_openai", "mcp", "-o", str(folder.absolute())]
+    server = {"command": sys.executable, "args": arguments, "env": {"MODELVERSE_API_KEY": "..."}}
+    return [
+        "This is an MCP server. It waits for the messages of an AI application on stdin; Ctrl-C or Ctrl-D ends it.",
+        "The application starts it by itself, if its configuration has this JSON (with the options that you want):",
+        json.dumps({"mcpServers": {"flux": server}}),
+        "The JSON belongs in:",
+        "- Claude Desktop: claude_desktop_config.json (Settings, Developer, Edit Config)",
+        "- Claude Code: .mcp.json in the project's folder",
+        "- Cursor: ~/.cursor/mcp.json, or .cursor/mcp.json in the project's folder",
+        '- VS Code: .vscode/mcp.json, with "servers" for "mcpServers", and "type": "stdio" in the server',
+    ]

@@ -1,9 +1,9 @@
 """The clients: subclasses of the SDK's own, with another images resource. Async mirrors sync.
 
 Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url before each request, and `_send_request`
-captures FLUX requests and their answers (see `_http/capture.py`). What only a request needs is imported with the first:
-the capture, and the images resource, as the SDK imports its resources. It needs the types of the SDK's answers, which
-take as long as the client.
+captures FLUX requests and their answers (see `_http/capture.py`), and in a test leaves requests to an emulator (see
+`_http/interception.py`). What only a request needs is imported with the first: the capture, and the images resource, as
+the SDK imports its resources. It needs the types of the SDK's answers, which take as long as the client.
 """
 
 from functools import cached_property, partial
@@ -13,6 +13,7 @@ import openai
 from openai._models import FinalRequestOptions
 
 from flux_openai._http.fork import own_connections_after_fork
+from flux_openai._http.interception import readdressed
 from flux_openai._http.library import httpx
 from flux_openai.client.setup import (
     AsyncClientOptions,
@@ -109,10 +110,20 @@ class FluxOpenAI(openai.OpenAI):
 
         exchange = capture.captured(request)
         if exchange is None:
-            return super()._send_request(request, stream=stream, **arguments)
+            return self._transmit(request, stream=stream, **arguments)
         exchange.attach(request)
         exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
-        return capture.read_capped(super()._send_request(request, stream=True, **arguments), exchange)
+        return capture.read_capped(self._transmit(request, stream=True, **arguments), exchange)
+
+    def _transmit(
+        self,
+        request: httpx.Request,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        intercepted = readdressed(self, request)
+        if intercepted is None:
+            return super()._send_request(request, **arguments)
+        return intercepted[0].send(intercepted[1], **arguments)
 
 
 class AsyncFluxOpenAI(openai.AsyncOpenAI):
@@ -170,10 +181,20 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
 
         exchange = capture.captured(request)
         if exchange is None:
-            return await super()._send_request(request, stream=stream, **arguments)
+            return await self._transmit(request, stream=stream, **arguments)
         exchange.attach_async(request)
         exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
-        return await capture.aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
+        return await capture.aread_capped(await self._transmit(request, stream=True, **arguments), exchange)
+
+    async def _transmit(
+        self,
+        request: httpx.Request,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        intercepted = readdressed(self, request)
+        if intercepted is None:
+            return await super()._send_request(request, **arguments)
+        return await intercepted[0].send(intercepted[1], **arguments)
 
 
 OpenAI = FluxOpenAI

@@ -166,7 +166,7 @@ class ImageService:
                 self._hosted |= images
                 if all(fault.bills for fault in faults):
                     images_billed = wanted.n
-                    duplicate = self._log.charge(wanted.n, idempotency_key=seen.headers.get("idempotency-key"))
+                    duplicate = self._log.charge(wanted.n, key=key, headers=seen.headers)
                     seconds = self._limiter.charge(workload, now=now)
         return _Call(
             request=request,

@@ -150,8 +150,6 @@ def _response(
     notices += [f"the service says {printable(flag, limit=200)}" for flag in moderation_flags(answer)]
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
-    prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
-    seed = seed if isinstance(seed, int) else None
     fields = _public(answer)
     if fields.get("usage") is not None and not _has_counts(fields["usage"]):
         del fields["usage"]  # left out, so that it is None
@@ -159,14 +157,11 @@ def _response(
         fields["created"] = fields["createed"]  # so spelt in the answers of models with a path of their own
     if isinstance(created := fields.get("created"), str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
+    info = replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info
     images = []
     for index, item in enumerate(usable, start=info.first):
-        images.append(FluxImage.of(item, downloads=downloads, prompt=prompt, seed=seed, index=index))
-    return FluxImagesResponse.of(
-        fields,
-        data=images,
-        info=replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info,
-    )
+        images.append(FluxImage.of(item, downloads=downloads, info=info, index=index))
+    return FluxImagesResponse.of(fields, data=images, info=info)
 
 
 def _without_secrets(item: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:

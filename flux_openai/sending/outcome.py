@@ -155,7 +155,10 @@ class AnswerReader:
     def _info(self) -> CallInfo:
         call, exchange = self.call, self.exchange
         return CallInfo(
+            model=call.model.id,
+            params=call.params,
             sent=self.sent,
+            price=call.price,
             attempts=self.attempts,
             request_id=exchange.request_id,
             notices=(*call.notices, *exchange.notices),

@@ -16,8 +16,10 @@ The SDK's `Images.generate` is called on the way, so tracers and test suites tha
 mirrors that of Sender; a test compares the two.
 """
 
+import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._response import BaseAPIResponse
 
 from flux_openai._http.capture import Exchange, capture
+from flux_openai._http.interception import network_of
 from flux_openai.errors import FluxWarning
 from flux_openai.models import GENERATIONS
 from flux_openai.response.download import DownloadSettings
@@ -106,16 +109,16 @@ class Sender:
 
     def _send(self, request: "_Request") -> Outcome:
         outcome, state = self._attempt(request), request.state
-        if state.is_done(outcome):
-            return outcome
-        return tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request)
+        if not state.is_done(outcome):
+            outcome = tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request)
+        _log_end(outcome, request)
+        return outcome
 
     def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = partial(DownloadSettings, origin=str(self._client.base_url), client=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, client=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -188,16 +191,16 @@ class AsyncSender:
 
     async def _send(self, request: "_Request") -> Outcome:
         outcome, state = await self._attempt(request), request.state
-        if state.is_done(outcome):
-            return outcome
-        return await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request)
+        if not state.is_done(outcome):
+            outcome = await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request)
+        _log_end(outcome, request)
+        return outcome
 
     async def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = partial(DownloadSettings, origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, aclient=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -272,6 +275,20 @@ def _begin_attempt(
     attempt["idempotency_key"] = call.key  # or the SDK would draw another one
     # The SDK accepts `post_parser` here, although the type RequestOptions lacks it.
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
+
+
+def _log_end(outcome: Outcome, request: _Request) -> None:
+    """Log the end of a request with all its attempts on one line; the prompt is not in it."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    state, model, seconds = request.state, request.call.model.id, time.monotonic() - request.state.started
+    error, response = outcome.error, outcome.response
+    images = 0 if response is None else len(response.data)
+    request_id = error.request_id if error is not None else None if response is None else response.request_id
+    ended = f"{images} images" if error is None else f"{type(error).__name__}, billing {error.billing}"
+    message = "%s: %s, %d attempts, %.1f s, request id %s"
+    # The command line counts the images of the requests that have ended.
+    log.info(message, model, ended, state.attempts, seconds, request_id, extra={"images": images})
 
 
 _RAW_RESPONSES = (LegacyAPIResponse, BaseAPIResponse)

@@ -162,9 +162,9 @@ def test_only_the_key_in_the_file_is_accepted(emulate: Callable[..., str], key: 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--host", "0.0.0.0"), "host='0.0.0.0': must be an address of this machine alone"),  # noqa: S104
-        (("--port", "65536"), "port=65536: must be an int from 0 to 65535"),
-        (("--port", "0", "--pixels", "0"), "pixels=0: must be an int from 1"),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: must be an address of this machine alone"),  # noqa: S104
+        (("--port", "65536"), "--port 65536: must be an int from 0 to 65535"),
+        (("--port", "0", "--pixels", "0"), "--pixels 0: must be an int from 1"),
         (("--port", "0", "--script", "no-such-file"), "'no-such-file' is neither a script, which has '->' in it, nor"),
         (("--port", "0", "--journal", "no/such/folder/journal"), "cannot write the journal"),
         (("--port", "0", "--api-key-file", "no-such-file"), "cannot read the key from 'no-such-file'"),
