@@ -22,16 +22,20 @@ __all__ = [
     "DEFAULT_MODEL",
     "FAMILIES",
     "FLUX_MODELS",
+    "GENERATIONS",
     "AspectRatio",
     "FluxField",
     "FluxModel",
     "FluxParams",
+    "OutputFormat",
     "Price",
     "ResponseFormat",
 ]
 
 AspectRatio = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
 ResponseFormat = Literal["url", "b64_json"]
+OutputFormat = Literal["png", "webp", "jpeg", "gif", "svg"]
+"""The formats that the SDK knows; a FLUX model with this parameter takes "png" and "jpeg"."""
 
 
 class FluxParams(TypedDict, total=False):
@@ -41,17 +45,25 @@ class FluxParams(TypedDict, total=False):
     """
 
     n: "int | None | Omit"
-    aspect_ratio: "AspectRatio | None | Omit"
+    aspect_ratio: "AspectRatio | str | None | Omit"
     size: "str | None | Omit"
+    width: "int | None | Omit"
+    height: "int | None | Omit"
     strength: "float | None | Omit"
     seed: "int | None | Omit"
     steps: "int | None | Omit"
     guidance_scale: "float | None | Omit"
     negative_prompt: "str | None | Omit"
+    safety_tolerance: "int | None | Omit"
+    prompt_upsampling: "bool | None | Omit"
+    output_format: "OutputFormat | None | Omit"
     response_format: "ResponseFormat | None | Omit"
 
 
 DEFAULT_MODEL = "black-forest-labs/flux-kontext-max/text-to-image"
+
+GENERATIONS = "/images/generations"
+"""The path of the models that a request names in `model`, behind the base_url."""
 
 MODEL_PAGE = "the model's own page"
 GENERAL_PAGE = "the provider's general page for image models"
@@ -103,32 +115,42 @@ class FluxField:
     """One request field of a model.
 
     Attributes:
-        name: The name of the field in the JSON body.
+        name: The name of the field, and of the parameter.
         type: Its Python type.
         doc: One sentence on what the field does.
         hint: What to do instead if the limits are too narrow; appended to the error message.
+        sent_as: The names in the JSON body, where they are others: several for a list whose items have a name each,
+            none (an empty tuple) for a field that is not sent. None stands for the field's own name. Only models with
+            a path of their own have other names.
         format: What the text, or each text of a list, contains: "image" (a link or a data URI), "ratio"
             ("width:height") or "size" ("WIDTHxHEIGHT").
+        links: For an image: whether it may be a link. If not, it is sent as plain base64, and not as a data URI.
         required: Whether a request without the field is refused.
         blank: Whether a text may be empty or whitespace.
         minimum: The smallest value, inclusive; for a size, of each side in pixels; for a list, the number of items.
         maximum: The largest value, inclusive, in the same units.
+        multiple_of: The value, or each side of a size, is a multiple of this number.
         choices: The values allowed; empty if there is no list of them.
+        between: For ratios: whether every other ratio between the first and the last choice is allowed too.
         default: The value that the service documents for a field that is left out.
         enforced: Whether a value outside the limits is refused ("error") or sent with a FluxWarning ("warn").
         source: The page that states the limits.
     """
 
     name: str
-    type: type[str] | type[int] | type[float] | type[list[str]]
+    type: type[str] | type[int] | type[float] | type[bool] | type[list[str]]
     doc: str
     hint: str = ""
+    sent_as: tuple[str, ...] | None = None
     format: Literal["image", "ratio", "size"] | None = None
+    links: bool = True
     required: bool = False
     blank: bool = True
     minimum: int | float | None = None
     maximum: int | float | None = None
+    multiple_of: int | None = None
     choices: tuple[str, ...] = ()
+    between: bool = False
     default: str | int | float | None = None
     enforced: Literal["error", "warn"] = "error"
     source: str = MODEL_PAGE
@@ -139,11 +161,14 @@ class FluxModel:
     """One model.
 
     Attributes:
-        id: The full name, as it is sent in `model`.
+        id: The full name. It is sent in `model`, unless the model has a path of its own, which names it.
         family: The short name that the model shares with models of the same kind that take other images. As `model=` it
             selects the one that takes the images of the call.
         fields: The request fields by name, in the order of the model's page.
         source: The page that documents the model.
+        path: The path of its requests, behind the base_url.
+        answer: The fields of its answers, spelt as the service spells them.
+        link_days: How many days the links in its answers work; None if they hold the images themselves.
         price: The price of one image; None if no page states it.
     """
 
@@ -151,6 +176,9 @@ class FluxModel:
     family: str
     fields: Mapping[str, FluxField]
     source: str
+    path: str = GENERATIONS
+    answer: tuple[str, ...] = ("created", "data", "usage")
+    link_days: int | None = 7
     price: Price | None = None
 
 
@@ -161,6 +189,11 @@ def _row(family: str, id: str, *fields: FluxField, price: Price | None = None) -
 
 def _listed_price(amount: str) -> Price:
     return Price(amount=Decimal(amount), currency="CNY", date="2026-03-24", source=PRICE_PAGE)
+
+
+def _row_with_path(name: str, *fields: FluxField, answer: tuple[str, ...] = ()) -> FluxModel:
+    """The row of a model whose name is also its path."""
+    return replace(_row(name, name, *fields), path=f"/{name}", answer=("createed", "data", *answer), link_days=None)
 
 
 _PROMPT = FluxField(name="prompt", type=str, required=True, blank=False, doc="What to draw.")
@@ -207,17 +240,25 @@ _N = FluxField(
     doc="Number of images.",
     hint="for more, split=True makes them in several calls, side by side",
 )
+_SEED = FluxField(
+    name="seed",
+    type=int,
+    minimum=-1,
+    maximum=2**31 - 1,
+    default=-1,
+    enforced="warn",
+    source=GENERAL_PAGE,
+    doc="Same seed, same picture; -1 draws a new one each time.",
+)
+_RESPONSE_FORMAT = FluxField(
+    name="response_format",
+    type=str,
+    choices=get_args(ResponseFormat),
+    default="url",
+    doc="A link that lives 7 days, or the image itself as base64.",
+)
 _DRAWING = (
-    FluxField(
-        name="seed",
-        type=int,
-        minimum=-1,
-        maximum=2**31 - 1,
-        default=-1,
-        enforced="warn",
-        source=GENERAL_PAGE,
-        doc="Same seed, same picture; -1 draws a new one each time.",
-    ),
+    _SEED,
     FluxField(name="steps", type=int, minimum=1, maximum=50, default=20, doc="Number of inference steps."),
     FluxField(
         name="guidance_scale",
@@ -228,14 +269,47 @@ _DRAWING = (
         doc="How closely the picture follows the prompt.",
     ),
     FluxField(name="negative_prompt", type=str, doc="What must not appear."),
+    _RESPONSE_FORMAT,
+)
+
+# The models with a path of their own make one image for each request, and answer with the image itself.
+_WITH_PATH = (
+    replace(_N, maximum=1, sent_as=()),
+    replace(_SEED, default=None),
     FluxField(
-        name="response_format",
-        type=str,
-        choices=get_args(ResponseFormat),
-        default="url",
-        doc="A link that lives 7 days, or the image itself as base64.",
+        name="safety_tolerance",
+        type=int,
+        minimum=0,  # one page has "1-6" in its table, and calls 0 the strictest
+        maximum=6,
+        doc="How much the content check lets through; 0 is the strictest.",
+    ),
+    FluxField(
+        name="output_format", type=str, choices=("jpeg", "png"), default="png", doc="The type of the image's file."
+    ),
+    replace(
+        _RESPONSE_FORMAT,
+        choices=("b64_json",),
+        default="b64_json",
+        sent_as=(),
+        hint="the answer of this model is always the image itself",
     ),
 )
+_UPSAMPLING = FluxField(
+    name="prompt_upsampling", type=bool, default=False, doc="Whether the service may add detail to the prompt."
+)
+
+
+def _inputs(count: int) -> FluxField:
+    """The field for up to so many images, each with a name of its own in the body."""
+    names = ("input_image", *(f"input_image_{number}" for number in range(2, count + 1)))
+    return replace(_IMAGES, required=False, maximum=count, links=False, sent_as=names, hint="")
+
+
+def _sides(low: int, high: int | None) -> tuple[FluxField, FluxField]:
+    """The fields for width and height."""
+    width = FluxField(name="width", type=int, minimum=low, maximum=high, multiple_of=32, doc="Width in pixels.")
+    return width, replace(width, name="height", doc="Height in pixels.")
+
 
 _TEXT_TO_IMAGE = (_PROMPT, _N, _ASPECT_RATIO, *_DRAWING)
 _ONE_IMAGE = (_CHANGE, _IMAGE, _N, _STRENGTH, *_DRAWING)
@@ -260,6 +334,30 @@ _ROWS = (
         _STRENGTH,
         *_DRAWING,
         price=_listed_price("0.10"),
+    ),
+    _row_with_path(
+        "flux-2-pro",
+        _PROMPT,
+        _inputs(8),
+        *_sides(64, None),
+        *_WITH_PATH,
+        answer=("input_mp", "output_mp", "total_pixels"),
+    ),
+    _row_with_path(
+        "flux-kontext-pro",
+        _PROMPT,
+        _inputs(4),
+        replace(_ASPECT_RATIO, between=True, default=None),
+        _UPSAMPLING,
+        *_WITH_PATH,
+    ),
+    _row_with_path(
+        "flux-pro-1.1",
+        _PROMPT,
+        replace(_IMAGE, required=False, links=False, sent_as=("image_prompt",), doc="An image to go by.", hint=""),
+        *_sides(256, 1440),
+        _UPSAMPLING,
+        *_WITH_PATH,
     ),
 )
 

@@ -6,11 +6,11 @@ from typing import get_args
 import pytest
 
 from flux_openai import Emulator
-from flux_openai.models import FLUX_MODELS, AspectRatio, FluxField, FluxParams, ResponseFormat
+from flux_openai.models import FLUX_MODELS, AspectRatio, FluxParams, OutputFormat, ResponseFormat
 from flux_openai.request.arguments import EditParams, GenerateParams
 
 FIELDS = {name: field for model in FLUX_MODELS.values() for name, field in model.fields.items()}
-LITERALS = {"AspectRatio": AspectRatio, "ResponseFormat": ResponseFormat}
+LITERALS = {"AspectRatio": AspectRatio, "OutputFormat": OutputFormat, "ResponseFormat": ResponseFormat}
 
 
 def test_every_field_of_a_model_has_a_type() -> None:
@@ -22,14 +22,15 @@ def test_every_field_of_a_model_has_a_type() -> None:
 
 @pytest.mark.parametrize("name", FluxParams.__annotations__)
 def test_the_type_of_a_parameter_is_that_of_its_row(name: str) -> None:
-    """`int`, `float` and `str` are the type of the row, a Literal has its choices; None and `omit` are allowed."""
-    [kind, *rest] = FluxParams.__annotations__[name].__forward_arg__.split(" | ")
-    field: FluxField = FIELDS[name]
-    assert rest == ["None", "Omit"]
-    if field.choices:
-        assert get_args(LITERALS[kind]) == field.choices
-    else:
-        assert kind == field.type.__name__
+    """A plain type is that of the rows, a Literal has their choices, a `str` beside it all others that a row allows."""
+    kind, *rest = FluxParams.__annotations__[name].__forward_arg__.split(" | ")
+    fields = [model.fields[name] for model in FLUX_MODELS.values() if name in model.fields]
+    assert rest == [*(["str"] if any(field.between for field in fields) else []), "None", "Omit"]
+    for field in fields:
+        if field.choices:
+            assert {*field.choices} <= {*get_args(LITERALS[kind])}
+        else:
+            assert kind == field.type.__name__
 
 
 @pytest.mark.parametrize("make", ["client", "async_client"])
@@ -53,3 +54,10 @@ def test_the_signatures_of_a_client_show_its_options(make: str) -> None:
         names = inspect.signature(function).parameters.keys()
         assert {"retry", "unsupported", "split", "defaults", "api_key", "base_url", "timeout", "max_retries"} <= names
         assert not any(name.startswith("_") for name in names)
+
+
+def test_only_a_path_of_its_own_gives_a_model_names_of_its_own() -> None:
+    """The usual path sends each parameter by its own name: `body_of` relies on it."""
+    renamed = {m.path for m in FLUX_MODELS.values() for field in m.fields.values() if field.sent_as is not None}
+    assert renamed == {model.path for model in FLUX_MODELS.values()} - {"/images/generations"}
+    assert len({model.path for model in FLUX_MODELS.values() if model.path != "/images/generations"}) == len(renamed)

@@ -30,7 +30,6 @@ __all__ = [
     "BLANK_TIME",
     "BODY_LIMIT",
     "BODY_TIME",
-    "PATH",
     "Exchange",
     "Phase",
     "aread_capped",
@@ -42,8 +41,6 @@ __all__ = [
 
 Phase = Literal["connecting", "sending", "sent", "answering"]
 """How far a request without a whole answer got."""
-
-PATH = "/images/generations"
 
 BODY_LIMIT = 64 * 1024 * 1024
 """The largest body of an answer in bytes, both compressed and decompressed."""
@@ -67,6 +64,7 @@ class Exchange:
 
     Attributes:
         key: The Idempotency-Key to send.
+        path: The end of the request's path, by which it is told from others of the same call, such as for a token.
         is_answer: Whether a body is a whole answer. Then it is accepted although it came in a faulty way.
         phase: The furthest that the request got; None if the transport has no `trace` extension.
         status: The status of the answer's head; None if none came, or the transport has no `trace` extension.
@@ -84,6 +82,7 @@ class Exchange:
     """
 
     key: str
+    path: str
     is_answer: Callable[[bytes], bool] = field(default=lambda _: False, repr=False)
     phase: Phase | None = None
     status: int | None = None
@@ -175,7 +174,7 @@ def captured(request: httpx.Request) -> Exchange | None:
     case only.
     """
     exchange = _CURRENT.get()
-    if exchange is None or request.method != "POST" or not request.url.path.endswith(PATH):
+    if exchange is None or request.method != "POST" or not request.url.path.endswith(exchange.path):
         return None
     request.headers["Idempotency-Key"] = exchange.key
     request.headers["Accept-Encoding"] = "gzip"  # the one coding that is decompressed under a cap

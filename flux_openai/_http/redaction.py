@@ -69,7 +69,10 @@ _QUERY_VALUE = re.compile(r"(=).*|^[^=]+$", re.DOTALL)  # without "=" the whole 
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"',;]+")
 _API_KEY = re.compile(r"\b([sr]k)-[A-Za-z0-9_-]{16,}")
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[;,]", re.ASCII)
-_SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential", re.IGNORECASE)
+_BASE64_IMAGE = re.compile(r"(iVBORw0KGgo|/9j/|UklGR|R0lGOD)[\w+/-]{40}", re.ASCII)
+_IMAGE_TYPES = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp", "R0lGOD": "image/gif"}
+# The address of a webhook often holds its secret in the path.
+_SECRET_NAME = re.compile(r"key|token|secret|auth|passw|credential|webhook", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@#-]{1,128}")
 # Invisible characters are replaced too: they can hold instructions that only a language model would read.
 _UNPRINTABLE = re.compile(
@@ -131,9 +134,18 @@ def redact_json(value: object) -> object:
     return _map_text(value, _journal_text, depth=50)
 
 
-def _journal_text(text: str) -> str:
+def _image_text(text: str) -> str | None:
+    """The type and length of an image in a data URI or in plain base64; None for any other text."""
     if data := _DATA_URI.match(text):
         return f"<{data[1] or 'data'}, {len(text)} characters>"
+    if image := _BASE64_IMAGE.match(text):
+        return f"<{_IMAGE_TYPES[image[1]]}, {len(text)} characters>"
+    return None
+
+
+def _journal_text(text: str) -> str:
+    if (image := _image_text(text)) is not None:
+        return image
     clean = scrub_relative_links(scrub(USER_INFO.sub(r"\1", text)), by="[redacted]")
     return clean if len(clean) <= 1000 else f"{clean[:1000]}… <{len(text)} characters>"
 
@@ -156,7 +168,7 @@ def _map_text(value: object, clean: Callable[[str], str], *, depth: int | None =
 
 def redact_links(value: object, secrets: Iterable[str] = (), *, depth: int = 8) -> object:
     """The value of a parameter with every string in it scrubbed; if there is nothing to scrub, the very same object."""
-    if isinstance(value, str) and not _DATA_URI.match(value):
+    if isinstance(value, str) and _image_text(value) is None:
         clean = scrub(_without_query(str(value)), secrets)
         return value if clean == value else clean
     if not isinstance(value, dict | list | tuple):
@@ -196,8 +208,8 @@ def redact_value(value: object, *, name: str = "") -> object:
         return value
     if not isinstance(value, str):
         return Redacted(f"<{type(value).__name__}>")
-    if data := _DATA_URI.match(value):
-        return Redacted(f"<{data[1] or 'data'}, {len(value)} characters>")
+    if (image := _image_text(value)) is not None:
+        return Redacted(image)
     plain = str(value)
     text = printable(repr(_without_query(plain)), limit=80)
     return value if text == repr(plain) else Redacted(text)

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import click
 
-from flux_openai.models import FLUX_MODELS, FluxField
+from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxField
 
 __all__ = ["completing", "field_help", "model_document", "model_lines", "param_options"]
 
-_DOCUMENTED = ["name", "type", "format", "required", "minimum", "maximum", "choices", "default", "enforced", "source"]
+_DOCUMENTED = [
+    *("name", "type", "format", "links", "required", "minimum", "maximum", "multiple_of"),
+    *("choices", "between", "default", "enforced", "source"),
+]
 _Command = Callable[..., int]
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
@@ -34,11 +37,14 @@ def param_options(*, editing: bool) -> list[Callable[[_Command], _Command]]:
 
 
 def _option(field: FluxField) -> Callable[[_Command], _Command]:
-    text, names = field_help(field), [f"--{field.name.replace('_', '-')}"]
+    text, name = _option_help(field), field.name.replace("_", "-")
+    if field.type is bool:
+        return click.option(f"--{name}/--no-{name}", default=None, help=text)
+    names = [f"--{name}"]
     if field.name == "n":
         text, names = f"{text} More than {field.maximum} are made in several calls.", ["-n", "--n"]
     elif field.name == "size":
-        text = f"In place of an aspect ratio. For flux-dev: {text}"
+        text = f"In place of an aspect ratio, or of width and height. {text}"
     if field.format is not None:
         metavar = {"ratio": "W:H", "size": "WxH", "image": "FILE"}[field.format]
     else:
@@ -51,15 +57,29 @@ def completing(values: Iterable[str]) -> Callable[[click.Context, click.Paramete
     return lambda _context, _option, start: [value for value in values if value.startswith(start)]
 
 
+def _option_help(field: FluxField) -> str:
+    """The help of an option; with the short names of its models if the default family does not take it."""
+    if any(field.name in model.fields for model in FAMILIES[FLUX_MODELS[DEFAULT_MODEL].family]):
+        return field_help(field)
+    texts: dict[str, list[str]] = {}
+    for model in FLUX_MODELS.values():
+        if field.name in model.fields:
+            texts.setdefault(field_help(model.fields[field.name]), []).append(model.family)
+    return " ".join(f"For {', '.join(families)}: {text}" for text, families in texts.items())
+
+
 def field_help(field: FluxField) -> str:
     """The help text of a parameter: description, allowed values, and the service's default."""
     facts = []
     if field.choices:
-        facts.append(f"one of {', '.join(field.choices)}")
+        facts.append(f"one of {', '.join(field.choices)}{', or any ratio between' if field.between else ''}")
     # The maximum of `n` applies to one call only: a run makes several.
-    elif field.maximum is not None and field.name != "n":
-        facts.append(f"{'each side ' if field.format == 'size' else ''}from {field.minimum} to {field.maximum}")
-    if field.default is not None:
+    elif field.minimum is not None and field.name != "n":
+        limits = f"{field.minimum} or more" if field.maximum is None else f"from {field.minimum} to {field.maximum}"
+        facts.append(f"{'each side ' if field.format == 'size' else ''}{limits}")
+    if field.multiple_of is not None:
+        facts.append(f"a multiple of {field.multiple_of}")
+    if field.default is not None and field.type is not bool:
         facts.append(f"the service's default is {field.default}")
     text = "; ".join(facts)
     return f"{field.doc} {text[0].upper()}{text[1:]}." if text else field.doc

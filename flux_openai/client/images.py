@@ -77,19 +77,26 @@ class FluxImages(Images):
 
         Args:
             prompt: What to draw, or what to change about the images.
-            model: A full name, or the short name "kontext-max" (the default), "kontext-pro" or "flux-dev": it selects
-                the model of that family that takes the images of the call. A call for any other model goes to the SDK
-                unchanged.
-            n: Number of images, 1 to 4; with `split` up to 1000, in several requests, eight at a time.
-            aspect_ratio: One of nine, "21:9" to "9:21".
-            size: WIDTHxHEIGHT. It is sent as the aspect ratio that it equals within 3 %; flux-dev takes it as it is.
-            image: A path, bytes, an open file, a PIL image, a link or a data URI.
+            model: A full name, such as "flux-2-pro", "flux-kontext-pro" or "flux-pro-1.1", or the short name
+                "kontext-max" (the default), "kontext-pro" or "flux-dev": it selects the model of that family that takes
+                the images of the call. A call for any other model goes to the SDK unchanged.
+            n: Number of images, 1 to 4, or 1; with `split` up to 1000, in several requests, eight at a time.
+            aspect_ratio: One of nine, "21:9" to "9:21"; flux-kontext-pro takes any ratio between.
+            size: WIDTHxHEIGHT. It is sent as the aspect ratio that it equals within 3 %, or as width and height;
+                flux-dev takes it as it is.
+            width: Width in pixels for flux-2-pro and flux-pro-1.1, a multiple of 32.
+            height: Height in pixels, likewise.
+            image: A path, bytes, an open file, a PIL image, a link or a data URI. flux-2-pro, flux-kontext-pro and
+                flux-pro-1.1 take no links.
             images: A list of them, 32 MiB in total; links do not count.
             strength: How far the picture may depart from the image, 0 to 1.
             seed: The same seed returns the same picture; -1 stands for a random seed.
             steps: Inference steps, 1 to 50.
             guidance_scale: How closely the picture follows the prompt, 1 to 10.
             negative_prompt: What must not appear.
+            safety_tolerance: How much the content check lets through, 0 to 6; 0 is the strictest.
+            prompt_upsampling: Whether the service may add detail to the prompt.
+            output_format: "png" or "jpeg". Like the two above, it is for flux-2-pro, flux-kontext-pro or flux-pro-1.1.
             response_format: "url" for a link that works for 7 days, or "b64_json" for the image itself.
             split: Whether a call for more than 4 images is split into several requests. Default: the client's `split`.
             stream: For models that are not FLUX; FLUX answers are not streamed.
@@ -137,7 +144,8 @@ class FluxImages(Images):
 
         Args:
             image: One image, or a list of them: a path, bytes, an open file, a PIL image, a link or a data URI, 32 MiB
-                in total. One image goes to the family's model for one image, several to its /multi model.
+                in total. One image goes to the family's model for one image, several to its /multi model; flux-2-pro
+                takes up to 8 images and flux-kontext-pro up to 4.
             prompt: What to change; optional for FLUX models.
             stream: For models that are not FLUX; FLUX answers are not streamed.
             params: As in `generate`; only the /multi models take `aspect_ratio`, only the others `strength`.
@@ -255,8 +263,8 @@ class AsyncFluxImages(AsyncImages):
         return bound
 
 
-_SDK_FIELDS = ("model", "prompt", "n", "response_format")
-"""The fields for which the SDK's methods have a parameter; all others go through `extra_body`."""
+_SDK_FIELDS = ("prompt", "n", "response_format")
+"""The fields, beside `model`, for which the SDK's methods have a parameter; all others go through `extra_body`."""
 
 
 def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, object]) -> dict[str, Any]:
@@ -267,10 +275,12 @@ def _sdk_arguments(method: Method, calls: tuple[Call, ...], given: Mapping[str, 
     first = calls[0]
     extra_body = {**first.body}
     # The SDK requires a prompt; FLUX models that take images do not.
-    arguments: dict[str, Any] = {"prompt": omit}
+    arguments: dict[str, Any] = {"prompt": omit, "model": first.model.id}
+    extra_body.pop("model", None)
     for name in _SDK_FIELDS:
-        if name in extra_body:
-            arguments[name] = extra_body.pop(name)
+        if name in first.params:
+            arguments[name] = first.params[name]
+            extra_body.pop(name, None)
     if len(calls) > 1:
         arguments["n"] = sum(call.images for call in calls)
     if method == "edit":

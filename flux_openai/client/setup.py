@@ -196,7 +196,11 @@ def key_source(client: openai.OpenAI | openai.AsyncOpenAI, request: httpx.Reques
 
 
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
-_ENDPOINT = re.compile(r"/+(?:images(?:/+\w+)?|chat/+completions|completions|responses)/*$", re.IGNORECASE)
+# The paths of the models are written out: their table is loaded with the first request.
+_ENDPOINT = re.compile(
+    r"/+(?:images(?:/+\w+)?|flux-2-pro|flux-kontext-pro|flux-pro-1\.1|chat/+completions|completions|responses)/*$",
+    re.IGNORECASE,
+)
 
 
 @lru_cache(maxsize=16)

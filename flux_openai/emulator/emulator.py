@@ -53,6 +53,8 @@ class Emulator:
         client.images.generate(prompt="a red fox")  # the client retries after the 429
         assert emulator.bill.images == 1
 
+    The pictures are PNG files, also where `output_format` asks for a JPEG.
+
     It is safe to use from several threads. An "order" is a request for images. Limits are checked first: a request that
     a limit refuses uses up no fault. Then come the faults: an order that its fault leaves unbilled counts against no
     limit and has no latency.

@@ -17,13 +17,15 @@ from threading import Lock
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import scrub
-from flux_openai.emulator.api.hosting import LINK_LIFETIME, HostedImage, check_link, file_name, link_to, name_in
+from flux_openai.emulator.api.hosting import HostedImage, check_link, file_name, link_to, name_in
 from flux_openai.emulator.api.pictures import PictureSpec, area_to_size, draw
 from flux_openai.emulator.api.requests import (
     GenerateRequest,
     Route,
     check_key,
     find_route,
+    megapixels,
+    order_of,
     read_generate_request,
     read_json,
 )
@@ -165,7 +167,7 @@ class ImageService:
                 error = self._limiter.refuse(workload, now=now)
             if workload is None or error is None:
                 self._log.admitted[key] += 1
-                body = images[name].request_body if images else seen.body
+                body = images[name].request_body if images else order_of(seen.body, path=seen.path)
                 faults = () if route is None else self._queue.take(route)
                 faults = faults or find_faults(self._script, body, on=route, key=key, nth=nth, seed=self._seed)
             if wanted is not None and workload is not None and error is None:
@@ -203,7 +205,11 @@ class ImageService:
         error = check_key(request.headers.get("authorization"), api_key=self._api_key)
         if error is not None or route == "models":
             return route, None, error
-        read = content if isinstance(content, ServiceError) else read_generate_request(content, models=FLUX_MODELS)
+        read: GenerateRequest | ServiceError
+        if isinstance(content, ServiceError):
+            read = content
+        else:
+            read = read_generate_request(content, path=request.url.path, models=FLUX_MODELS)
         return (route, None, read) if isinstance(read, ServiceError) else (route, read, None)
 
     def _images(
@@ -235,23 +241,42 @@ def _serve(call: _Call) -> Reply:
         error_reply = xml_error if call.route == "download" else error_response
         return error_reply(call.error, request_id=call.id)
     if call.wanted is not None:
-        data = []
-        for name, image in call.images.items():
-            item = {"url": link_to(name, expires=int(call.now) + LINK_LIFETIME, origin=call.request.url)}
-            if call.wanted.inline:
-                item["b64_json"] = f"data:image/png;base64,{base64.b64encode(draw(image.spec)).decode('ascii')}"
-            data.append(item)
-        return json_reply({"created": int(call.now), "data": data, "usage": {"input_tokens_details": {}}})
+        return json_reply(_answer(call, call.wanted))
     if call.route == "download":
         for image in call.images.values():
             return Reply(status=200, headers={"content-type": "image/png"}, body=draw(image.spec))
         missing = ServiceError(status=404, code="NoSuchKey", message="There is no such picture here.")
         return xml_error(missing, request_id=call.id)
     models = [
-        {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": name.partition("/")[0]}
+        {"id": name, "object": "model", "created": _MODELS_CREATED, "owned_by": "black-forest-labs"}
         for name in FLUX_MODELS
     ]
     return json_reply({"object": "list", "data": models})
+
+
+def _answer(call: _Call, wanted: GenerateRequest) -> dict[str, object]:
+    """The answer with the images, in the fields that the model has for it."""
+    data, output, days = [], 0, wanted.model.link_days
+    for name, image in call.images.items():
+        item = {}
+        if days is not None:
+            item["url"] = link_to(name, expires=int(call.now) + days * 24 * 60 * 60, origin=call.request.url)
+        if wanted.inline:
+            # The models that also send links send a data URI where plain base64 would be expected.
+            head = "" if days is None else "data:image/png;base64,"
+            item["b64_json"] = f"{head}{base64.b64encode(draw(image.spec)).decode('ascii')}"
+        data.append(item)
+        output += megapixels(image.spec.width, image.spec.height)
+    fields = {
+        "created": int(call.now),
+        "createed": int(call.now),
+        "data": data,
+        "usage": {"input_tokens_details": {}},
+        "input_mp": wanted.input_megapixels,
+        "output_mp": output,
+        "total_pixels": wanted.input_megapixels + output,
+    }
+    return {name: fields[name] for name in wanted.model.answer}
 
 
 def _journal_entry(call: _Call, *, status: int) -> JournalEntry:

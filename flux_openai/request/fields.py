@@ -18,15 +18,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FLUX_MODELS, FluxField
 from flux_openai.request.plain import canonical, half_surrogate, is_blank, number_of
-from flux_openai.request.size import nearest_ratio, nearest_size, sides_of
+from flux_openai.request.size import is_between, nearest_ratio, nearest_size, sides_of
 
-__all__ = ["INT64", "SPLIT_LIMIT", "faults_of", "fields_of", "limit_warnings"]
+__all__ = ["INT64", "LARGEST_SIDE", "SPLIT_LIMIT", "fault_of_size", "faults_of", "fields_of", "limit_warnings"]
 
 SPLIT_LIMIT = 1000
 """The largest `n` of a split call. A larger number is more likely a mistake."""
 
 INT64 = 2**63 - 1
 """The largest 64-bit integer: many JSON parsers would read a larger number as another one."""
+
+LARGEST_SIDE = 2**16
+"""The largest side in pixels that an error suggests where the service states none."""
 
 
 @cache
@@ -62,17 +65,27 @@ def _schema(model_id: str, *, split: bool) -> type[BaseModel]:
 
 
 def _annotation(field: FluxField) -> object:
+    if field.between:
+        return Annotated[str, AfterValidator(_in_range(field))]
     if field.choices:
         return Literal[field.choices]
-    if field.type is list:
-        return Annotated[list[str], Field(min_length=int(field.minimum or 0))]
+    if field.format == "image":
+        image = str if field.links else Annotated[str, AfterValidator(_not_link)]
+        if field.type is not list:
+            return image
+        most = None if field.maximum is None else int(field.maximum)
+        return Annotated[list[image], Field(min_length=int(field.minimum or 0), max_length=most)]  # type: ignore[valid-type]  # made at run time
+    if field.type is bool:
+        return bool
     if field.format == "size":
         return Annotated[str, AfterValidator(_sized(field))]
     if field.type is str:
         return Annotated[str, AfterValidator(_encodable if field.blank else _not_blank)]
     if field.enforced == "warn":
         return Annotated[field.type, Field(ge=-INT64 - 1, le=INT64)]
-    limits = Field(ge=field.minimum, le=field.maximum)
+    limits = Field(
+        ge=field.minimum, le=INT64 if field.maximum is None else field.maximum, multiple_of=field.multiple_of
+    )
     if field.type is float:
         # Strict or not, pydantic takes whatever has `__float__` for a float.
         return Annotated[float, limits, BeforeValidator(_plain_number)]
@@ -106,20 +119,70 @@ def _sized(field: FluxField) -> Callable[[str], str]:
         sides = sides_of(text)
         if sides is None or not low <= min(sides) <= max(sides) <= high:
             raise ValueError
+        if field.multiple_of is not None and any(side % field.multiple_of for side in sides):
+            raise ValueError
         return text
 
     return check
 
 
+def _in_range(field: FluxField) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not is_between(text, field.choices):
+            raise ValueError
+        return text
+
+    return check
+
+
+def _not_link(image: str) -> str:
+    if not _is_inline(image):
+        raise ValueError
+    return image
+
+
+def _is_inline(image: object) -> bool:
+    """Whether an image that was read is a data URI; if not, it is a link."""
+    return isinstance(image, str) and image.startswith("data:")
+
+
+def fault_of_size(size: object, side: FluxField) -> InvalidParam | None:
+    """What is wrong with a WIDTHxHEIGHT, each of whose sides has the limits of a field; None if nothing is."""
+    field = replace(side, name="size", type=str, format="size")
+    try:
+        if isinstance(size, str):
+            _sized(field)(size)
+            return None
+    except ValueError:
+        pass
+    return _fault(field, size)
+
+
 def _fault(field: FluxField, value: object) -> InvalidParam:
-    rule, half = _rule(field), half_surrogate(value) if isinstance(value, str) else None
+    rule, half = _image_rule(field, value) or _rule(field), half_surrogate(value) if isinstance(value, str) else None
     rule = f"has {half}, which is no character; {rule}" if half else rule
     return InvalidParam(param=field.name, value=value, rule=rule, nearest=_nearest(field, value))
 
 
+def _image_rule(field: FluxField, value: object) -> str | None:
+    """What is wrong with images that are there: too many, or a link among them."""
+    images = value if isinstance(value, list) else [value]
+    if field.format != "image" or value is None or not images:
+        return None
+    if field.maximum is not None and len(images) > field.maximum:
+        return f"may be {field.maximum} images at most, and these are {len(images)}"
+    link = next((number for number, image in enumerate(images, start=1) if not _is_inline(image)), 1)
+    which = f" (image {link} of {len(images)})" if len(images) > 1 else ""
+    return (
+        f"must be the image itself, since this model takes no links: give a file or bytes, or .read() the image{which}"
+    )
+
+
 def _rule(field: FluxField) -> str:
-    limits = f"from {field.minimum} to {field.maximum}"
+    limits = _limits_text(field)
     match field:
+        case FluxField(between=True, choices=choices):
+            text = f"must be W:H from {choices[0]} to {choices[-1]}"
         case FluxField(choices=choices) if choices:
             text = f"must be one of {listed(choices)}"
         case FluxField(format="size"):
@@ -129,10 +192,19 @@ def _rule(field: FluxField) -> str:
         case FluxField(type=kind) if kind is str:
             needs = "is required and must be text" if field.required else "must be text"
             text = needs if field.blank else f"{needs} that is not blank"
+        case FluxField(type=kind) if kind is bool:
+            text = "must be True or False"
+        case FluxField(minimum=low, maximum=high) if low == high:
+            text = f"must be {low}"
         case _:
             kind_name = "an integer" if field.type is int else "a number"
             text = f"must be {kind_name} {limits if field.enforced == 'error' else 'of 64 bits at most'}"
     return f"{text}; {field.hint}" if field.hint else text
+
+
+def _limits_text(field: FluxField) -> str:
+    limits = f"of {field.minimum} or more" if field.maximum is None else f"from {field.minimum} to {field.maximum}"
+    return limits if field.multiple_of is None else f"{limits} and a multiple of {field.multiple_of}"
 
 
 def _nearest(field: FluxField, value: object) -> object | None:
@@ -140,14 +212,23 @@ def _nearest(field: FluxField, value: object) -> object | None:
     if field.format == "ratio":
         return nearest_ratio(value, field.choices)
     if field.format == "size":
-        low, high = _limits(field)
-        return nearest_size(value, low=int(low), high=int(high))
+        low, high, step = int(field.minimum or 1), int(field.maximum or LARGEST_SIDE), field.multiple_of or 1
+        return nearest_size(value, low=low, high=high, step=step)
     if field.choices:
         return _nearest_choice(value, field.choices) if isinstance(value, str) else None
     if field.type in (str, list):
         return None
+    if field.type is bool:
+        return _BOOLS.get(canonical(value) if isinstance(value, str) else value if isinstance(value, int) else "")
     number = number_of(value)
     return None if number is None else _clamped(field, number)
+
+
+_BOOLS: Mapping[str | int, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "1", 1), True),
+    **dict.fromkeys(("false", "no", "off", "0", 0), False),
+}
+"""What stands for True and False in config files and forms."""
 
 
 def _nearest_choice(text: str, choices: Iterable[str]) -> str | None:
@@ -162,7 +243,12 @@ def _nearest_choice(text: str, choices: Iterable[str]) -> str | None:
 
 def _clamped(field: FluxField, number: float) -> int | float:
     low, high = _limits(field) if field.enforced == "error" else (-INT64 - 1, INT64)
-    return min(max(round(number) if field.type is int else number, low), high)
+    if field.type is not int:
+        return min(max(number, low), high)
+    step = field.multiple_of or 1
+    high = INT64 - INT64 % step if high == inf else high
+    clamped = min(max(round(number), int(low)), int(high))
+    return (2 * clamped + step) // (2 * step) * step
 
 
 def _limits(field: FluxField) -> tuple[float, float]:

@@ -19,16 +19,25 @@ from openai import NotGiven, Omit
 from openai._types import FileTypes
 from openai.types import Image
 
-from flux_openai._http.redaction import redacted_repr
+from flux_openai._http.redaction import redact_value, redacted_repr
 from flux_openai.errors import InvalidParam
 from flux_openai.formats import data_uri, plain_base64, sniff, sniff_base64
-from flux_openai.request.model_choice import IMAGE_FIELDS
+from flux_openai.models import FluxModel
+from flux_openai.request.model_choice import IMAGE_FIELDS, IMAGE_NAMES
 from flux_openai.request.plain import half_surrogate, plain
 
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["IMAGE_LIMIT", "ImageInput", "WireImage", "needs_reading", "normalize_edit_images", "read_images"]
+__all__ = [
+    "IMAGE_LIMIT",
+    "ImageInput",
+    "WireImage",
+    "needs_reading",
+    "normalize_edit_images",
+    "read_images",
+    "take_wire_names",
+]
 
 IMAGE_LIMIT = 32 * 1024 * 1024
 """The largest total size of the images of one call in bytes. It is our own: the service documents none, and images that
@@ -53,7 +62,7 @@ _KINDS = "a path, bytes, an open binary file, a PIL image, an http(s) link or a 
 
 
 class WireImage(str):
-    """An image as it is sent, a link or a data URI; its repr is short and contains no signature."""
+    """An image as it is sent, a link, a data URI or plain base64; its repr is short and contains no signature."""
 
     __slots__ = ()
 
@@ -70,7 +79,7 @@ def needs_reading(options: object) -> bool:
     """Whether an image among these arguments is still to be read, which would block an event loop."""
     return isinstance(options, Mapping) and any(
         options.get(name) is not None and not isinstance(options[name], WireImage | Omit | NotGiven)
-        for name in IMAGE_FIELDS
+        for name in IMAGE_NAMES & options.keys()
     )
 
 
@@ -83,6 +92,37 @@ def normalize_edit_images(options: Mapping[str, object]) -> Mapping[str, object]
     if not image:
         return rest
     return {**rest, "image": image[0]} if len(image) == 1 else {**rest, "images": list(image)}
+
+
+def take_wire_names(options: dict[str, object], model: FluxModel) -> list[InvalidParam]:
+    """Move the images that have the names of the request body, such as `input_image_2`, to `image` or `images`.
+
+    So the provider's own examples can be copied; as there, these images may be plain base64. Returns an InvalidParam
+    for each that cannot be moved.
+    """
+    faults = list[InvalidParam]()
+    for field in model.fields.values():
+        names = field.sent_as or () if field.format == "image" else ()
+        found = {name: options.pop(name) for name in names if name in options}
+        if not found:
+            continue
+        if beside := IMAGE_FIELDS & options.keys():
+            rule = f"cannot be given beside {min(beside)}; give one of them"
+            faults += [InvalidParam(param=name, value=redact_value(value), rule=rule) for name, value in found.items()]
+            continue
+        gap = next(name for name in (*names, "") if name not in found)
+        for name in names[names.index(gap) :] if gap else ():
+            if name in found:  # were it sent under another number, "image 3" in a prompt would be another image
+                rule = f"is given without {gap}; the images are numbered one after the other"
+                faults.append(InvalidParam(param=name, value=redact_value(found[name]), rule=rule))
+        images = [f"data:,{image}" if _is_base64_image(image) else image for image in found.values()]
+        options[field.name] = images if field.type is list else images[0]
+    return faults
+
+
+def _is_base64_image(value: object) -> TypeGuard[str]:
+    start = plain_base64(value[:80]) if isinstance(value, str) and not _SCHEME.match(value) else None
+    return start is not None and sniff_base64(start) is not None
 
 
 def read_images(options: Mapping[str, object]) -> tuple[dict[str, object], list[InvalidParam]]:
@@ -194,8 +234,7 @@ def _file_content(path: str | os.PathLike[str], limit: int) -> bytes:
         reason = f"it has {half_surrogate(str(path)) or 'a character that no file name has'}"
     except (OSError, TypeError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    start = plain_base64(str(path)[:80])
-    if start is not None and sniff_base64(start) is not None:
+    if _is_base64_image(str(path)):
         reason = "it is base64, which needs data:image/png;base64, before it"
     raise _ImageProblem(f"cannot be read as a file: {reason}")
 

@@ -14,11 +14,28 @@ from flux_openai.errors import ConfigurationError, InvalidParam, InvalidParamsEr
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel, Price
 from flux_openai.request.plain import canonical, is_blank
 
-__all__ = ["IMAGE_FIELDS", "checked_prices", "is_flux_call", "model_for", "models_with_field"]
+__all__ = [
+    "IMAGE_FIELDS",
+    "IMAGE_NAMES",
+    "checked_prices",
+    "is_flux_call",
+    "model_for",
+    "model_named",
+    "models_with_field",
+]
 
 IMAGE_FIELDS = frozenset({"image", "images"})
 """The parameters that hold images; which of them are given decides among the models of a family."""
 
+IMAGE_NAMES = IMAGE_FIELDS.union(
+    *(
+        field.sent_as or ()
+        for model in FLUX_MODELS.values()
+        for field in model.fields.values()
+        if field.format == "image"
+    )
+)
+"""The same, and the names that some models have for images in the body, such as `input_image_2`."""
 
 _REQUIRED_IMAGES: Mapping[str, AbstractSet[str]] = {
     model.id: {name for name in IMAGE_FIELDS & model.fields.keys() if model.fields[name].required}
@@ -86,6 +103,12 @@ _NAMES: Mapping[str, str] = {
 """Each name by its letters and digits; the full names also without their vendor."""
 
 
+def model_named(called: Mapping[str, object], defaults: Mapping[str, object]) -> FluxModel | None:
+    """The model that a call or the defaults name in full, if any."""
+    name = called.get("model", defaults.get("model", DEFAULT_MODEL))
+    return FLUX_MODELS.get(name) if isinstance(name, str) else None
+
+
 def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, editing: bool = False) -> FluxModel:
     """The model for the parameters of a call.
 
@@ -98,12 +121,12 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
     """
     name = called.get("model", defaults.get("model", DEFAULT_MODEL))
     family = FAMILIES.get(name) if isinstance(name, str) else None
-    named = FLUX_MODELS.get(name) if isinstance(name, str) else None
+    named = model_named(called, defaults)
     given = IMAGE_FIELDS & called.keys() or ({"image"} if editing else set[str]())
     if family is not None:
         return _best_match(family, given)
     if named is None:
-        rule = f"must be one of {listed([*FAMILIES, *FLUX_MODELS])}"
+        rule = f"must be one of {listed({**FAMILIES, **FLUX_MODELS})}"
         near = _nearest_name(name, given) if isinstance(name, str) else None
         raise InvalidParamsError.of([InvalidParam(param="model", value=name, rule=rule, nearest=near)])
     strict = "model" in called and not (editing and IMAGE_FIELDS & named.fields.keys())
@@ -114,7 +137,9 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
 
 def _nearest_name(name: str, given: AbstractSet[str]) -> str | None:
     """The name that was probably meant, of a model that takes the images of the call."""
-    letters = _letters(name).removeprefix(_VENDOR)
+    letters = _letters(name)
+    if letters not in _NAMES:
+        letters = letters.removeprefix(_VENDOR).removeprefix("bfl")
     likeness = {known: SequenceMatcher(None, letters, known).ratio() for known in _NAMES}
     closest = max(likeness, key=likeness.__getitem__)
     if likeness[closest] < 0.65:
@@ -161,7 +186,7 @@ def checked_prices(prices: object) -> Mapping[str, Price]:
     for name, price in prices.items():
         models = FAMILIES.get(name) or tuple(model for model in FLUX_MODELS.values() if model.id == name)
         if not models:
-            rule = f"must have names of models: {listed([*FAMILIES, *FLUX_MODELS])}"
+            rule = f"must have names of models: {listed({**FAMILIES, **FLUX_MODELS})}"
             near = _nearest_name(name, set()) if isinstance(name, str) else None
             faults.append(InvalidParam(param="prices", value=name, rule=rule, nearest=near))
             continue

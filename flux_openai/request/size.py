@@ -8,12 +8,13 @@ from fractions import Fraction
 from flux_openai.errors import listed
 from flux_openai.request.plain import canonical, number_of
 
-__all__ = ["Fit", "fit_of_size", "nearest_ratio", "nearest_size", "sides_of"]
+__all__ = ["Fit", "fit_of_size", "is_between", "nearest_ratio", "nearest_size", "sides_of"]
 
 TOLERANCE = Fraction(3, 100)
 """The largest relative difference between a `size` and the aspect ratio that is sent instead."""
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+_RATIO = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})", re.ASCII)
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(?:px)?"
 _PAIR = re.compile(
     r"[(\[]?(?:(landscape|portrait)[\s:_-]*|(?:aspect[\s_-]*)?ratio[\s:=_-]*)?"
@@ -36,19 +37,25 @@ class Fit:
     size: str | None = None
 
 
-def fit_of_size(size: object, choices: Sequence[str]) -> Fit:
-    """The aspect ratio nearest to a WIDTHxHEIGHT."""
+def fit_of_size(size: object, choices: Sequence[str], *, between: bool = False) -> Fit:
+    """The aspect ratio nearest to a WIDTHxHEIGHT; with `between`, all from the first to the last choice are allowed."""
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None:
         rule = "must be 'auto' or WIDTHxHEIGHT such as '1024x1024'; FLUX takes an aspect_ratio instead"
         rewritten = _rewritten(size)
-        fits = rewritten == "auto" or (rewritten is not None and fit_of_size(rewritten, choices).rule is None)
+        fits = rewritten == "auto" or (
+            rewritten is not None and fit_of_size(rewritten, choices, between=between).rule is None
+        )
         return Fit(ratio=nearest_ratio(size, choices), rule=rule, size=rewritten if fits else None)
     shape = Fraction(int(match[1]), int(match[2]))
     ranked = sorted(choices, key=lambda choice: _apart(shape, _shape(choice)))
     off = _apart(shape, _shape(ranked[0]))
+    if between and off and is_between(reduced := f"{shape.numerator}:{shape.denominator}", choices):
+        return Fit(ratio=reduced)
     if off > TOLERANCE:
         rule = f"has no aspect ratio within {float(TOLERANCE):.0%}; the three nearest are {listed(ranked[:3])}"
+        if between:
+            rule = f"must have a shape from {choices[0]} to {choices[-1]}"
         return Fit(ratio=ranked[0], off=off, rule=rule)
     return Fit(ratio=ranked[0], off=off)
 
@@ -69,15 +76,27 @@ def sides_of(size: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def nearest_size(value: object, *, low: int, high: int, largest: bool = False) -> str | None:
-    """The WIDTHxHEIGHT within the limits that is nearest to the value; with `largest`, the largest of that shape."""
+def is_between(ratio: str, choices: Sequence[str]) -> bool:
+    """Whether a text is a ratio W:H from the first to the last choice, in whatever order these are."""
+    match = _RATIO.fullmatch(ratio)
+    if match is None:
+        return False
+    ends = sorted((_shape(choices[0]), _shape(choices[-1])))
+    return ends[0] <= Fraction(int(match[1]), int(match[2])) <= ends[1]
+
+
+def nearest_size(value: object, *, low: int, high: int, step: int = 1, largest: bool = False) -> str | None:
+    """The WIDTHxHEIGHT within the limits that is nearest to the value; with `largest`, the largest of that shape.
+
+    Both sides are multiples of `step`, and so must be the limits.
+    """
     sides = _pair(value)
     if sides is None:
         return None
     width, height = sides
     most = high / max(width, height)
     scale = most if largest else min(most, max(Fraction(1), low / min(width, height)))
-    return "x".join(str(min(max(round(side * scale), low), high)) for side in (width, height))
+    return "x".join(str(min(max(round(side * scale / step) * step, low), high)) for side in (width, height))
 
 
 def _shape(ratio: str) -> Fraction:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from flux_openai._http.redaction import redact_value, redacted_repr
 from flux_openai.errors import InvalidParam, listed
-from flux_openai.models import FluxModel
+from flux_openai.models import FAMILIES, FluxModel
 from flux_openai.request.model_choice import IMAGE_FIELDS, models_with_field
 from flux_openai.request.modes import Unsupported
 from flux_openai.request.size import nearest_size
@@ -16,6 +16,8 @@ __all__ = ["handle_unsupported"]
 _NEVER = {
     "stream": "FLUX answers are not streamed; leave it out",
     "partial_images": "FLUX answers are not streamed; leave it out",
+    "webhook_url": "the call itself waits for the images and returns them; leave it out",
+    "webhook_secret": "the call itself waits for the images and returns them; leave it out",
 }
 _OPENAI_ONLY = frozenset(
     {
@@ -28,7 +30,6 @@ _OPENAI_ONLY = frozenset(
         "mask",
         "moderation",
         "output_compression",
-        "output_format",
         "quality",
         "safety_identifier",
         "style",
@@ -36,6 +37,9 @@ _OPENAI_ONLY = frozenset(
         "user",
     }
 )
+
+_USUAL_SIDE = 1024
+"""The longer side in pixels of the size that is suggested for an aspect ratio where the service states no limit."""
 
 
 def handle_unsupported(
@@ -74,18 +78,23 @@ def _image_fault(name: str, image: object, model: FluxModel, *, beside: set[str]
     if beside:
         return InvalidParam(param=name, value=value, rule=f"cannot be given beside {min(beside)}; give one of them")
     others = models_with_field(name, instead_of=model)
-    return InvalidParam(param=name, value=value, rule=_not_taken(model, others), nearest=f"model={others[0]!r}")
+    rule = _not_taken(model, others)
+    if "image" in model.fields and len(FAMILIES[model.family]) == 1:  # a list of one image was taken
+        rule = f"must be one image; several are taken by {listed(others)}"
+    return InvalidParam(param=name, value=value, rule=rule, nearest=f"model={others[0]!r}")
 
 
 def _fault(name: str, value: object, model: FluxModel) -> InvalidParam:
     ways = "leave it out, or set unsupported= to 'warn', 'drop' or 'send'"
     others = models_with_field(name, instead_of=model)
-    if name == "aspect_ratio" and (size := model.fields.get("size")) is not None:
-        near = nearest_size(value, low=int(size.minimum or 0), high=int(size.maximum or 0), largest=True)
+    side = model.fields.get("size", model.fields.get("width"))
+    if name == "aspect_ratio" and side is not None:
+        low, high = int(side.minimum or 1), int(side.maximum or _USUAL_SIDE)
+        near = nearest_size(value, low=low, high=high, step=side.multiple_of or 1, largest=True)
         return InvalidParam(param=name, value=value, rule="this model takes a size", nearest=near and f"size={near!r}")
     if others:
         return InvalidParam(param=name, value=value, rule=f"{_not_taken(model, others)}; {ways}")
-    close = get_close_matches(name, model.fields, n=1)
+    close = [] if name in _OPENAI_ONLY else get_close_matches(name, model.fields, n=1)
     reason = "is an option of OpenAI's own models" if name in _OPENAI_ONLY else "is no parameter of this model"
     suggestion = f"; did you mean {close[0]}?" if close else ""
     return InvalidParam(param=name, value=value, rule=f"{reason}{suggestion}; {ways}")

@@ -3,10 +3,11 @@
     validate(keywords, extra_body=…, defaults=…)
       given(…)                                     plain.py: Decimals, enums … -> the text or number that they equal
       keywords and extra_body are merged           the same parameter twice with different values is a fault
+      take_wire_names(…)                           image_inputs.py: input_image, input_image_2 … -> images
       read_images(…)                               image_inputs.py: paths, bytes, files -> data URIs
       model_for(…)                                 model_choice.py: short name -> model
       defaults fill in what is missing
-      size -> aspect_ratio                         size.py, for models that take no `size`
+      size -> aspect_ratio, or width and height    size.py, for models that take no `size`
       handle_unsupported(…)                        unsupported.py: options that the model does not take
       faults_of(…)                                 fields.py: types, limits, choices
       split_params(…)                              with `split`: the seed of the last request has a limit too
@@ -24,16 +25,19 @@ import openai
 
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.errors import InvalidParam, InvalidParamsError
-from flux_openai.models import FLUX_MODELS, FluxModel
-from flux_openai.request.fields import INT64, faults_of, limit_warnings
-from flux_openai.request.image_inputs import normalize_edit_images, read_images
-from flux_openai.request.model_choice import IMAGE_FIELDS, model_for
+from flux_openai.models import FAMILIES, FLUX_MODELS, GENERATIONS, FluxField, FluxModel
+from flux_openai.request.fields import INT64, fault_of_size, faults_of, limit_warnings
+from flux_openai.request.image_inputs import WireImage, normalize_edit_images, read_images, take_wire_names
+from flux_openai.request.model_choice import IMAGE_FIELDS, IMAGE_NAMES, model_for, model_named
 from flux_openai.request.modes import Unsupported
 from flux_openai.request.plain import plain
-from flux_openai.request.size import fit_of_size
+from flux_openai.request.size import fit_of_size, sides_of
 from flux_openai.request.unsupported import handle_unsupported
 
-__all__ = ["CheckedParams", "check_defaults", "given", "split_params", "validate"]
+__all__ = ["SHAPE", "CheckedParams", "body_of", "check_defaults", "given", "split_params", "validate"]
+
+SHAPE = frozenset({"aspect_ratio", "height", "size", "width"})
+"""The parameters that give an image its shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,27 @@ class CheckedParams:
     first: int = 0
 
 
+def body_of(params: Mapping[str, object], model: FluxModel) -> dict[str, object]:
+    """The JSON body: the parameters by the names that the model has for them. A path of its own names the model."""
+    if model.path == GENERATIONS:
+        return {"model": model.id, **params}
+    body = dict[str, object]()
+    for name, value in params.items():
+        field = model.fields.get(name)
+        if field is not None and field.sent_as is not None:
+            values = value if isinstance(value, list) else [value]
+            body |= zip(field.sent_as, [_on_the_wire(one, field) for one in values], strict=False)
+        else:
+            body[name] = value
+    return body
+
+
+def _on_the_wire(value: object, field: FluxField) -> object:
+    if isinstance(value, WireImage) and not field.links:
+        return WireImage(value.partition(",")[2])
+    return value
+
+
 _LEFT_OUT = (openai.Omit, openai.NotGiven)
 
 
@@ -64,7 +89,7 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     Images stay as they are.
     """
     return {
-        name: value if name in IMAGE_FIELDS else plain(value)
+        name: value if name in IMAGE_NAMES else plain(value)
         for name, value in options.items()
         if value is not None and not isinstance(value, _LEFT_OUT)
     }
@@ -94,26 +119,30 @@ def validate(
 
     """
     called, faults = given(keywords), list[InvalidParam]()
+    preset = given(defaults) if defaults else defaults
     if extra_body is not None:
         _add_extra_body(called, extra_body, faults)
     if editing:
         called = dict(normalize_edit_images(called))
-    if IMAGE_FIELDS & called.keys():
+    if with_images := IMAGE_NAMES & called.keys():
+        if (named := model_named(called, preset)) is not None:
+            faults += take_wire_names(called, named)
         called, invalid_images = read_images(called)
         faults += invalid_images
     try:
-        model = model_for(called, given(defaults) if defaults else defaults, editing=editing)
+        model = model_for(called, preset, editing=editing)
     except InvalidParamsError as error:
         raise InvalidParamsError.of([*faults, *error.faults]) from None
-    values = {**_applicable(defaults, called, model), **called} if defaults else called
+    values = {**_applicable(preset, called, model), **called} if preset else called
     values.pop("model", None)
-    if editing and "images" in model.fields and "images" not in values and "image" in values:
-        values["images"] = [values.pop("image")]
+    image = values.get("image")
+    if with_images:
+        _fit_images(values, model, editing=editing)
     if editing and not IMAGE_FIELDS & values.keys():
         faults.append(InvalidParam(param="image", value=None, rule="is required: it is what an edit starts from"))
     notices = list[str]()
     if "size" in values:
-        notices += _size_to_ratio(values, model, faults)
+        notices += _fit_size(values, model, faults)
     passed_on: dict[str, object] = {}
     if not values.keys() <= model.fields.keys():
         passed_on, left_out = handle_unsupported(values, model, unsupported, faults)
@@ -130,6 +159,8 @@ def validate(
         notices=tuple(notices),
     )
     found = faults_of(params.values, model.id, split=split)
+    if image is not None and "image" not in values:  # the error names what was given: see `_fit_images`
+        found = [replace(one, param="image", value=image) if one.param == "images" else one for one in found]
     if faults and found:
         already = {fault.param for fault in faults}
         already |= IMAGE_FIELDS if IMAGE_FIELDS & already else set()
@@ -172,27 +203,62 @@ def _same(one: object, other: object) -> bool:
 
 def _applicable(defaults: Mapping[str, object], called: Mapping[str, object], model: FluxModel) -> dict[str, object]:
     """The defaults for a call: without parameters of other models only, and without a shape if the call has one."""
-    shape = {"size", "aspect_ratio"}
-    unusable = shape if shape & called.keys() else set[str]()
+    shape = SHAPE & called.keys()
+    # A default height stays beside the width of a call.
+    unusable = set(SHAPE - {"height", "width"} if shape <= {"height", "width"} else SHAPE) if shape else set[str]()
     not_taken = {name for name in defaults if not _accepts(model, name)}
     unusable |= {name for name in not_taken if any(_accepts(other, name) for other in FLUX_MODELS.values())}
-    return {name: value for name, value in given(defaults).items() if name not in unusable}
+    return {name: value for name, value in defaults.items() if name not in unusable}
 
 
 def _accepts(model: FluxModel, name: str) -> bool:
-    return name in model.fields or (name == "size" and "aspect_ratio" in model.fields)
+    return name in model.fields or (name == "size" and bool(SHAPE & model.fields.keys()))
 
 
-def _size_to_ratio(values: dict[str, object], model: FluxModel, faults: list[InvalidParam]) -> list[str]:
-    """Replace OpenAI's `size` by the aspect ratio that matches it; a size that matches none is a fault."""
+def _fit_images(values: dict[str, object], model: FluxModel, *, editing: bool) -> None:
+    """Give a model one image as a list, or a list of one as an image, if it is the only model of its family.
+
+    A family with several models has one for each; there only an edit may turn one image into a list.
+    """
+    fields, alone = model.fields.keys(), len(FAMILIES[model.family]) == 1
+    if "image" in values and "images" not in values and "images" in fields - {"image"} and (alone or editing):
+        values["images"] = [values.pop("image")]
+    images = values.get("images")
+    if isinstance(images, list) and len(images) == 1 and "image" not in values and "images" not in fields and alone:
+        [values["image"]] = images
+        del values["images"]
+
+
+def _fit_size(values: dict[str, object], model: FluxModel, faults: list[InvalidParam]) -> list[str]:
+    """Replace OpenAI's `size` by what the model takes in its place; a size that matches nothing is a fault.
+
+    Returns the notices.
+    """
     if values["size"] == "auto":
         del values["size"]
-        return []
-    field = model.fields.get("aspect_ratio")
-    if field is None:
-        return []
+    elif "width" in model.fields:
+        _size_to_sides(values, model.fields["width"], faults)
+    elif (ratio := model.fields.get("aspect_ratio")) is not None:
+        return _size_to_ratio(values, ratio, faults)
+    return []
+
+
+def _size_to_sides(values: dict[str, object], side: FluxField, faults: list[InvalidParam]) -> None:
     size = values.pop("size")
-    fit = fit_of_size(size, field.choices)
+    fault = fault_of_size(size, side)
+    if fault is not None:
+        faults.append(fault)
+        return
+    for name, value in zip(("width", "height"), sides_of(str(size)) or (), strict=False):
+        if values.setdefault(name, value) != value:
+            rule = f"disagrees with {name}={redacted_repr(values[name])}; give one of them"
+            faults.append(InvalidParam(param="size", value=size, rule=rule))
+            return
+
+
+def _size_to_ratio(values: dict[str, object], field: FluxField, faults: list[InvalidParam]) -> list[str]:
+    size = values.pop("size")
+    fit = fit_of_size(size, field.choices, between=field.between)
     rule = fit.rule
     if rule is None and values.setdefault("aspect_ratio", fit.ratio) != fit.ratio:
         rule = f"disagrees with aspect_ratio={redacted_repr(values['aspect_ratio'])}; give one of them"

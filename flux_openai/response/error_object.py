@@ -301,7 +301,12 @@ def _flag_text(value: object) -> str:
 
 
 _PARAMETERS = frozenset(
-    {name for model in FLUX_MODELS.values() for name in model.fields}
+    {
+        name
+        for model in FLUX_MODELS.values()
+        for field in model.fields.values()
+        for name in (field.name, *(field.sent_as or ()))
+    }
     | {"background", "body", "extra_body", "input", "mask", "messages", "model", "n", "output_format", "prompt"}
     | {"quality", "response_format", "size", "stream", "style", "user"}
 )

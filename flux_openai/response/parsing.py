@@ -153,6 +153,8 @@ def _response(
     fields = _public(answer)
     if fields.get("usage") is not None and not _has_counts(fields["usage"]):
         del fields["usage"]  # left out, so that it is None
+    if fields.get("created") is None and "createed" in fields:
+        fields["created"] = fields["createed"]  # so spelt in the answers of models with a path of their own
     if isinstance(created := fields.get("created"), str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
     info = replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info

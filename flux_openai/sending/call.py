@@ -14,7 +14,7 @@ from flux_openai.errors import InvalidParam, InvalidParamsError
 from flux_openai.models import FluxModel, Price
 from flux_openai.request.image_inputs import needs_reading
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
-from flux_openai.request.validation import CheckedParams, split_params, validate
+from flux_openai.request.validation import SHAPE, CheckedParams, body_of, split_params, validate
 from flux_openai.sending.settings import Settings
 
 __all__ = ["Call", "Method", "abuild_calls", "build_calls"]
@@ -27,9 +27,9 @@ class Call:
     """One checked request; every attempt has the same body and the same Idempotency-Key.
 
     Attributes:
-        model: The model.
-        params: Its parameters.
-        body: The JSON body.
+        model: The model, whose path the request goes to.
+        params: Its parameters, as `images.generate` takes them.
+        body: The JSON body: the parameters, as the model takes them.
         key: The Idempotency-Key.
         price: The price of one image, if it is known.
         images: How many images the request is for.
@@ -64,9 +64,13 @@ class Call:
         The caller's own headers and query are left out, since they may hold a key: errors carry these arguments.
         """
         # If the request had no shape, "auto" keeps the client's `defaults` from adding one.
-        shape = {} if {"aspect_ratio", "size"} & self.body.keys() else {"size": "auto"}
+        shape = {} if SHAPE & self.params.keys() else {"size": "auto"}
         timeout = {} if isinstance(self.timeout, openai.NotGiven) else {"timeout": self.timeout}
-        return {"extra_body": {**self.body, **shape}, "extra_headers": {"Idempotency-Key": self.key}, **timeout}
+        return {
+            "extra_body": {"model": self.model.id, **self.params, **shape},
+            "extra_headers": {"Idempotency-Key": self.key},
+            **timeout,
+        }
 
 
 def build_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:
@@ -114,7 +118,7 @@ def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the
     return Call(
         model=params.model,
         params=values,
-        body={"model": params.model.id, **values},
+        body=body_of(values, params.model),
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,

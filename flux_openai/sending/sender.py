@@ -33,9 +33,10 @@ from openai import RequestOptions
 from openai._legacy_response import LegacyAPIResponse
 from openai._response import BaseAPIResponse
 
-from flux_openai._http.capture import PATH, Exchange, capture
+from flux_openai._http.capture import Exchange, capture
 from flux_openai._http.interception import network_of
 from flux_openai.errors import FluxWarning
+from flux_openai.models import GENERATIONS
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import is_answer
 from flux_openai.response.response import FluxImagesResponse
@@ -77,7 +78,7 @@ class Sender:
         if len(calls) > 1:
             return self._post_parts(calls, body, options)
         state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
-        request = _Request(call=calls[0], body=body, options=options, state=state)
+        request = _Request(call=calls[0], body=_sent(calls[0], body), options=options, state=state)
         return _result(self._send(request), request)
 
     def _post_parts(
@@ -121,7 +122,9 @@ class Sender:
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
-                result = self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
+                result = self._client.post(
+                    exchange.path, cast_to=FluxImagesResponse, body=request.body, options=options
+                )
                 request.state.result = result
                 return reader.outcome or reader.read()
             except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
@@ -155,7 +158,7 @@ class AsyncSender:
         if len(calls) > 1:
             return await self._post_parts(calls, body, options)
         state = RetryState(policy=self._settings.retry, quota=self._settings.quota)
-        request = _Request(call=calls[0], body=body, options=options, state=state)
+        request = _Request(call=calls[0], body=_sent(calls[0], body), options=options, state=state)
         return _result(await self._send(request), request)
 
     async def _post_parts(
@@ -201,7 +204,9 @@ class AsyncSender:
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
-                result = await self._client.post(PATH, cast_to=FluxImagesResponse, body=request.body, options=options)
+                result = await self._client.post(
+                    exchange.path, cast_to=FluxImagesResponse, body=request.body, options=options
+                )
                 request.state.result = result
                 return reader.outcome or reader.read()
             except Exception as failure:  # noqa: BLE001  # transports, hooks and key functions can raise anything
@@ -220,11 +225,18 @@ class _Request:
 
 def _part_request(part: Part, body: Mapping[str, object], options: Mapping[str, Any]) -> _Request:
     """The request of one part of a split call: what the SDK built for the whole, with the part's own `n` and seed."""
-    own = part.call.body
+    own = part.call.params
     extra = {**options["extra_json"], **({"seed": own["seed"]} if "seed" in own else {})}
-    return _Request(
-        call=part.call, body={**body, "n": own["n"]}, options={**options, "extra_json": extra}, state=part.state
-    )
+    body = _sent(part.call, {**body, "n": own["n"]})
+    return _Request(call=part.call, body=body, options={**options, "extra_json": extra}, state=part.state)
+
+
+def _sent(call: Call, body: Mapping[str, object]) -> Mapping[str, object]:
+    """What the SDK built, without the parameters that the model does not get, such as a `model` that the path names."""
+    if call.model.path == GENERATIONS:
+        return body
+    unsent = {"model", *call.params} - call.body.keys()
+    return {name: value for name, value in body.items() if name not in unsent}
 
 
 def _tenacity_arguments(state: RetryState) -> dict[str, Any]:
@@ -248,7 +260,7 @@ def _begin_attempt(
         # The call was interrupted during the wait before a retry. Nobody sees this error; it ends a background thread.
         raise RuntimeError("the call was interrupted")
     state.attempts += 1
-    exchange = Exchange(key=call.key, is_answer=is_answer)
+    exchange = Exchange(key=call.key, path=call.model.path, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
     reader = AnswerReader(exchange=exchange, call=call, sent=sent, attempts=state.attempts, downloads=downloads)
     # The SDK sends a count of 0 by itself.

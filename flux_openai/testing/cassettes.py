@@ -27,6 +27,7 @@ from vcr.request import Request
 
 from flux_openai._http.library import httpx
 from flux_openai._http.redaction import replace_secrets, secrets_of
+from flux_openai.models import FLUX_MODELS, GENERATIONS
 from flux_openai.testing.scrubbing import PLACEHOLDER, scrub_body, scrub_text, strip_query_values
 
 __all__ = ["Provenance", "decode_content", "make_vcr", "recorded_requests", "recording", "replaying"]
@@ -117,8 +118,13 @@ def _serialize(tape: Mapping[str, Any], *, provenance: Provenance) -> str:
     """The text of a cassette, with its provenance and the first model at the top."""
     model = None
     for interaction in tape["interactions"]:
+        request = interaction["request"]
         with suppress(ValueError, TypeError, AttributeError):  # no body, or not of JSON, or no object
-            model = model or json.loads(interaction["request"]["body"]).get("model")
+            model = model or json.loads(request["body"]).get("model")
+        named = [
+            one.id for one in FLUX_MODELS.values() if one.path != GENERATIONS and request["uri"].endswith(one.path)
+        ]
+        model = model or next(iter(named), None)
     # The pure Python dumper: the one in C breaks lines elsewhere and is not always installed, so files would differ.
     labelled = {"provenance": provenance, "model": model, **tape}
     return cast(str, yaml.dump(labelled, Dumper=yaml.SafeDumper, sort_keys=False, width=120))

@@ -40,7 +40,7 @@ _SEED = (
     "The same seed makes the same images, if all other arguments are the same too. "
     "If it is left out or -1, one is drawn, and the result names it."
 )
-_JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number"})
+_JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number", bool: "boolean"})
 
 
 def families_for(verb: Verb) -> tuple[str, ...]:
@@ -89,16 +89,18 @@ def _nullable(schema: Mapping[str, object]) -> dict[str, object]:
 
 def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
     limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
+    limits += " Or any ratio between." if field.between else ""
     default = "" if field.default is None else f" Usually {field.default}."
     schema: dict[str, object] = {
         "type": _JSON_TYPES[field.type],
         "description": _SEED if field.name == "seed" else f"{field.doc}{limits}{default}",
     }
-    if field.choices:
+    if field.choices and not field.between:
         schema["enum"] = [*field.choices]
     if field.type in (int, float):
-        schema["minimum"] = field.minimum
-        schema["maximum"] = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
+        most = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
+        limits_by_word = {"minimum": field.minimum, "maximum": most, "multipleOf": field.multiple_of}
+        schema |= {word: limit for word, limit in limits_by_word.items() if limit is not None}
     return schema
 
 

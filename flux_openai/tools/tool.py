@@ -65,7 +65,8 @@ class FluxTool:
     Args:
         client: A FluxOpenAI, or an AsyncFluxOpenAI if only `acall` is used. By default a new FluxOpenAI.
         verb: "generate" for images from a prompt, or "edit" for changing images.
-        model: The short name of a family of models: "kontext-max", "kontext-pro" or "flux-dev".
+        model: The short name of a family of models, "kontext-max", "kontext-pro" or "flux-dev", or the name of a model
+            with a path of its own, such as "flux-2-pro".
         folder: The folder for the images, which the first call creates; nothing is written elsewhere.
         max_images: The largest number of images of all calls together, 1 or more.
         max_calls: The largest number of calls that are sent to the service, 1 or more.

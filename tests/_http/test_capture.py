@@ -23,7 +23,7 @@ REACHED: dict[str, Phase] = {
 @pytest.mark.parametrize("step", CONNECTING)
 def test_a_connection_that_begins_later_takes_nothing_back(step: str) -> None:
     """TCP, Unix socket or TLS: it counts before anything was sent, and never hides how far a request got already."""
-    exchange, request = Exchange(key="k"), httpx.Request("POST", "https://h.example")
+    exchange, request = Exchange(key="k", path="/images/generations"), httpx.Request("POST", "https://h.example")
     exchange.attach(request)
     for begun, phase in {step: "connecting", **REACHED}.items():
         for event in (begun, step):

@@ -335,7 +335,6 @@ OPENAI_ONLY = {
     "markup": "x",
     "moderation": "low",
     "output_compression": 50,
-    "output_format": "webp",
     "quality": "hd",
     "safety_identifier": "x",
     "style": "vivid",

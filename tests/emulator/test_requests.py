@@ -18,9 +18,11 @@ WRONG_TYPES: dict[type, tuple[object, ...]] = {
     int: ("1", 1.0, 1.5, True, [1], None),
     float: ("2.5", False, [2.5], {}, None, float("inf")),
     list: ("https://x.test/a.png", [1], {}, None),
+    bool: ("true", 0, 1, [True], None),
 }
 PICTURE = "https://x.test/a.png"
-DATA = "data:image/png;base64,iVBORw0KGgo="
+BASE64 = "iVBORw0KGgo="
+DATA = f"data:image/png;base64,{BASE64}"
 GOOD_BY_NAME: dict[str, tuple[object, ...]] = {
     "prompt": ("a fox",),
     "image": (PICTURE, DATA),
@@ -29,12 +31,20 @@ GOOD_BY_NAME: dict[str, tuple[object, ...]] = {
 }
 BAD_BY_FORMAT: dict[str | None, tuple[object, ...]] = {
     "image": ("", "fox.png", "ftp://x.test/a.png", "data:image/png;base64,QUJD", "data:text/plain;base64,iVBORw0KGgo="),
+    "base64": ("", PICTURE, DATA, "QUJD", "fox.png", BASE64 + "!"),
+    "between": ("", "22:9", "9:22", "16x9", "1:0"),
     "size": ("", "255x256", "1024x1537", "1024", "1024 x 1024", "16:9"),
 }
 
 
 def good_values(field: FluxField) -> tuple[object, ...]:
     """Values of a field that the service takes: every choice, both limits, or an example."""
+    if field.format == "image" and not field.links:
+        return (BASE64,)
+    if field.between:
+        return (*field.choices, "5:4", "7:3", "1000:999")
+    if field.type is bool:
+        return (True, False)
     if field.name in GOOD_BY_NAME:
         return GOOD_BY_NAME[field.name]
     if field.choices:
@@ -45,8 +55,16 @@ def good_values(field: FluxField) -> tuple[object, ...]:
 
 def bad_values(field: FluxField) -> Iterator[object]:
     """Values of a field that the service refuses."""
-    yield from WRONG_TYPES[field.type]
+    yield from WRONG_TYPES[field.type if field.sent_as is None else str]
     if field.enforced == "warn":
+        return
+    if field.multiple_of is not None:
+        yield from (int(field.minimum or 0) + 1, 1000)
+    if field.format == "image" and not field.links:
+        yield from BAD_BY_FORMAT["base64"]
+        return
+    if field.between:
+        yield from BAD_BY_FORMAT["between"]
         return
     if field.choices:
         yield from ("", field.choices[0].upper() + "x", f" {field.choices[0]}")
@@ -63,14 +81,20 @@ def bad_values(field: FluxField) -> Iterator[object]:
 
 
 FIELDS = [(model, field) for model in FLUX_MODELS.values() for field in model.fields.values()]
-GOOD = [(model, field.name, value) for model, field in FIELDS for value in good_values(field)]
-BAD = [(model, field.name, value) for model, field in FIELDS for value in bad_values(field)]
+NAMES = [
+    (model, field, name)
+    for model, field in FIELDS
+    for name in ((field.name,) if field.sent_as is None else field.sent_as)
+]
+GOOD = [(model, name, value) for model, field, name in NAMES for value in good_values(field)]
+BAD = [(model, name, value) for model, field, name in NAMES for value in bad_values(field)]
 
 
 def request_of(model: FluxModel, **fields: object) -> GenerateRequest | ServiceError:
     """What the service reads in a request with all that the model requires, and these fields."""
     needed = {name: good_values(field)[0] for name, field in model.fields.items() if field.required}
-    return read_generate_request({"model": model.id} | needed | fields, models={model.id: model})
+    named = {"model": model.id} if model.path == "/images/generations" else {}
+    return read_generate_request(named | needed | fields, path=f"/v1{model.path}", models={model.id: model})
 
 
 def error_of(model: FluxModel, **fields: object) -> ServiceError:
@@ -228,5 +252,7 @@ def test_the_ratio_comes_from_the_row(model: FluxModel, fields: dict[str, object
 
 def test_a_row_may_lack_what_others_have() -> None:
     """Without these fields a request is for one picture without a prompt or a seed, sent as a link."""
-    wanted = request_of(row(field("anything")))
-    assert wanted == GenerateRequest(prompt="", source_digest="", seed=-1, n=1, ratio=(1, 1), inline=False)
+    model = row(field("anything"))
+    assert request_of(model) == GenerateRequest(
+        model=model, prompt="", source_digest="", seed=-1, n=1, ratio=(1, 1), inline=False
+    )

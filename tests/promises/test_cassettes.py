@@ -158,7 +158,7 @@ def test_the_emulator_records_the_same_to_the_byte(pytester: pytest.Pytester, mo
         if provenance(path) != "emulator":
             shutil.copy(path, folder)
     plugins = ("-p", "flux_openai.testing", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib")
-    pytester.runpytest_inprocess(*plugins, "--flux-record=emulator").assert_outcomes(passed=16, skipped=22)
+    pytester.runpytest_inprocess(*plugins, "--flux-record=emulator").assert_outcomes(passed=19, skipped=25)
     recorded = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert recorded == {path.name: path.read_bytes() for path in CASSETTES}
 

@@ -12,6 +12,7 @@ import pytest
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI, RetryPolicy, adapt
 from flux_openai._http.library import httpx
 from flux_openai.errors import ConfigurationError, InvalidParamsError
+from flux_openai.models import FLUX_MODELS
 
 BASE = "https://flux.example/v1"
 LINK = "https://img.example/a.png"
@@ -56,6 +57,7 @@ URLS = {
     f"{BASE}#top": BASE,
     f"{BASE}/images/generations": BASE,
     f"{BASE}/images/generations/": BASE,
+    **{f"{BASE}{model.path}": BASE for model in FLUX_MODELS.values()},
     f"{BASE}/images/edits": BASE,
     f"{BASE}/Images/Generations?x=1": BASE,
     f"{BASE}/images": BASE,

@@ -154,7 +154,8 @@ def test_a_link_is_downloaded(flux: Flux, tmp_path: Path) -> None:
 
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==")
-WIRE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+BASE64 = base64.b64encode(PNG).decode()
+WIRE = f"data:image/png;base64,{BASE64}"
 SNOW: dict[str, Any] = {"prompt": "make it snow", "seed": 7}
 FAMILY = "black-forest-labs/flux"
 TAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -167,6 +168,18 @@ TAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"model": f"{FAMILY}-kontext-pro/multi", "images": [WIRE, WIRE], "aspect_ratio": "16:9"},
     ),
     "dev": ({"model": "flux-dev", "size": "1024x768"}, {"model": f"{FAMILY}.1-dev", "size": "1024x768"}),
+    "flux_2_pro": (
+        {"model": "flux-2-pro", "image": [PNG, PNG], "size": "1024x768", "output_format": "png"},
+        {"input_image": BASE64, "input_image_2": BASE64, "width": 1024, "height": 768, "output_format": "png"},
+    ),
+    "flux_kontext_pro": (
+        {"model": "flux-kontext-pro", "image": PNG, "size": "1280x1024", "prompt_upsampling": True},
+        {"input_image": BASE64, "aspect_ratio": "5:4", "prompt_upsampling": True},
+    ),
+    "flux_pro_1_1": (
+        {"model": "flux-pro-1.1", "image": PNG, "width": 1024, "height": 768, "safety_tolerance": 2},
+        {"image_prompt": BASE64, "width": 1024, "height": 768, "safety_tolerance": 2},
+    ),
 }
 """For each cassette, the arguments of the call and the fields of the body."""
 
@@ -176,10 +189,13 @@ TAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     [pytest.param(*case, id=name, marks=pytest.mark.flux_cassette(name)) for name, case in TAPES.items()],
 )
 def test_each_model_is_asked_in_its_own_terms(flux: Flux, arguments: dict[str, Any], sent: dict[str, Any]) -> None:
-    """A call goes out under the full name of the model that takes it, with images as data URIs."""
+    """A call goes out under the name, or to the path, of the model that takes it, with images as it takes them."""
     response = (flux.edit if "image" in arguments else flux.generate)(**{**SNOW, **arguments})
     assert flux.asked(0) == response.sent == {**SNOW, **sent}
     assert (response.attempts, response.missing, response.notices) == (1, 0, ())
+    body = flux.answer(0)
+    assert response.created == body.get("created", body.get("createed"))
+    assert {**(response.model_extra or {}), **body} == body  # such as `createed` and `total_pixels`
 
 
 @pytest.mark.flux_cassette("b64")

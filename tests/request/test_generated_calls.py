@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from flux_openai import Emulator, FluxImagesResponse, InvalidParamsError
-from flux_openai.models import FLUX_MODELS, FluxField, FluxModel
+from flux_openai.models import FAMILIES, FLUX_MODELS, FluxField, FluxModel
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 TEXT = b64encode(PICTURE).decode()
@@ -68,11 +68,13 @@ def service() -> Iterator[Service]:
 def good(field: FluxField) -> st.SearchStrategy[object]:
     """Values that the row of the table allows, and that cause no remark."""
     if field.name == "response_format":
-        return st.just("url")
+        return st.just(field.choices[0])
+    if field.type is bool:
+        return st.booleans()
     if field.choices:
         return st.sampled_from(field.choices)
     if field.format == "image":
-        one = st.sampled_from(list(IMAGES))
+        one = st.sampled_from([image for image in IMAGES if field.links or not str(image).startswith("https:")])
         return one if field.type is str else st.lists(one, min_size=1, max_size=3)
     if field.format == "size":
         side = st.integers(int(field.minimum or 0), int(field.maximum or 0))
@@ -80,7 +82,9 @@ def good(field: FluxField) -> st.SearchStrategy[object]:
     if field.type is str:
         visible = st.builds("{}{}{}".format, st.text(max_size=15), st.sampled_from("a.狐🦊"), st.text(max_size=15))
         return st.text(max_size=30) if field.blank else visible
-    whole = st.integers(int(field.minimum or 0), int(field.maximum or 0))
+    step = field.multiple_of or 1
+    low, high = int(field.minimum or 0), 2048 if field.maximum is None else int(field.maximum)
+    whole = st.integers(-(-low // step), high // step).map(lambda value: value * step)
     return whole if field.type is int else whole | st.floats(field.minimum, field.maximum)
 
 
@@ -88,7 +92,7 @@ def outside(field: FluxField) -> st.SearchStrategy[object]:
     """Numbers beyond the limits of a field; where those only warn, beyond what any JSON reader takes."""
     low, high = (field.minimum, field.maximum) if field.enforced == "error" else (-(2**63), 2**63 - 1)
     assert low is not None
-    assert high is not None
+    high = 2**63 - 1 if high is None else high
     whole = st.integers(max_value=int(low) - 1) | st.integers(min_value=int(high) + 1)
     fractions = st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=True)
     return whole | (fractions if field.type is float else st.floats())
@@ -99,6 +103,8 @@ def bad(field: FluxField) -> st.SearchStrategy[object]:
     never: st.SearchStrategy[object] = (
         st.booleans() | st.lists(st.integers(), max_size=2) | st.binary(max_size=3) | st.just({})
     )
+    if field.type is bool:
+        return st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.booleans(), max_size=2)
     if field.format == "image":
         # A list of several images is a good value to `edit`, whatever is in it is not.
         wrong = st.integers() | st.sampled_from([b"", b"<svg/>", "ftp://a/b.png", "no such file", "data:,", True, {}])
@@ -120,10 +126,13 @@ def bad(field: FluxField) -> st.SearchStrategy[object]:
 def planted(model: FluxModel) -> dict[str, st.SearchStrategy[object]]:
     """By name, what no call for this model may have: bad values, and whatever only other models take."""
     others = {name: field for other in FLUX_MODELS.values() for name, field in other.fields.items()}
-    alien = {name: good(field) | bad(field) for name, field in others.items() if name not in model.fields}
+    # The only model of its family takes one image as `image` and as `images`.
+    own = {*model.fields} | ({"image", "images"} if len(FAMILIES[model.family]) == 1 else set())
+    alien = {name: good(field) | bad(field) for name, field in others.items() if name not in own}
     return {
         **alien,
-        "size": st.sampled_from(["1x9", "1000x800", "", "big", "1024", 1024, True, []]),
+        "size": st.sampled_from(["1x9", "3000x1000", "", "big", "1024", 1024, True, []]),
+        "webhook_url": st.just("https://hooks.example/1"),
         "quality": st.sampled_from(["hd", "low", 1]),
         "colour": st.text(max_size=5) | st.integers(),
         "stream": st.just(value=True),
@@ -190,11 +199,13 @@ def bad_calls(draw: st.DrawFn) -> Case:
 def good_calls(draw: st.DrawFn) -> Case:
     model = draw(MODELS)
     values = draw(GOOD[model.id])
-    expected = {"model": model.id, **{name: wired(value) for name, value in values.items()}}
+    expected = body_of(model, values)
     if "aspect_ratio" in values and draw(COIN):
         width, height = map(int, str(values.pop("aspect_ratio")).split(":"))
         scale = draw(SCALE)
         values["size"] = f"{width * scale}x{height * scale}"
+    if {"width", "height"} <= values.keys() and draw(COIN):
+        values["size"] = f"{values.pop('width')}x{values.pop('height')}"
     images = values.get("images", [])
     assert isinstance(images, list)
     editing = bool({"image", "images"} & values.keys()) and draw(COIN)
@@ -205,6 +216,21 @@ def good_calls(draw: st.DrawFn) -> Case:
     if (name := draw(st.sampled_from(names))) != "kontext-max" or draw(COIN):
         values["model"] = name
     return "edit" if editing else "generate", spread(values, draw(PLACES)), expected
+
+
+def body_of(model: FluxModel, values: dict[str, object]) -> dict[str, object]:
+    """The body for these parameters: where the path names the model, images have names of their own and no head."""
+    if model.path == "/images/generations":
+        return {"model": model.id, **{name: wired(value) for name, value in values.items()}}
+    body = {name: value for name, value in values.items() if name not in {"n", "response_format", "image", "images"}}
+    if "image" in values:
+        body["image_prompt"] = str(wired(values["image"])).partition(",")[2]
+    images = values.get("images", [])
+    assert isinstance(images, list)
+    for number, image in enumerate(images, start=1):
+        name = "input_image" if number == 1 else f"input_image_{number}"
+        body[name] = str(wired(image)).partition(",")[2]
+    return body
 
 
 def wired(value: object) -> object:

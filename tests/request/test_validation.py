@@ -54,7 +54,11 @@ def only_fault(keywords: Mapping[str, object], **options: Any) -> InvalidParam: 
 
 def good_values(field: FluxField) -> Iterator[object]:
     if field.choices:
-        yield from field.choices
+        yield from (*field.choices, *(("5:4", "1000:999", "7:3", "12345:9999") if field.between else ()))
+    elif field.type is bool:
+        yield from (True, False)
+    elif field.format == "image" and not field.links:
+        yield from ([DATA], [DATA] * int(field.maximum or 0)) if field.type is list else (DATA,)
     elif field.format == "size":
         yield from ("256x256", "1536x1536", "256x1536", "1000x999")
     elif field.format == "image":
@@ -64,14 +68,19 @@ def good_values(field: FluxField) -> Iterator[object]:
         yield from ("", " ") if field.blank else ()
     else:
         assert field.minimum is not None
-        assert field.maximum is not None
-        yield from (field.minimum, field.minimum + 1, field.maximum - 1, field.maximum, field.default)
+        step, high = field.multiple_of or 1, 2**20 if field.maximum is None else field.maximum
+        inside = (field.minimum, field.minimum + step, high - step, high)
+        yield from (value for value in inside if field.minimum <= value <= high)
+        yield from () if field.default is None else (field.default,)
+        if field.maximum is None:
+            return
         yield from (float(field.minimum), field.minimum + 0.500001, float(field.maximum)) if field.type is float else ()
         yield from (-(2**63), field.minimum - 1, field.maximum + 1, 2**63 - 1) if field.enforced == "warn" else ()
 
 
 def bad_values(field: FluxField) -> Iterator[object]:
-    yield from (True, False, {}, b"x", 1j, object(), NAN, INF, -INF, "\ud800", [NOT_PRINTABLE])
+    yield from (True, False) if field.type is not bool else (0, 1, "true", "False", "")
+    yield from ({}, b"x", 1j, object(), NAN, INF, -INF, "\ud800", [NOT_PRINTABLE])
     yield from (10**400, -(10**400), NOT_PRINTABLE, -NOT_PRINTABLE)
     yield from ([], ())
     if field.type in (str, list):
@@ -79,11 +88,17 @@ def bad_values(field: FluxField) -> Iterator[object]:
         yield from ("", "16x9", "URL ", "\n") if field.choices or field.format else ()
         yield from ("", " ", "\n\t \r", "\u3000\u2003", "\x1c\x1f") if not field.blank else ()
         yield from ("255x1536", "256x1537", "01024x1024", "1024X1024", "auto ") if field.format == "size" else ()
-    else:
+        yield from ("22:9", "9:22", "1:0", "0:1", "16.0:9", "16:9 ", "123456:123456") if field.between else ()
+        if field.format == "image" and not field.links:
+            yield from ([LINK], [DATA, LINK], [DATA] * 9) if field.type is list else (LINK,)
+    elif field.type is not bool:
         assert field.minimum is not None
-        assert field.maximum is not None
         yield from ("20", "", "1e999", "9" * 5000)
-        yield from (field.minimum - 1, field.maximum + 1) if field.enforced == "error" else (-(2**63) - 1, 2**63)
+        low, high = field.minimum, 2**63 - 1 if field.maximum is None else field.maximum
+        yield from (low - 1, high + 1) if field.enforced == "error" else (-(2**63) - 1, 2**63)
+        yield from (low + 1, low + (field.multiple_of or 0) // 2, 10**9 + 1) if field.multiple_of else ()
+        if field.maximum is None:
+            return
         beyond = (field.minimum - 1e-6, field.maximum + 1e-6, -5e-324 if field.minimum == 0 else 5e-324, 1e308)
         yield from (1.0, 1.5, 2.0) if field.type is int else beyond
 

@@ -42,7 +42,15 @@ EVERY = {
     "guidance_scale": 3.5,
     "negative_prompt": "colour",
 }
-SIZED = {name: value for name, value in EVERY.items() if name != "aspect_ratio"} | {"size": "512x512"}
+CHECKED = {"prompt": "a fox", "n": 1, "seed": 7, "safety_tolerance": 2, "output_format": "png"}
+EVERY_OF: dict[str, dict[str, object]] = {
+    "kontext-max": EVERY,
+    "kontext-pro": EVERY,
+    "flux-dev": {name: value for name, value in EVERY.items() if name != "aspect_ratio"} | {"size": "512x512"},
+    "flux-2-pro": CHECKED | {"width": 512, "height": 256},
+    "flux-kontext-pro": CHECKED | {"aspect_ratio": "5:4", "prompt_upsampling": True},
+    "flux-pro-1.1": CHECKED | {"width": 512, "height": 256, "prompt_upsampling": False},
+}
 
 
 def assert_presentable(result: ToolResult, folder: Path) -> None:
@@ -60,11 +68,12 @@ def test_every_argument_is_sent(
     make: Make, call: Call, posts: Posts, tmp_path: Path, *, family: str, as_text: bool
 ) -> None:
     """Every argument reaches the wire as it was given, as a mapping or as text, and the images are there and told."""
-    every = SIZED if family == "flux-dev" else EVERY
+    every, model = EVERY_OF[family], FAMILIES[family][0]
     result = call(make(model=family), json.dumps(every) if as_text else {**every, "request_key": None})
     [body] = posts()
-    assert body == {"model": FAMILIES[family][0].id, **every}
-    assert (result.is_error, result.billing, len(result.images)) == (False, "paid", 2)
+    named = {"model": model.id} if model.path == "/images/generations" else {}
+    assert body == {**named, **{name: value for name, value in every.items() if named or name != "n"}}
+    assert (result.is_error, result.billing, len(result.images)) == (False, "paid", every["n"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(image.name for image in result.images)
     for image in result.images:
         assert (image.seed, image.mime_type, image.length) == (7, "image/png", len(image.read()))

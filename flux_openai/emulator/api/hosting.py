@@ -1,4 +1,4 @@
-"""Links to hosted pictures: signed, and valid for seven days."""
+"""Links to hosted pictures: signed, and valid for as long as those of the model."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,7 @@ from flux_openai._http.library import httpx
 from flux_openai.emulator.api.pictures import PictureSpec
 from flux_openai.emulator.api.responses import ServiceError
 
-__all__ = ["LINK_LIFETIME", "HostedImage", "check_link", "file_name", "link_to", "name_in"]
-
-LINK_LIFETIME = 7 * 24 * 60 * 60
-"""Seconds for which a link is valid."""
+__all__ = ["HostedImage", "check_link", "file_name", "link_to", "name_in"]
 
 # The same in every emulator, so that recordings can be reproduced byte for byte. It is no secret.
 _SIGNING_KEY = b"flux_openai.emulator"

@@ -1,6 +1,7 @@
 """The request parser of the emulated service: route, API key, JSON body, and the checks of every field.
 
-It shares no code with the client's validation: two independent implementations of one contract reveal each other's
+Some models are named in `model`, others have a path of their own. The parser shares no code
+with the client's validation: two independent implementations of one contract reveal each other's
 mistakes in the tests.
 """
 
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
 from flux_openai.emulator.api.responses import ServiceError
-from flux_openai.models import FluxField, FluxModel
+from flux_openai.formats import image_size
+from flux_openai.models import FLUX_MODELS, GENERATIONS, FluxField, FluxModel
 
 __all__ = [
     "ROUTES",
@@ -24,6 +26,8 @@ __all__ = [
     "check_key",
     "find_route",
     "is_whole",
+    "megapixels",
+    "order_of",
     "read_generate_request",
     "read_json",
 ]
@@ -31,7 +35,7 @@ __all__ = [
 Route = Literal["generate", "models", "download"]
 
 ROUTES: tuple[tuple[re.Pattern[str], str, Route], ...] = (
-    (re.compile(r"/images/generations\Z"), "POST", "generate"),
+    *((re.compile(rf"{re.escape(path)}\Z"), "POST", "generate") for path in {m.path: m for m in FLUX_MODELS.values()}),
     (re.compile(r"/models\Z"), "GET", "models"),
     (re.compile(r"/files/[^/]+\Z"), "GET", "download"),
 )
@@ -43,6 +47,7 @@ class GenerateRequest:
     """A checked request for images (an order).
 
     Attributes:
+        model: The model.
         prompt: The prompt; may be empty.
         source_digest: A hash of the images to start from and of `strength`; empty without images.
         seed: The seed; -1 for a random one.
@@ -51,8 +56,10 @@ class GenerateRequest:
         area: The area in pixels; None if the request does not determine it.
         steps: The inference steps; 0 if the model has none.
         inline: Whether the answer contains the images as base64.
+        input_megapixels: The area of the images to start from, if they are in the request.
     """
 
+    model: FluxModel
     prompt: str
     source_digest: str
     seed: int
@@ -61,6 +68,7 @@ class GenerateRequest:
     area: int | None = None
     steps: int = 0
     inline: bool
+    input_megapixels: int = 0
 
 
 def find_route(method: str, *, path: str) -> Route | ServiceError:
@@ -100,27 +108,39 @@ def read_json(content: bytes) -> dict[str, object] | ServiceError:
     return value
 
 
+def _model_of_path(path: str, models: Mapping[str, FluxModel]) -> FluxModel | None:
+    """The model that the path of an order names; None where the body names it."""
+    return next((one for one in models.values() if one.path != GENERATIONS and path.endswith(one.path)), None)
+
+
+def order_of(body: dict[str, object] | None, *, path: str) -> dict[str, object] | None:
+    """The body of an order with its `model`, also where only the path names it: the fault scripts ask for it."""
+    model = _model_of_path(path, FLUX_MODELS)
+    return body if body is None or model is None else {**body, "model": model.id}
+
+
 def read_generate_request(
-    body: Mapping[str, object], *, models: Mapping[str, FluxModel]
+    body: Mapping[str, object], *, path: str = GENERATIONS, models: Mapping[str, FluxModel]
 ) -> GenerateRequest | ServiceError:
     """The request in a body, or the error that names everything that is wrong with it."""
-    name = body.get("model")
-    if not isinstance(name, str):
-        return ServiceError(status=400, code="param_error", message="model must be given, as a string.")
-    if name not in models:
-        return ServiceError(status=404, code="model_not_found", message=f"The model {name:.200} does not exist.")
-    fields = models[name].fields
-    problems = list(_problems(body, fields=fields))
+    model, name = _model_of_path(path, models), body.get("model")
+    if model is None:
+        if not isinstance(name, str):
+            return ServiceError(status=400, code="param_error", message="model must be given, as a string.")
+        model = models.get(name)
+        if model is None or model.path != GENERATIONS:
+            return ServiceError(status=404, code="model_not_found", message=f"The model {name:.200} does not exist.")
+    problems = list(_problems(body, model))
     if problems:
         return ServiceError(status=400, code="param_error", message="; ".join(problems) + ".")
 
-    values = {name: body.get(name, field.default) for name, field in fields.items()}
+    values = {name: _value(body, field) for name, field in model.fields.items()}
     prompt, seed, n, steps = (values.get(name) for name in ("prompt", "seed", "n", "steps"))
-    sized = "size" in fields
-    shape = _SHAPE.fullmatch(str(values.get("size" if sized else "aspect_ratio")))
-    width, height = (int(shape[1]), int(shape[2])) if shape else (1, 1)
+    images = [values.get("image"), *given] if isinstance(given := values.get("images"), list) else [values.get("image")]
+    width, height, sized = _shape(values)
     divisor = math.gcd(width, height) if sized else 1
     return GenerateRequest(
+        model=model,
         prompt=prompt if isinstance(prompt, str) else "",
         source_digest=_source_digest(values),
         seed=seed if isinstance(seed, int) else -1,
@@ -129,7 +149,39 @@ def read_generate_request(
         area=width * height if sized else None,
         steps=steps if isinstance(steps, int) else 0,
         inline=values.get("response_format") == "b64_json",
+        input_megapixels=sum(_megapixels_of(image) for image in images),
     )
+
+
+def _value(body: Mapping[str, object], field: FluxField) -> object:
+    """The value of a field in a body, or its default; a list whose items have a name each is put together."""
+    if field.sent_as is None:
+        return body.get(field.name, field.default)
+    items = [body[name] for name in field.sent_as if name in body]
+    if not items:
+        return field.default
+    return items if field.type is list else items[0]
+
+
+def _shape(values: Mapping[str, object]) -> tuple[int, int, bool]:
+    """Width and height, and whether they are pixels and not only a ratio."""
+    if "width" in values:
+        width, height = (side if is_whole(side) else _USUAL_SIDE for side in (values["width"], values["height"]))
+        return width, height, True
+    sized = "size" in values
+    shape = _SHAPE.fullmatch(str(values.get("size" if sized else "aspect_ratio")))
+    return (int(shape[1]), int(shape[2]), sized) if shape else (1, 1, sized)
+
+
+def megapixels(width: int, height: int) -> int:
+    """The area in whole megapixels, rounded up, as the service counts."""
+    return -(-width * height // 2**20)
+
+
+def _megapixels_of(image: object) -> int:
+    """The area of an image in plain base64; 0 for a link and a data URI, whose models do not count it."""
+    size = image_size(base64.b64decode(image)) if isinstance(image, str) and ":" not in image else None
+    return 0 if size is None else megapixels(*size)
 
 
 def _source_digest(values: Mapping[str, object]) -> str:
@@ -140,29 +192,45 @@ def _source_digest(values: Mapping[str, object]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _problems(body: Mapping[str, object], *, fields: Mapping[str, FluxField]) -> Iterator[str]:
+def _problems(body: Mapping[str, object], model: FluxModel) -> Iterator[str]:
     """Everything that is wrong with a body, each named by its field."""
-    for field in fields.values():
-        if field.name in body:
-            problem = _problem(body[field.name], field)
+    known = set() if model.path != GENERATIONS else {"model"}
+    for field in model.fields.values():
+        names = (field.name,) if field.sent_as is None else field.sent_as
+        known |= {*names}
+        for name in names:
+            problem = _problem(body[name], field) if name in body else None
             if problem is not None:
-                yield f"{field.name} {problem}"
-        elif field.required and field.enforced == "error":
+                yield f"{name} {problem}"
+        if field.required and field.enforced == "error" and not body.keys() & {*names}:
             yield f"{field.name} must be given"
     for name in body:
-        if name not in fields and name != "model":
+        if name not in known:
             yield f"{name:.80} is not a field of this model"
 
 
 def _problem(value: object, field: FluxField) -> str | None:
     """What is wrong with a value, as the end of a sentence that begins with the field's name; None if it is valid."""
-    type_name, is_of_type = _TYPES[field.type]
+    type_name, is_of_type = _TYPES[field.type if field.sent_as is None else str]
     if not is_of_type(value):
         return f"must be {type_name}"
     if field.enforced == "warn":
         return None
-    check = {"image": _image_problem, "size": _size_problem}.get(field.format or "", _plain_problem)
+    check = {"image": _image_problem, "size": _size_problem, "ratio": _ratio_problem}.get(
+        field.format or "", _plain_problem
+    )
     return check(value, field)
+
+
+def _ratio_problem(value: object, field: FluxField) -> str | None:
+    ratio = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", str(value), re.ASCII)
+    if not field.between or ratio is None:
+        return _plain_problem(value, field)
+    width, height = int(ratio[1]), int(ratio[2])
+    # Compared without division: 21:9 itself is allowed.
+    wide, high = (tuple(map(int, field.choices[end].split(":"))) for end in (0, -1))
+    fits = width * wide[1] <= height * wide[0] and width * high[1] >= height * high[0]
+    return None if fits else f"must be from {field.choices[0]} to {field.choices[-1]}"
 
 
 def _plain_problem(value: object, field: FluxField) -> str | None:
@@ -189,20 +257,25 @@ _TYPES: Mapping[type, tuple[str, Callable[[object], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     int: ("an integer", is_whole),
     float: ("a number", _is_number),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
 }
 
 
 def _is_within(value: float, field: FluxField) -> bool:
     above = field.minimum is None or value >= field.minimum
-    return above and (field.maximum is None or value <= field.maximum)
+    even = field.multiple_of is None or value % field.multiple_of == 0
+    return above and even and (field.maximum is None or value <= field.maximum)
 
 
 def _limits(field: FluxField) -> str:
-    ends = (("at least", field.minimum), ("at most", field.maximum))
+    ends = (("at least", field.minimum), ("at most", field.maximum), ("a multiple of", field.multiple_of))
     return " and ".join(f"{word} {limit}" for word, limit in ends if limit is not None)
 
 
-_SHAPE = re.compile(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", re.ASCII)
+_USUAL_SIDE = 1024
+"""A side in pixels that the request leaves to the service; what it takes then is not documented."""
+
+_SHAPE = re.compile(r"([1-9]\d{0,4})[:x]([1-9]\d{0,4})", re.ASCII)
 _LINK = re.compile(r"https?://[^/\s]+(/\S*)?", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:image/(png|jpeg|webp|gif);base64,([A-Za-z0-9+/]+={0,2})", re.ASCII)
 _MAGIC = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF", "gif": b"GIF8"}
@@ -216,6 +289,9 @@ def _size_problem(value: object, field: FluxField) -> str | None:
 
 
 def _image_problem(value: object, field: FluxField) -> str | None:
+    if not field.links:
+        inline = isinstance(value, str) and any(_is_image_data(f"data:image/{kind};base64,{value}") for kind in _MAGIC)
+        return None if inline else "must be a PNG, JPEG, WebP or GIF in plain base64"
     images = value if isinstance(value, list) else [value]
     if len(images) < (field.minimum or 0):
         return f"must hold {field.minimum} or more"

@@ -109,6 +109,11 @@ def everything(client: OpenAI) -> None:
         extra_headers={"X-Trace": "1"},
         extra_query={"a": 1},
         extra_body={"strength": 0.5},
+        width=1024,
+        height=768,
+        safety_tolerance=2,
+        prompt_upsampling=True,
+        output_format="png",
         timeout=Timeout(300.0, connect=5.0),
     )
     assert_type(response, FluxImagesResponse)
