@@ -45,7 +45,11 @@ class _Formatter(click.HelpFormatter):
     """The layout of a help text: in a narrow window the names get less of it, or the texts would be torn."""
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl(rows, min(col_max, max(12, self.width - 50)), col_spacing)
+        margin = " " * self.current_indent
+        folded = [
+            (name if len(name) < self.width - 2 else name.replace(" / ", f" /\n{margin}"), text) for name, text in rows
+        ]
+        super().write_dl(folded, min(col_max, max(12, self.width - 50)), col_spacing)
 
 
 class _Context(click.Context):

@@ -47,19 +47,18 @@ class Console:
         status = "" if event.status_code is None else f", status {event.status_code}"
         self.message(f"attempt {event.attempt} failed ({event.reason}{status}); the next in {event.wait:.1f} s")
 
-    def planned(self, bodies: Sequence[Mapping[str, object]], *, price: Price | None) -> None:
-        """Print what a run would send, and its estimated cost."""
-        images = sum(body["n"] if isinstance(body.get("n"), int) else 1 for body in bodies)  # type: ignore[misc]  # an int
+    def planned(self, bodies: Sequence[Mapping[str, object]], *, path: str, images: int, price: Price | None) -> None:
+        """Print the bodies that a run would send to this path, and its estimated cost."""
         cost = None if price is None else str(price.for_images(images))
         shown = [without_images(body) for body in bodies]
         if self.as_json:
-            self.output([json.dumps({"requests": shown, "images": images, "estimated_cost": cost})])
+            self.output([json.dumps({"path": path, "requests": shown, "images": images, "estimated_cost": cost})])
             return
         per_image = "" if price is None else f" ({price} an image{_page(price)})"
         self.output(
             [
                 *(json.dumps(body, ensure_ascii=False) for body in shown),
-                f"requests: {len(bodies)}, images: {images}, estimated cost: {cost or 'unknown'}{per_image}",
+                f"requests to {path}: {len(bodies)}, images: {images}, estimated cost: {cost or 'unknown'}{per_image}",
             ]
         )
         self.message("nothing was sent")

@@ -29,7 +29,7 @@ from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Repo
 from flux_openai.cli.service import client_of, prove_writable
 from flux_openai.errors import ConfigurationError, FluxError, FluxWarning, InvalidParam
 from flux_openai.models import Price
-from flux_openai.request.validation import CheckedParams, split_params, validate
+from flux_openai.request.validation import CheckedParams, body_of, split_params, validate
 from flux_openai.response.file_names import SIDECAR, names_a_file, numbered, place_of, target
 from flux_openai.response.metadata import read_metadata, sources_of
 
@@ -116,7 +116,7 @@ def make_images(
             checked = _checked(prompt, params, output, state, editing=editing)
             state.price = _price(output, checked)
             if output.dry_run:
-                console.planned(_requests(checked), price=state.price)
+                console.planned(_requests(checked), path=checked.model.path, images=_count(checked), price=state.price)
                 return console.exit_code(ExitCode.DONE)
             _make(checked, service, output, state)
         if state.missing and not state.errors:
@@ -197,14 +197,18 @@ def _price(output: OutputOptions, checked: CheckedParams) -> Price | None:
         raise ConfigurationError.of(InvalidParam(param="price", value=output.price, rule=str(problem))) from None
 
 
+def _count(checked: CheckedParams) -> int:
+    return int(str(checked.values.get("n", 1)))
+
+
 def _requests(checked: CheckedParams) -> list[dict[str, object]]:
     """The bodies of the requests of a run."""
-    return [{"model": part.model.id, **part.values} for part in split_params(checked)]
+    return [body_of(part.values, part.model) for part in split_params(checked)]
 
 
 def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions, state: _RunState) -> None:
     """Ask for the images, and save those that come. Raises FluxError and KeyboardInterrupt."""
-    count = int(str(checked.values.get("n", 1)))
+    count = _count(checked)
     places = [_place(output.out, index, several=count > 1) for index in range(count)]
     if service.emulator:
         state.console.message("the emulator draws patterns in place of the service's pictures; nothing is billed")

@@ -13,7 +13,6 @@ import openai
 from openai._models import FinalRequestOptions
 
 from flux_openai._http.fork import own_connections_after_fork
-from flux_openai._http.interception import readdressed
 from flux_openai._http.library import httpx
 from flux_openai.client.setup import (
     AsyncClientOptions,
@@ -120,6 +119,8 @@ class FluxOpenAI(openai.OpenAI):
         request: httpx.Request,
         **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
     ) -> httpx.Response:
+        from flux_openai._http.interception import readdressed
+
         intercepted = readdressed(self, request)
         if intercepted is None:
             return super()._send_request(request, **arguments)
@@ -191,6 +192,8 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         request: httpx.Request,
         **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
     ) -> httpx.Response:
+        from flux_openai._http.interception import readdressed
+
         intercepted = readdressed(self, request)
         if intercepted is None:
             return await super()._send_request(request, **arguments)

@@ -28,7 +28,7 @@ def test_a_dry_run_sends_nothing(ask: Ask, service: "Service", tmp_path: Path) -
     fixed = {"model": DEFAULT_MODEL, "prompt": "a red fox"}
     assert [json.loads(body) for body in bodies] == [{**fixed, "n": 4, "seed": 7}, {**fixed, "n": 2, "seed": 8}]
     assert summary == (
-        "requests: 2, images: 6, estimated cost: 4.20 CNY (0.70 CNY an image, "
+        "requests to /images/generations: 2, images: 6, estimated cost: 4.20 CNY (0.70 CNY an image, "
         "by the provider's price page of 2026-03-24)"
     )
     assert (done.code, done.err, service.posts) == (0, "nothing was sent\n", 0)
@@ -39,10 +39,22 @@ def test_a_dry_run_for_a_program(cli: Ask) -> None:
     """With --json it is one document; a price of one's own replaces that of the table, and no key is needed."""
     done = cli("generate", "a fox", "-n", "3", "--seed", "7", "--dry-run", "--json", "--price", "0.5 USD")
     assert json.loads(done.out) == {
+        "path": "/images/generations",
         "requests": [{"model": DEFAULT_MODEL, "prompt": "a fox", "n": 3, "seed": 7}],
         "images": 3,
         "estimated_cost": "1.5 USD",
     }
+
+
+def test_a_dry_run_shows_the_bodies_of_a_model_with_its_own_path(cli: Ask) -> None:
+    """What is not sent is not shown, and a price that no page states is unknown."""
+    done = cli(
+        "generate", "a fox", "--model", "flux-2-pro", "--size", "1024x768", "-n", "2", "--seed", "7", "--dry-run"
+    )
+    *bodies, summary = done.out.splitlines()
+    fixed = {"prompt": "a fox", "width": 1024, "height": 768}
+    assert [json.loads(body) for body in bodies] == [{**fixed, "seed": 7}, {**fixed, "seed": 8}]
+    assert summary == "requests to /flux-2-pro: 2, images: 2, estimated cost: unknown"
 
 
 def test_a_dry_run_finds_what_is_wrong(ask: Ask) -> None:
