@@ -29,7 +29,7 @@ from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Repo
 from flux_openai.cli.service import client_of, prove_writable
 from flux_openai.errors import ConfigurationError, FluxError, FluxWarning, InvalidParam
 from flux_openai.models import Price
-from flux_openai.request.validation import CheckedParams, split_params, validate
+from flux_openai.request.validation import CheckedParams, body_of, split_params, validate
 from flux_openai.response.file_names import SIDECAR, names_a_file, numbered, place_of, target
 from flux_openai.response.metadata import read_metadata, sources_of
 
@@ -199,7 +199,7 @@ def _price(output: OutputOptions, checked: CheckedParams) -> Price | None:
 
 def _requests(checked: CheckedParams) -> list[dict[str, object]]:
     """The bodies of the requests of a run."""
-    return [{"model": part.model.id, **part.values} for part in split_params(checked)]
+    return [body_of(part.values, part.model) for part in split_params(checked)]
 
 
 def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions, state: _RunState) -> None:
