@@ -39,7 +39,7 @@ def param_options(*, editing: bool) -> list[Callable[[_Command], _Command]]:
 def _option(field: FluxField) -> Callable[[_Command], _Command]:
     text, name = _option_help(field), field.name.replace("_", "-")
     if field.type is bool:
-        return click.option(f"--{name}/--no-{name}", default=None, help=text)
+        return click.option(f"--{name}", is_flag=True, default=None, help=text)  # left out, it is not sent
     names = [f"--{name}"]
     if field.name == "n":
         text, names = f"{text} More than {field.maximum} are made in several calls.", ["-n", "--n"]

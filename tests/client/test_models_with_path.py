@@ -333,7 +333,7 @@ def test_the_command_line_takes_the_models(
         sent = json.loads(capsys.readouterr().out)["sent"]
         more = ("--prompt-upsampling", "--size", "1280x1024")
         assert main(["edit", "snow", "-i", str(picture), "--model", "flux-kontext-pro", *more, *common]) == 0
-        assert main(["generate", "x", "--model", "flux-pro-1.1", "--no-prompt-upsampling", *common]) == 0
+        assert main(["generate", "x", "--model", "flux-pro-1.1", "--prompt-upsampling", *common]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[0])
     checked = {"width": 1024, "height": 768, "safety_tolerance": 2, "output_format": "png"}
     assert sent == [{"prompt": "a fox", **checked, "seed": 5}, {"prompt": "a fox", **checked, "seed": 6}]
@@ -343,7 +343,7 @@ def test_the_command_line_takes_the_models(
             "/v1/flux-kontext-pro",
             {"prompt": "snow", **numbered(1), "aspect_ratio": "5:4", "prompt_upsampling": True, "seed": 5},
         ),
-        ("/v1/flux-pro-1.1", {"prompt": "x", "prompt_upsampling": False, "seed": 5}),
+        ("/v1/flux-pro-1.1", {"prompt": "x", "prompt_upsampling": True, "seed": 5}),
     ]
     assert len(list((tmp_path / "out").iterdir())) == 4
 
