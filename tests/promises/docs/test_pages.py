@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -113,8 +115,9 @@ def test_every_block_is_run_by_some_test() -> None:
     """There is no block that nothing runs, and the layout of the pages has not left these tests without blocks."""
     for block in BLOCKS:
         if block.marker:
+            # A source distribution has no .ci/run.
             runner = ROOT / RUN_ELSEWHERE[block.marker]
-            assert not runner.parent.exists() or block.marker.removeprefix("ci: ").removeprefix("run: ") in (
+            assert not runner.exists() or block.marker.removeprefix("ci: ").removeprefix("run: ") in (
                 runner.read_text(encoding="utf-8")
             )
         elif block.language == "py":  # tests/testing/test_plugin.py and tests/frameworks run these
@@ -130,6 +133,33 @@ def test_every_block_is_run_by_some_test() -> None:
 def test_the_readme_is_read_in_one_sitting() -> None:
     """The README has at most 200 lines: reference matter belongs to the guides."""
     assert len(README.splitlines()) <= 200
+
+
+def test_whoever_has_a_key_is_told_how_to_record(pytestconfig: pytest.Config) -> None:
+    """The README says that the service was never asked, and its command names a file and an option that exist."""
+    assert "Never run against the live service" in README
+    [(path, mode)] = re.findall(r"pytest (\S+) --flux-record=(\w+)`", section("README.md", "What this is not"))
+    assert (ROOT / path).exists()
+    assert mode == "live"
+    assert hasattr(pytestconfig.option, "flux_record")
+
+
+def test_links_are_absolute_on_pypi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the repository has an address, the package's description is the README without a relative link."""
+    hatchling = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", hatchling)  # comes with a build only
+    hook = runpy.run_path(str(ROOT / ".ci" / "readme_for_pypi.py"))["ReadmeHook"]()
+    hook.root = str(ROOT)
+    alone: dict[str, Any] = {"version": "1.2.3"}
+    homed: dict[str, Any] = {"version": "1.2.3", "urls": {"Repository": "https://example.com/a/b"}}
+    hook.update(alone)
+    hook.update(homed)
+    assert alone["readme"]["text"] == README
+    text = homed["readme"]["text"]
+    assert re.findall(r"\]\((?!https://)", text) == []
+    assert "](https://example.com/a/b/raw/v1.2.3/examples/first_run.svg)" in text
+    assert "](https://example.com/a/b/blob/v1.2.3/LICENSE)" in text
+    assert re.sub(r"https://example.com/a/b/(raw|blob)/v1.2.3/", "", text) == README
 
 
 @pytest.mark.parametrize("page", PAGES)
