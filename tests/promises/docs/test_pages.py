@@ -9,9 +9,11 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -133,6 +135,16 @@ def test_every_block_is_run_by_some_test() -> None:
 def test_the_readme_is_read_in_one_sitting() -> None:
     """The README has at most 200 lines: reference matter belongs to the guides."""
     assert len(README.splitlines()) <= 200
+
+
+def test_the_badges_say_what_the_package_asks_for() -> None:
+    """The versions of Python and openai in the README's badges are those of the package's metadata."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    badges = unquote(" ".join(re.findall(r"img.shields.io/badge/(\S+?)-blue", README)))
+    assert f"python-{project['requires-python'].removeprefix('>=')}+" in badges
+    [openai] = re.findall(r"openai>=([\d.]+),<4", " ".join(project["dependencies"]))
+    assert f"openai-{openai} to 3.x" in badges
+    assert project["license"].replace("-", "--") in badges
 
 
 def test_whoever_has_a_key_is_told_how_to_record(pytestconfig: pytest.Config) -> None:
