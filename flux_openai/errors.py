@@ -126,7 +126,7 @@ class PartialImage(Protocol):
     def read(self) -> bytes:
         """The bytes of the image."""
 
-    def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+    def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> Path:
         """Write the image to a file and return its path."""
 
 
@@ -145,10 +145,14 @@ class PartialResponse(Protocol):
     def missing(self) -> int:
         """How many of the requested images did not come."""
 
-    def save(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    def save(
+        self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False
+    ) -> list[Path]:
         """Save every image and return the paths."""
 
-    async def asave(self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    async def asave(
+        self, path: str | os.PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False
+    ) -> list[Path]:
         """The same as `save`, for async code."""
 
 
@@ -219,13 +223,28 @@ def _revive(cls: type[FluxError], args: tuple[object, ...], state: dict[str, obj
     return error
 
 
+def _message_lines(error: FluxError) -> list[str]:
+    """The error as a notebook prints it: IPython would show 40 lines of code, and the message says all."""
+    return f"{type(error).__name__}: {error}".splitlines()
+
+
 class ConfigurationError(FluxError, ValueError):
-    """A client, a policy or an emulator is set up wrongly: no key, a malformed key, or an unsafe base_url, say."""
+    """A client, a policy or an emulator is set up wrongly: no key, a malformed key, or an unsafe base_url, say.
+
+    Attributes:
+        faults: The invalid options, if it is about options.
+    """
+
+    faults: "tuple[InvalidParam, ...]" = ()
+
+    _render_traceback_ = _message_lines
 
     @classmethod
     def of(cls, *invalid: "InvalidParam") -> Self:
         """The error that lists these parameters of a client, a policy or an emulator, one a line."""
-        return cls("\n".join(map(str, invalid)))
+        error = cls("\n".join(map(str, invalid)))
+        error.faults = invalid
+        return error
 
 
 class ScriptError(ConfigurationError):
@@ -299,6 +318,8 @@ class InvalidParamsError(FluxError, ValueError):
     """
 
     faults: tuple[InvalidParam, ...] = ()
+
+    _render_traceback_ = _message_lines
 
     @classmethod
     def of(cls, faults: Iterable[InvalidParam]) -> Self:

@@ -49,6 +49,19 @@ _CORE_DECODER = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64"))
 _HAS_CORE_DECODER = _CORE_DECODER.validate_strings("AAAA") == bytes(3)
 
 
+_PIECE = 64 * 1024
+"""How many bytes of base64 are decoded at a time: copies of the whole text would cost more than to decode it."""
+
+
+def _decoded_piece(text: memoryview | bytes) -> bytes:
+    plain = str(text, "ascii")
+    # pydantic's core takes the url-safe alphabet too, and refuses loose bits at the end.
+    if _HAS_CORE_DECODER and "-" not in plain and "_" not in plain:
+        with suppress(ValueError):
+            return _CORE_DECODER.validate_strings(plain)
+    return binascii.a2b_base64(plain, strict_mode=True)
+
+
 def decoded_base64(text: memoryview | bytes) -> bytes | None:
     """The bytes of standard base64 with its padding, without anything around it; None if it is something else."""
     try:
@@ -56,12 +69,10 @@ def decoded_base64(text: memoryview | bytes) -> bytes | None:
             return _fast_decoder(text, validate=True) or None
         if len(text) % 4 != 0:
             return None  # Python's decoder takes one padding too many
-        plain = str(text, "ascii")
-        # pydantic's core takes the url-safe alphabet too, and refuses loose bits at the end.
-        if _HAS_CORE_DECODER and "-" not in plain and "_" not in plain:
-            with suppress(ValueError):
-                return _CORE_DECODER.validate_strings(plain) or None
-        return binascii.a2b_base64(plain, strict_mode=True) or None
+        pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+        data = b"".join(map(_decoded_piece, pieces))
+        # A piece within the text can end in padding, which only the whole may.
+        return (data or None) if len(data) == len(text) // 4 * 3 - bytes(text[-2:]).count(b"=") else None
     except ValueError:
         return None
 

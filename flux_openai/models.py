@@ -8,8 +8,10 @@ Example:
     FLUX_MODELS["black-forest-labs/flux.1-dev"].fields["steps"].maximum  # 50
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
@@ -24,6 +26,7 @@ __all__ = [
     "FluxField",
     "FluxModel",
     "FluxParams",
+    "Price",
     "ResponseFormat",
 ]
 
@@ -52,6 +55,47 @@ DEFAULT_MODEL = "black-forest-labs/flux-kontext-max/text-to-image"
 
 MODEL_PAGE = "the model's own page"
 GENERAL_PAGE = "the provider's general page for image models"
+PRICE_PAGE = "the provider's price page"
+
+_AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Z]{3})", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of an image, or of several, by which costs are estimated.
+
+    The service sends no price with its answers, bills by the hour, and may change its prices.
+
+    Attributes:
+        amount: How much, in units of the currency.
+        currency: The currency by its three letters, such as "CNY".
+        date: The day on which the page with this price was changed last, such as "2026-03-24"; empty for your own.
+        source: The page that states it; empty for your own.
+
+    Example:
+        Price.of("0.70 CNY").for_images(3)  # prints as 2.10 CNY
+    """
+
+    amount: Decimal
+    currency: str
+    date: str = ""
+    source: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> "Price":
+        """The price in a text such as "0.70 CNY". Raises ValueError."""
+        match = _AMOUNT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("must be an amount and the three letters of a currency, such as '0.70 CNY'")
+        return cls(amount=Decimal(match[1]), currency=match[2])
+
+    def for_images(self, count: int) -> "Price":
+        """The price of so many images."""
+        return replace(self, amount=self.amount * count)
+
+    def __str__(self) -> str:
+        """Amount and currency, as `Price.of` reads them."""
+        return f"{self.amount} {self.currency}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +144,23 @@ class FluxModel:
             selects the one that takes the images of the call.
         fields: The request fields by name, in the order of the model's page.
         source: The page that documents the model.
+        price: The price of one image; None if no page states it.
     """
 
     id: str
     family: str
     fields: Mapping[str, FluxField]
     source: str
+    price: Price | None = None
 
 
-def _row(family: str, id: str, *fields: FluxField) -> FluxModel:
-    by_name = {field.name: field for field in fields}
-    return FluxModel(id=id, family=family, fields=MappingProxyType(by_name), source=f"{id} API: Request Parameters")
+def _row(family: str, id: str, *fields: FluxField, price: Price | None = None) -> FluxModel:
+    by_name, source = MappingProxyType({field.name: field for field in fields}), f"{id} API: Request Parameters"
+    return FluxModel(id=id, family=family, fields=by_name, source=source, price=price)
+
+
+def _listed_price(amount: str) -> Price:
+    return Price(amount=Decimal(amount), currency="CNY", date="2026-03-24", source=PRICE_PAGE)
 
 
 _PROMPT = FluxField(name="prompt", type=str, required=True, blank=False, doc="What to draw.")
@@ -191,13 +241,15 @@ _TEXT_TO_IMAGE = (_PROMPT, _N, _ASPECT_RATIO, *_DRAWING)
 _ONE_IMAGE = (_CHANGE, _IMAGE, _N, _STRENGTH, *_DRAWING)
 _SEVERAL_IMAGES = (_CHANGE, _IMAGES, _N, _ASPECT_RATIO, *_DRAWING)
 
+_KONTEXT_MAX_PRICE, _KONTEXT_PRO_PRICE = _listed_price("0.70"), _listed_price("0.35")
+
 _ROWS = (
-    _row("kontext-max", DEFAULT_MODEL, *_TEXT_TO_IMAGE),
-    _row("kontext-max", "black-forest-labs/flux-kontext-max", *_ONE_IMAGE),
-    _row("kontext-max", "black-forest-labs/flux-kontext-max/multi", *_SEVERAL_IMAGES),
-    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/text-to-image", *_TEXT_TO_IMAGE),
-    _row("kontext-pro", "black-forest-labs/flux-kontext-pro", *_ONE_IMAGE),
-    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/multi", *_SEVERAL_IMAGES),
+    _row("kontext-max", DEFAULT_MODEL, *_TEXT_TO_IMAGE, price=_KONTEXT_MAX_PRICE),
+    _row("kontext-max", "black-forest-labs/flux-kontext-max", *_ONE_IMAGE, price=_KONTEXT_MAX_PRICE),
+    _row("kontext-max", "black-forest-labs/flux-kontext-max/multi", *_SEVERAL_IMAGES, price=_KONTEXT_MAX_PRICE),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/text-to-image", *_TEXT_TO_IMAGE, price=_KONTEXT_PRO_PRICE),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro", *_ONE_IMAGE, price=_KONTEXT_PRO_PRICE),
+    _row("kontext-pro", "black-forest-labs/flux-kontext-pro/multi", *_SEVERAL_IMAGES, price=_KONTEXT_PRO_PRICE),
     _row(
         "flux-dev",
         "black-forest-labs/flux.1-dev",
@@ -207,6 +259,7 @@ _ROWS = (
         _SIZE,
         _STRENGTH,
         *_DRAWING,
+        price=_listed_price("0.10"),
     ),
 )
 

@@ -23,11 +23,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Lock
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from flux_openai._http.capture import Phase
 from flux_openai._http.reasons import PROXY_LOGIN
 from flux_openai.errors import DOCUMENTED_CODES, Billing, ConfigurationError, InvalidParam, listed
+
+if TYPE_CHECKING:
+    from flux_openai._http.capture import Phase
 
 __all__ = ["Cause", "Duplicates", "RetryEvent", "RetryPolicy", "RetryQuota"]
 
@@ -51,7 +53,7 @@ _RETRIED: Mapping[Duplicates, frozenset[Cause]] = {
     "allowed": frozenset({"not_sent", "rate_limited", "server_failed", "unknown"}),
 }
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flux_openai")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +172,11 @@ def _is_refusal(status: int, code: str | None, kind: str | None) -> bool:
 
 
 # Other OpenAI-compatible services use these words if no credit is left.
-_CREDIT = re.compile(r"quota|balance|billing|credit|arrear|payment|funds|overdue")
+_CREDIT = r"quota|balance|billing|credit|arrear|payment|funds|overdue"
 
 
 def _is_about_credit(code: str | None) -> bool:
-    return code is not None and _CREDIT.search(_plain(code)) is not None
+    return code is not None and re.search(_CREDIT, _plain(code)) is not None
 
 
 def _plain(code: str) -> str:
@@ -182,19 +184,20 @@ def _plain(code: str) -> str:
     return re.sub(r"[\W_]+", "", code.lower())
 
 
-# The words of other services' codes. The order matters: a word that leaves open whether the work was done comes before
-# those of a refusal, so that `invalid_upstream_response` or `moderation_timeout` is not taken for a free refusal.
-_STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = (
-    (re.compile(r"ratelimit|toomany|throttl"), 429),
-    (re.compile(r"time(d)?out|deadline"), 504),
-    (re.compile(r"unavailable|overload"), 503),
-    (re.compile(r"internal|server|upstream|(bad|empty|invalid)(response|result|output)"), 500),
+# The words of other services' codes, not compiled before they are needed: every import of the client would wait for it.
+# The order matters: a word that leaves open whether the work was done comes before those of a refusal, so that
+# `invalid_upstream_response` or `moderation_timeout` is not taken for a free refusal.
+_STATUS_OF_WORDS: tuple[tuple[str, int], ...] = (
+    (r"ratelimit|toomany|throttl", 429),
+    (r"time(d)?out|deadline", 504),
+    (r"unavailable|overload", 503),
+    (r"internal|server|upstream|(bad|empty|invalid)(response|result|output)", 500),
     (_CREDIT, 429),
-    (re.compile(r"apikey|auth|credential"), 401),
-    (re.compile(r"permission|forbidden|accessdenied|notallowed"), 403),
-    (re.compile(r"notfound"), 404),
-    (re.compile(r"policy|moderat|sensitive|contentfilter|inspection|prohibited|nsfw|safety"), 400),
-    (re.compile(r"invalid|unsupported|toolong"), 400),
+    (r"apikey|auth|credential", 401),
+    (r"permission|forbidden|accessdenied|notallowed", 403),
+    (r"notfound", 404),
+    (r"policy|moderat|sensitive|contentfilter|inspection|prohibited|nsfw|safety", 400),
+    (r"invalid|unsupported|toolong", 400),
 )
 
 
@@ -211,7 +214,7 @@ def status_of_code(*codes: str | None) -> int | None:
         if re.fullmatch(r"[45][0-9]{2}", code.strip(), re.ASCII):
             return int(code)
         for words, status in _STATUS_OF_WORDS:
-            if words.search(_plain(code)):
+            if re.search(words, _plain(code)):
                 return status
     return None
 
@@ -225,7 +228,7 @@ _NEVER_SENT = frozenset(
 )
 
 
-def cause_of_failure(phase: Phase | None, names: frozenset[str]) -> Cause:
+def cause_of_failure(phase: "Phase | None", names: frozenset[str]) -> Cause:
     """The cause behind an attempt without a complete answer.
 
     Args:

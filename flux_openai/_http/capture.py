@@ -13,7 +13,7 @@ body could be a decompression bomb.
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from flux_openai._http.library import httpx
 from flux_openai._http.logs import filtered_logs, redact_record
 from flux_openai._http.redaction import identifier, redact_headers, scrub, secrets_of
-from flux_openai._http.streams import Traffic, watch_new_stream, watched
+from flux_openai._http.streams import TRAFFIC, Traffic, watch_new_stream
 
 __all__ = [
     "BLANK_TIME",
@@ -117,9 +117,10 @@ class Exchange:
         step = event.partition(".")[2]
         if step not in _STEPS:
             return
-        watch_new_stream(event, info)
         if step == "connect_tcp.started":
             self.peer = str(info.get("host"))
+        elif step.endswith(".complete") and _STEPS[step] == "connecting":
+            watch_new_stream(event, info)
         elif step == "receive_response_headers.started":
             timeouts = {} if self.request is None else self.request.extensions.get("timeout", {})
             read = timeouts.get("read")
@@ -129,7 +130,7 @@ class Exchange:
             if event == "http11.receive_response_headers.complete" and self.traffic.writes and not self.traffic.reads:
                 # With this exception the HTTP library closes the connection.
                 raise httpx.RemoteProtocolError("the answer was there before the request was sent: it is to another")
-        if step == "send_request_headers.started":
+        elif step == "send_request_headers.started":
             # The CONNECT request to a proxy comes first, with the same trace: our request is not sent yet.
             self._tunnelling = getattr(info.get("request"), "method", b"") == b"CONNECT"
         phase = "connecting" if self._tunnelling else _STEPS[step]
@@ -160,15 +161,11 @@ _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "s
 _CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
 
 
-@contextmanager
-def capture(exchange: Exchange) -> Iterator[None]:
+def capture(exchange: Exchange) -> AbstractContextManager[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
-    token = _CURRENT.set(exchange)
-    try:
-        with watched(exchange.traffic), filtered_logs(lambda record: redact_record(record, exchange.secrets)):
-            yield
-    finally:
-        _CURRENT.reset(token)
+    return filtered_logs(
+        lambda record: redact_record(record, exchange.secrets), (_CURRENT, exchange), (TRAFFIC, exchange.traffic)
+    )
 
 
 def captured(request: httpx.Request) -> Exchange | None:

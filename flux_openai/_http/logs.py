@@ -5,10 +5,12 @@ At INFO they log whole URLs, at DEBUG headers, cookies, redirects and the option
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
+from flux_openai._http.context import Bound
 from flux_openai._http.redaction import scrub, scrub_relative_links
 
 __all__ = ["LOGGERS", "filtered_logs", "redact_record"]
@@ -32,17 +34,17 @@ def _filter(record: logging.LogRecord) -> bool:
     return keep is None or keep(record)
 
 
-@contextmanager
-def filtered_logs(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
-    """Pass the records of this thread or task through `keep` inside the block; it may change them, or drop them."""
+def filtered_logs(
+    keep: Callable[[logging.LogRecord], bool], *more: tuple[ContextVar[Any], object]
+) -> AbstractContextManager[None]:
+    """Pass the records of this thread or task through `keep` inside the block; it may change them, or drop them.
+
+    `more` are other context variables that have a value in the same block.
+    """
     for logger in _LOGGERS:
         if _filter not in logger.filters:
             logger.addFilter(_filter)  # anew if `logging.config.dictConfig` has removed it
-    token = _KEEP.set(keep)
-    try:
-        yield
-    finally:
-        _KEEP.reset(token)
+    return Bound((_KEEP, keep), *more)
 
 
 _HEADER = re.compile(

@@ -81,8 +81,10 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """The text without the given secrets, bearer tokens and API keys, and without user names and queries of links."""
     text = replace_secrets(text, secrets, by="[redacted]")
     text = LINK.sub(lambda link: re.sub(r"\?.+", "?[redacted]", link[0], flags=re.DOTALL), text)
-    text = _BEARER.sub(r"\1 [redacted]", USER_INFO.sub(r"\1[redacted]@", text))
-    return _API_KEY.sub(r"\1-[redacted]", text)
+    # Functions, because `re` would expand a template anew for each text, whether there is anything to replace or not.
+    text = USER_INFO.sub(lambda link: f"{link[1]}[redacted]@", text)
+    text = _BEARER.sub(lambda token: f"{token[1]} [redacted]", text)
+    return _API_KEY.sub(lambda key: f"{key[1]}-[redacted]", text)
 
 
 def printable(text: str, secrets: Iterable[str] = (), *, limit: int = 500) -> str:
@@ -210,15 +212,22 @@ _KEPT_REQUEST_HEADERS = frozenset({b"accept", b"content-type", b"host", b"idempo
 _DROPPED_RESPONSE_HEADERS = frozenset({b"content-encoding", b"content-length", b"set-cookie", b"transfer-encoding"})
 
 
-@lru_cache(maxsize=256)
 def _is_secret_header(name: bytes) -> bool:
     return name == b"cookie" or b"auth" in name or (name.endswith((b"-key", b"-token")) and name != b"idempotency-key")
+
+
+@lru_cache(maxsize=64)
+def _secret_positions(names: tuple[bytes, ...]) -> tuple[int, ...]:
+    """Which of these headers hold credentials. A client's requests nearly all have the same names."""
+    return tuple(position for position, name in enumerate(names) if _is_secret_header(name.lower()))
 
 
 def secrets_of(headers: httpx.Headers, url: httpx.URL | None = None) -> tuple[str, ...]:
     """The credentials and cookies in the headers of a request, each with and without its scheme, and in its query."""
     # From the raw headers: decoding all of them takes longer than all else here.
-    values = [value.decode(headers.encoding) for name, value in headers.raw if _is_secret_header(name.lower())]
+    raw = headers.raw
+    positions = _secret_positions(tuple([name for name, _ in raw]))
+    values = [raw[position][1].decode(headers.encoding) for position in positions]
     tokens = [value.partition(" ")[2] for value in values]
     if url is not None and url.query:
         tokens += [value for name, value in url.params.multi_items() if is_secret(name)]

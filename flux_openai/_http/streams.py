@@ -3,12 +3,12 @@
 The HTTP library has a time-out for each read only: a server that sends a byte at a time could go on for ever. It also
 takes what a server sent behind the last answer for the answer to the next request. It hands each new stream to the
 `trace` extension of the request that opens it. A stream is kept for later requests, so the current block decides what
-limits its reads, see `watched`.
+limits its reads, see `TRAFFIC`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,10 @@ from weakref import ref
 
 import anyio
 
+from flux_openai._http.context import Bound
 from flux_openai._http.library import httpx
 
-__all__ = ["Traffic", "aread_until", "awatch_new_stream", "read_until", "watch_new_stream", "watched"]
+__all__ = ["TRAFFIC", "Traffic", "aread_until", "awatch_new_stream", "read_until", "watch_new_stream"]
 
 
 @dataclass(kw_only=True)
@@ -51,27 +52,18 @@ class Traffic:
         return left if timeout is None else min(left, timeout)
 
 
-_TRAFFIC: ContextVar[Traffic | None] = ContextVar("flux_openai_traffic", default=None)
+TRAFFIC: ContextVar[Traffic | None] = ContextVar("flux_openai_traffic", default=None)
+"""Counts what this thread or task reads and writes, and limits how long it reads."""
 
 
 def read_until(deadline: float) -> AbstractContextManager[None]:
     """Let no read of this thread wait longer than until `deadline`; it then raises `httpx.ReadTimeout`."""
-    return watched(Traffic(until=deadline))
+    return Bound((TRAFFIC, Traffic(until=deadline)))
 
 
 def aread_until(deadline: float) -> AbstractContextManager[object]:
     """Let no await in the block wait longer than until `deadline`, whatever the transport; `TimeoutError` is raised."""
     return anyio.fail_after(max(0.0, deadline - time.monotonic()))
-
-
-@contextmanager
-def watched(traffic: Traffic) -> Iterator[None]:
-    """Count what this thread or task reads and writes inside the block, and limit how long it reads."""
-    token = _TRAFFIC.set(traffic)
-    try:
-        yield
-    finally:
-        _TRAFFIC.reset(token)
 
 
 _NEW = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
@@ -92,14 +84,14 @@ async def awatch_new_stream(event: str, info: Mapping[str, Any]) -> None:
 
 
 def _read(stream_ref: Callable[[], Any], max_bytes: int, timeout: float | None = None) -> object:
-    stream, traffic = stream_ref(), _TRAFFIC.get()
+    stream, traffic = stream_ref(), TRAFFIC.get()
     if traffic is not None:
         timeout = traffic.time_to_read(timeout)
     return type(stream).read(stream, max_bytes, timeout=timeout)
 
 
 def _write(stream_ref: Callable[[], Any], buffer: bytes, timeout: float | None = None) -> object:
-    stream, traffic = stream_ref(), _TRAFFIC.get()
+    stream, traffic = stream_ref(), TRAFFIC.get()
     if traffic is not None:
         traffic.writes += 1
     return type(stream).write(stream, buffer, timeout=timeout)

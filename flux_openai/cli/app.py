@@ -5,14 +5,15 @@ What a command needs is imported when it runs: the SDK alone takes 60 times as l
 """
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from flux_openai.cli.exit_codes import ExitCode, exit_code_table
-from flux_openai.cli.help_text import field_help, model_document, model_lines, param_options
-from flux_openai.cli.options import EmulateOptions, ServiceOptions, as_group
+from flux_openai.cli.exit_codes import EXIT_CODES, ExitCode
+from flux_openai.cli.help_text import completing, field_help, model_document, model_lines, param_options
+from flux_openai.cli.options import EmulateOptions, OutputOptions, ServiceOptions, as_group
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ _GENERATE = f"""Make images from PROMPT and save them.
 
 PROMPT: {field_help(FLUX_MODELS[DEFAULT_MODEL].fields["prompt"])}
 
-The paths go to stdout, all else to stderr. The key is read from MODELVERSE_API_KEY; --emulator needs none.
+PROMPT is read from a file if it is @FILE, and from stdin if it is -.
+
+The paths go to stdout, all else to stderr. The key is read from MODELVERSE_API_KEY; --emulator needs none. A seed is
+drawn if you give none; the names of the files have it.
 """
 _EDIT = f"""Change an image, or combine several, as PROMPT says.
 
@@ -35,13 +39,38 @@ PROMPT: {field_help(FLUX_MODELS["black-forest-labs/flux-kontext-max"].fields["pr
 
 One image goes to the image model of its family, several to its /multi model. All else is as in generate.
 """
-_EPILOG = f"\b\nExit codes:\n{exit_code_table()}"
+
+
+class _Formatter(click.HelpFormatter):
+    """The layout of a help text: in a narrow window the names get less of it, or the texts would be torn."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, min(col_max, max(12, self.width - 50)), col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter  # type: ignore[mutable-override]  # as click documents it
+
+
+class _WithExitCodes(click.Command):
+    """A command whose help ends with the exit codes."""
+
+    context_class = _Context  # type: ignore[mutable-override]  # as click documents it
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as click calls it
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in EXIT_CODES.items()])
+
+
+class _Group(_WithExitCodes, click.Group):
+    """The program."""
 
 
 def run(args: Sequence[str]) -> int:
     """Run the program and return its exit code."""
     try:
-        code = _program.main(list(args), prog_name="flux-openai", standalone_mode=False)
+        width = min(shutil.get_terminal_size().columns, 80)  # click itself never goes below 50
+        code = _program.main(list(args), prog_name="flux-openai", standalone_mode=False, terminal_width=width)
     except click.UsageError as error:
         error.show()
         if "--json" in args:
@@ -68,9 +97,7 @@ def _show_version(context: click.Context, _option: click.Parameter, wanted: bool
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
-    epilog=_EPILOG,
-    no_args_is_help=True,
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, no_args_is_help=True
 )
 @click.option(
     "--version",
@@ -87,24 +114,28 @@ def _program() -> None:
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, all else on stderr.")
 
 
+def _required(context: click.Context, option: click.Parameter, prompt: str | None) -> str | None:
+    """Refuse a missing prompt, unless `--from` brings one."""
+    if prompt is None and context.params.get("source") is None:
+        raise click.MissingParameter(ctx=context, param=option)
+    return prompt
+
+
+_prompt = click.argument("prompt", metavar="PROMPT", required=False, callback=_required)
+
+
 def _image_options(*, editing: bool) -> Callable[[_Command], _Command]:
     """The options that `generate` and `edit` share."""
     model = click.option(
         "--model",
         metavar="NAME",
         help=f"One of {_FAMILIES}, or a full name: see flux-openai models. Left out, it is {_DEFAULT_FAMILY}.",
-    )
-    out = click.option(
-        "-o",
-        "--out",
-        metavar="PATH",
-        default=".",
-        help="Folder for the images, or a file such as fox.png; several get numbers.",
+        shell_complete=completing([*FAMILIES, *FLUX_MODELS]),
     )
     options: list[Callable[[_Command], _Command]] = [
         model,
         *param_options(editing=editing),
-        out,
+        as_group("output", OutputOptions),
         _json,
         as_group("service", ServiceOptions),
     ]
@@ -117,17 +148,19 @@ def _image_options(*, editing: bool) -> Callable[[_Command], _Command]:
     return decorate
 
 
-@_program.command(epilog=_EPILOG, help=_GENERATE)
-@click.argument("prompt", metavar="PROMPT")
+@_program.command(cls=_WithExitCodes, help=_GENERATE, short_help="Make images and save them.")
+@_prompt
 @_image_options(editing=False)
-def generate(*, out: str, as_json: bool, service: ServiceOptions, **params: object) -> int:
+def generate(
+    *, prompt: str | None, output: OutputOptions, as_json: bool, service: ServiceOptions, **params: object
+) -> int:
     from flux_openai.cli.run import make_images
 
-    return make_images(params, editing=False, service=service, out=out, as_json=as_json).exit_code
+    return make_images(prompt, params, editing=False, service=service, output=output, as_json=as_json)
 
 
-@_program.command(epilog=_EPILOG, help=_EDIT)
-@click.argument("prompt", metavar="PROMPT")
+@_program.command(cls=_WithExitCodes, help=_EDIT, short_help="Change an image, or combine several.")
+@_prompt
 @click.option(
     "-i",
     "--image",
@@ -137,14 +170,22 @@ def generate(*, out: str, as_json: bool, service: ServiceOptions, **params: obje
     help="Image to start from: a path, a link or a data URI. May be given several times.",
 )
 @_image_options(editing=True)
-def edit(*, image: tuple[str, ...], out: str, as_json: bool, service: ServiceOptions, **params: object) -> int:
+def edit(
+    *,
+    prompt: str | None,
+    image: tuple[str, ...],
+    output: OutputOptions,
+    as_json: bool,
+    service: ServiceOptions,
+    **params: object,
+) -> int:
     from flux_openai.cli.run import make_images
 
     params = {"image": list(image), **params}
-    return make_images(params, editing=True, service=service, out=out, as_json=as_json).exit_code
+    return make_images(prompt, params, editing=True, service=service, output=output, as_json=as_json)
 
 
-@_program.command()
+@_program.command(short_help="Serve image tools to an agent (MCP).")
 @click.option("-o", "--out", metavar="DIR", default="out", help="Folder for the images.")
 @click.option("--model", metavar="NAME", default=_DEFAULT_FAMILY, help=f"One of {_FAMILIES}.")
 @click.option("--max-images", default=16, help="Most images that all calls together may ask for.")
@@ -163,7 +204,7 @@ def mcp(*, out: str, model: str, max_images: int, max_calls: int, service: Servi
     return _serve(lambda console: serve_mcp(service, console, folder=place_of(out), model=model, **limits))
 
 
-@_program.command()
+@_program.command(short_help="Serve the emulator over HTTP.")
 @as_group("options", EmulateOptions)
 def emulate(*, options: EmulateOptions) -> int:
     """Serve the emulator over HTTP: no key, network or bill.
@@ -184,13 +225,13 @@ def _serve(server: "Callable[[Console], ExitCode]") -> int:
 
     console = Console(as_json=False)
     try:
-        return server(console)
+        return console.exit_code(server(console))
     except ConfigurationError as error:
         console.failed(error)
         return exit_code_of(error)
 
 
-@_program.command()
+@_program.command(short_help="List the models.")
 @_json
 def models(*, as_json: bool) -> int:
     """List the models, their short names and own parameters.
@@ -199,5 +240,6 @@ def models(*, as_json: bool) -> int:
     """
     from flux_openai.cli.console import Console
 
-    Console(as_json=as_json).output([json.dumps(model_document())] if as_json else model_lines())
-    return ExitCode.DONE
+    console = Console(as_json=as_json)
+    console.output([json.dumps(model_document())] if as_json else model_lines())
+    return console.exit_code(ExitCode.DONE)

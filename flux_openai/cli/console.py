@@ -5,21 +5,29 @@ A stream that cannot be written to (a closed pipe, a full disk) does not end a r
 
 import contextlib
 import io
+import json
+import logging
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich import console as rich_console
-from rich.markup import escape
+from rich import progress as rich_progress
 
 from flux_openai.cli.exit_codes import EXIT_CODES, ExitCode
-from flux_openai.cli.report import Report, SavedImage, as_printable
+from flux_openai.cli.report import Report, SavedImage, as_printable, error_text, without_images
 from flux_openai.errors import FluxError
-from flux_openai.retry import RetryEvent
+from flux_openai.models import Price
+from flux_openai.retry import RetryEvent, log
 
-__all__ = ["Console"]
+__all__ = ["Console", "Progress"]
+
+_INTERVAL: float = 10
+"""Seconds between two lines about the progress, where stderr is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +35,7 @@ class Console:
     """Writes to stdout and stderr; with `as_json`, stdout gets only the JSON document."""
 
     as_json: bool
-
-    def spinner(self, text: str) -> contextlib.AbstractContextManager[object]:
-        """A spinner on stderr, if that is a terminal; nothing may be written to stdout until it ends."""
-        if sys.stderr is None or not sys.stderr.isatty():
-            return contextlib.nullcontext()
-        # rich redirects stdout to stderr while the spinner is shown.
-        return rich_console.Console(stderr=True).status(escape(text))
+    unwritten: list[str] = field(default_factory=list)
 
     def message(self, text: str) -> None:
         """Write a line to stderr."""
@@ -45,17 +47,42 @@ class Console:
         status = "" if event.status_code is None else f", status {event.status_code}"
         self.message(f"attempt {event.attempt} failed ({event.reason}{status}); the next in {event.wait:.1f} s")
 
+    def planned(self, bodies: Sequence[Mapping[str, object]], *, price: Price | None) -> None:
+        """Print what a run would send, and its estimated cost."""
+        images = sum(body["n"] if isinstance(body.get("n"), int) else 1 for body in bodies)  # type: ignore[misc]  # an int
+        cost = None if price is None else str(price.for_images(images))
+        shown = [without_images(body) for body in bodies]
+        if self.as_json:
+            self.output([json.dumps({"requests": shown, "images": images, "estimated_cost": cost})])
+            return
+        per_image = "" if price is None else f" ({price} an image{_page(price)})"
+        self.output(
+            [
+                *(json.dumps(body, ensure_ascii=False) for body in shown),
+                f"requests: {len(bodies)}, images: {images}, estimated cost: {cost or 'unknown'}{per_image}",
+            ]
+        )
+        self.message("nothing was sent")
+
     def output(self, lines: Iterable[str]) -> None:
-        """Write lines of results to stdout."""
+        """Write lines of results to stdout. If that fails, the run goes on, and `unwritten` has the reason."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A path may hold characters that the locale cannot encode.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             for line in lines:
                 _write(sys.stdout, line)
-        except OSError:
+        except OSError as error:
+            self.unwritten.append(error.strerror or type(error).__name__)
             # The pipe is closed, or the disk full. Without this, Python would fail again when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def exit_code(self, code: ExitCode) -> ExitCode:
+        """The exit code of a command, which is an error if its output could not be written."""
+        if code != ExitCode.DONE or not self.unwritten:
+            return code
+        self.message(f"error: the output could not be written: {self.unwritten[0]}")
+        return ExitCode.NOT_WRITTEN
 
     def saved(self, images: Iterable[SavedImage]) -> None:
         """Print the paths of the files that were written."""
@@ -64,7 +91,7 @@ class Console:
 
     def failed(self, error: FluxError) -> None:
         """Print an error."""
-        self.message(f"error: {error}")
+        self.message(f"error: {error_text(error)}")
 
     def finished(self, report: Report) -> None:
         """Print how the run ended."""
@@ -85,6 +112,79 @@ class Console:
                 _write(sys.stderr, f"not saved; until it expires, the image is at {text}")
         if self.as_json:
             self.output([report.as_json()])
+
+
+def _page(price: Price) -> str:
+    return f", by {price.source} of {price.date}" if price.source else ""
+
+
+class Progress(logging.Handler):
+    """How far a run is, on stderr: a line that changes on a terminal, or else one every 10 s.
+
+    The images that have come are counted from the log records of the requests that ended.
+    """
+
+    def __init__(self, console: Console, images: int) -> None:
+        """For a run that asks for so many images."""
+        super().__init__()
+        self._console, self._images = console, images
+        self._came, self._attempt, self._start = 0, 1, time.monotonic()
+        self._bar: rich_progress.Progress | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count the images of a request that ended."""
+        self._came += getattr(record, "images", 0)
+        self._update()
+
+    def retrying(self, event: RetryEvent) -> None:
+        """Print that a retry follows; for `RetryPolicy.on_retry`."""
+        self._attempt = event.attempt + 1
+        self._console.retrying(event)
+        self._update()
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the progress until the block ends; nothing may be written to stdout in it."""
+        level = log.level
+        log.addHandler(self)
+        log.setLevel(logging.INFO)
+        try:
+            with self._bar_shown() if sys.stderr is not None and sys.stderr.isatty() else self._lines_printed():
+                yield
+        finally:
+            log.setLevel(level)
+            log.removeHandler(self)
+
+    @contextlib.contextmanager
+    def _bar_shown(self) -> Iterator[None]:
+        columns = (rich_progress.SpinnerColumn(), "{task.description}", rich_progress.TimeElapsedColumn())
+        # rich redirects stdout to stderr while the bar is shown.
+        with rich_progress.Progress(*columns, console=rich_console.Console(stderr=True), transient=True) as self._bar:
+            self._bar.add_task(self._text())
+            yield
+
+    @contextlib.contextmanager
+    def _lines_printed(self) -> Iterator[None]:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._print, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _print(self, ended: threading.Event) -> None:
+        while not ended.wait(_INTERVAL):
+            self._console.message(f"{self._text()}, {time.monotonic() - self._start:.0f} s")
+
+    def _text(self) -> str:
+        attempt = "" if self._attempt == 1 else f", attempt {self._attempt}"
+        return f"waiting for the service: {self._came} of {self._images} images{attempt}"
+
+    def _update(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=self._text())
 
 
 def _write(stream: TextIO | None, line: str) -> None:

@@ -1,6 +1,9 @@
 """The server commands: `emulate` serves the emulator over HTTP, `mcp` the tools over stdin and stdout."""
 
+import json
+import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -56,14 +59,41 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
         console.output(fault_help())
         return ExitCode.DONE
     emulator = _emulator(options)
-    with _signals() as exit_codes, emulator.serve(options.host, options.port) as server:
+    with _signals() as exit_codes, _requests_told(console), emulator.serve(options.host, options.port) as server:
         console.output([f"listening on {server.base_url}"])
+        console.message("it draws patterns, not the service's pictures, and bills nothing; for other programs:")
+        console.message(f"export MODELVERSE_BASE_URL={server.base_url} MODELVERSE_API_KEY=any-key")
         code = exit_codes.get()
     bill = emulator.bill
     console.output(
         [f"requests: {len(emulator.requests)}, images billed: {bill.images}, of them duplicates: {bill.duplicates}"]
     )
     return code
+
+
+@contextmanager
+def _requests_told(console: Console) -> Iterator[None]:
+    """Print a line for each request, on stderr."""
+    log, lines = logging.getLogger("flux_openai.emulator"), _Lines(console)
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(lines)
+
+
+class _Lines(logging.Handler):
+    """Prints log records on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.message(record.getMessage())
 
 
 @contextmanager
@@ -99,11 +129,30 @@ def serve_mcp(
 
     async def serve() -> None:
         async with async_client_of(service, on_retry=console.retrying) as client:
-            tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
             prove_writable(folder)
+            tool = adapter.FluxTool(client, model=model, folder=folder, max_images=max_images, max_calls=max_calls)
+            if sys.stdin is not None and sys.stdin.isatty():
+                for line in _terminal_help(folder):
+                    console.message(line)
             # The thread that reads stdin cannot be interrupted, so Ctrl-C must end the process.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             await adapter.serve_stdio(tool)
 
     anyio.run(serve)
     return ExitCode.DONE
+
+
+def _terminal_help(folder: Path) -> list[str]:
+    """What a person reads who starts the MCP server at a terminal; the JSON is one that works on this machine."""
+    arguments = ["-m", "flux_openai", "mcp", "-o", str(folder.absolute())]
+    server = {"command": sys.executable, "args": arguments, "env": {"MODELVERSE_API_KEY": "..."}}
+    return [
+        "This is an MCP server. It waits for the messages of an AI application on stdin; Ctrl-C or Ctrl-D ends it.",
+        "The application starts it by itself, if its configuration has this JSON (with the options that you want):",
+        json.dumps({"mcpServers": {"flux": server}}),
+        "The JSON belongs in:",
+        "- Claude Desktop: claude_desktop_config.json (Settings, Developer, Edit Config)",
+        "- Claude Code: .mcp.json in the project's folder",
+        "- Cursor: ~/.cursor/mcp.json, or .cursor/mcp.json in the project's folder",
+        '- VS Code: .vscode/mcp.json, with "servers" for "mcpServers", and "type": "stdio" in the server',
+    ]

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
 
-__all__ = ["EXIT_CODES", "ExitCode", "exit_code_table"]
+__all__ = ["EXIT_CODES", "ExitCode"]
 
 
 class ExitCode(IntEnum):
     """The exit codes; `EXIT_CODES` has their meanings."""
 
     DONE = 0
+    NOT_WRITTEN = 1
     BAD_INPUT = 2
     REFUSED = 3
     GAVE_UP = 4
@@ -22,6 +23,7 @@ class ExitCode(IntEnum):
 EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
     {
         ExitCode.DONE: "done",
+        ExitCode.NOT_WRITTEN: "done, but the output could not be written",
         ExitCode.BAD_INPUT: "bad input and nothing sent",
         ExitCode.REFUSED: "refused by the service",
         ExitCode.GAVE_UP: "gave up and nothing was billed",
@@ -31,8 +33,3 @@ EXIT_CODES: Mapping[ExitCode, str] = MappingProxyType(
     }
 )
 """The meaning of every exit code."""
-
-
-def exit_code_table() -> str:
-    """The exit codes with their meanings, one per line."""
-    return "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())

@@ -1,12 +1,12 @@
 """The table of models as command line options with their help, as lines of text, and as a JSON document."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import click
 
 from flux_openai.models import FLUX_MODELS, FluxField
 
-__all__ = ["field_help", "model_document", "model_lines", "param_options"]
+__all__ = ["completing", "field_help", "model_document", "model_lines", "param_options"]
 
 _DOCUMENTED = ["name", "type", "format", "required", "minimum", "maximum", "choices", "default", "enforced", "source"]
 _Command = Callable[..., int]
@@ -43,7 +43,12 @@ def _option(field: FluxField) -> Callable[[_Command], _Command]:
         metavar = {"ratio": "W:H", "size": "WxH", "image": "FILE"}[field.format]
     else:
         metavar = "NAME" if field.choices else _METAVARS[field.type]
-    return click.option(*names, type=field.type, metavar=metavar, help=text)
+    return click.option(*names, type=field.type, metavar=metavar, help=text, shell_complete=completing(field.choices))
+
+
+def completing(values: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What offers these values to the shell."""
+    return lambda _context, _option, start: [value for value in values if value.startswith(start)]
 
 
 def field_help(field: FluxField) -> str:

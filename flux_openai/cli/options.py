@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["EmulateOptions", "ServiceOptions", "as_group"]
+__all__ = ["EmulateOptions", "OutputOptions", "ServiceOptions", "as_group"]
 
 _Command = Callable[..., int]
 
@@ -57,6 +57,28 @@ class ServiceOptions:
         metavar="SECONDS",
         help="Longest wait for an answer; an answer that comes later may be billed all the same.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The options about what a run writes, and what it repeats; their values are not checked yet."""
+
+    out: str = _option(
+        names=("-o", "--out"),
+        metavar="PATH",
+        default=".",
+        help="Folder for the images, or a file such as fox.png; several get numbers.",
+    )
+    metadata: bool = _option(
+        is_flag=True, default=False, help="Write NAME.json beside each image: how to make it again with --from."
+    )
+    source: str | None = _option(
+        names=("--from",), metavar="FILE", help="Make the image of a NAME.json again; other options change it."
+    )
+    dry_run: bool = _option(
+        is_flag=True, default=False, help="Show the requests and their estimated cost; nothing is sent."
+    )
+    price: str | None = _option(metavar="PRICE", help="Price of one image for the estimate, such as 0.65CNY.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +124,9 @@ def as_group(argument: str, group: type["DataclassInstance"]) -> Callable[[_Comm
 
         decorated: _Command = grouped
         for each in reversed(fields(group)):
-            decorated = click.option(f"--{each.name.replace('_', '-')}", **each.metadata)(decorated)
+            attributes = {**each.metadata}
+            names = attributes.pop("names", (f"--{each.name.replace('_', '-')}",))
+            decorated = click.option(*names, each.name, **attributes)(decorated)
         return decorated
 
     return decorate

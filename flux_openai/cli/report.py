@@ -1,14 +1,16 @@
 """The result of a run: its exit code, and one JSON document."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from flux_openai._http.redaction import printable
+from flux_openai._http.redaction import printable, redact_value
 from flux_openai.cli.exit_codes import ExitCode
+from flux_openai.cli.options import OutputOptions, ServiceOptions
 from flux_openai.errors import (
     BadResponseError,
     Billing,
@@ -16,11 +18,14 @@ from flux_openai.errors import (
     DownloadError,
     FluxError,
     FluxStatusError,
+    InvalidParam,
     InvalidParamsError,
 )
 from flux_openai.formats import sniff
+from flux_openai.models import FLUX_MODELS, Price
 from flux_openai.request.image_inputs import WireImage
 from flux_openai.retry import cause_of_status
+from flux_openai.sending.split import PARTIAL_REMARK
 
 __all__ = [
     "InterruptedRunError",
@@ -29,7 +34,9 @@ __all__ = [
     "SavedImage",
     "as_printable",
     "error_document",
+    "error_text",
     "exit_code_of",
+    "without_images",
 ]
 
 _WITH_STATUS = (BadResponseError, DownloadError, FluxStatusError)
@@ -91,11 +98,58 @@ class SavedImage:
         return cls(path=str(path), mime_type=None if kind is None else kind.mime, bytes=path.stat().st_size)
 
 
+_NAMES = {"prompt": "PROMPT", "n": "-n", "image": "-i", "images": "-i"}
+_OPTIONS = frozenset(
+    [
+        *(name for model in FLUX_MODELS.values() for name in model.fields),
+        *(option.name for group in (ServiceOptions, OutputOptions) for option in fields(group)),
+        "size",
+    ]
+)
+_ARGUMENT = re.compile(r"\b([a-z_]+)=('[^']*'|[\w.:/+-]+)")
+
+
+def _option(name: str) -> str:
+    return _NAMES.get(name, f"--{name.replace('_', '-')}")
+
+
+def _in_options(text: str) -> str:
+    """A rule of the library with the options of the program in place of arguments: "--size 3x4" for "size='3x4'"."""
+
+    def option(argument: re.Match[str]) -> str:
+        name, value = argument.groups()
+        if name not in _OPTIONS:
+            return argument[0]
+        return _option(name) if value == "True" else f"{_option(name)} {value.strip(chr(39))}"
+
+    return _ARGUMENT.sub(option, text)
+
+
+def _fault(fault: InvalidParam) -> str:
+    value = "" if fault.value is None else f" {redact_value(fault.value, name=fault.param)}"
+    nearest = fault.nearest
+    if nearest is None:
+        hint = ""
+    elif isinstance(nearest, str) and _ARGUMENT.fullmatch(nearest):
+        hint = f" (nearest: {_in_options(nearest)})"
+    else:
+        hint = f" (nearest: {_option(fault.param)} {nearest})"
+    return f"{_option(fault.param)}{value}: {_in_options(fault.rule)}{hint}"
+
+
+def error_text(error: FluxError) -> str:
+    """The message of an error, which names options of the program where the library names arguments."""
+    if isinstance(error, InvalidParamsError | ConfigurationError) and error.faults:
+        found = [_fault(fault) for fault in error.faults]
+        return "\n  ".join(["nothing was sent:", *found]) if len(found) > 1 else found[0]
+    return as_printable(_in_options(str(error).replace(PARTIAL_REMARK, "the images that came are paid for")))
+
+
 def error_document(error: FluxError) -> dict[str, object]:
     """The attributes of an error as JSON values, without control characters, which a terminal would execute."""
     return {
         "type": type(error).__name__,
-        "message": as_printable(str(error)),
+        "message": error_text(error),
         "billing": error.billing,
         "attempts": error.attempts,
         "retry_after": error.retry_after,
@@ -115,6 +169,7 @@ class Report:
         attempts: The number of requests, retries included.
         notices: The texts of the warnings about the calls.
         missing: The number of images that did not come back usable.
+        estimated_cost: What the images that came probably cost; None if no price is known.
         unsaved: The links of images that could not be saved.
         expires_at: When the first link of the service stops working.
         error: The error that ended the run, if any.
@@ -126,6 +181,7 @@ class Report:
     attempts: int = 0
     notices: tuple[str, ...] = ()
     missing: int = 0
+    estimated_cost: Price | None = None
     unsaved: tuple[str, ...] = field(default=(), repr=False)
     expires_at: datetime | None = None
     error: FluxError | None = None
@@ -139,12 +195,18 @@ class Report:
         """The report on one line, in ASCII, which every locale can encode."""
         document = vars(self) | {
             "images": [asdict(image) for image in self.images],
-            "sent": [{name: _without_bytes(value) for name, value in body.items()} for body in self.sent],
+            "sent": [without_images(body) for body in self.sent],
+            "estimated_cost": None if self.estimated_cost is None else str(self.estimated_cost),
             "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
             "error": None if self.error is None else error_document(self.error),
             "exit_code": self.exit_code,
         }
         return json.dumps(document, allow_nan=False)
+
+
+def without_images(body: Mapping[str, object]) -> dict[str, object]:
+    """The body of a request as it can be printed."""
+    return {name: _without_bytes(value) for name, value in body.items()}
 
 
 def _without_bytes(value: object) -> object:

@@ -1,34 +1,45 @@
 """A run of `generate` or `edit`.
 
-    make_images(params)
-      validate(params)                   every fault at once, before anything is sent
-      prove_writable(…), prove_free(…)   so that no image is paid for that cannot be saved
-      for part in split_params(…):       one call after the other
-        client.images.generate(…)
-        image.save(place)                before the next call: an error or Ctrl-C then loses no image
+    make_images(params, output, …)
+      _checked(…)                        the prompt of a file or stdin, the parameters of --from, a seed if none is
+                                         given; then every fault at once, before anything is sent
+      _requests(…)                       with --dry-run: the requests and their cost, and the end
+      prove_writable(…), _prove_free(…)  so that no image is paid for that cannot be saved
+      client.images.generate(…)          split into requests side by side
+      image.save(place)                  for each image, also for those that came before an error or Ctrl-C
     Report
 
-Errors do not end the run without a report: it contains the images that were saved before.
+Errors do not end the run without a report: it contains the images that were saved.
 """
 
 import os
+import random
+import signal
+import sys
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flux_openai.cli.console import Console
-from flux_openai.cli.options import ServiceOptions
+from flux_openai.cli.console import Console, Progress
+from flux_openai.cli.exit_codes import ExitCode
+from flux_openai.cli.options import OutputOptions, ServiceOptions
 from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Report, SavedImage, as_printable
 from flux_openai.cli.service import client_of, prove_writable
-from flux_openai.client.clients import FluxOpenAI
-from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning
+from flux_openai.errors import ConfigurationError, FluxError, FluxWarning, InvalidParam
+from flux_openai.models import Price
 from flux_openai.request.validation import CheckedParams, split_params, validate
-from flux_openai.response.file_names import names_a_file, numbered, place_of, target
+from flux_openai.response.file_names import SIDECAR, names_a_file, numbered, place_of, target
+from flux_openai.response.metadata import read_metadata, sources_of
 
 if TYPE_CHECKING:
     from flux_openai.response.response import FluxImage, FluxImagesResponse
 
 __all__ = ["make_images"]
+
+_SEEDS = 2**31 - 1000
+"""Seeds are drawn below this number: the service documents 2^31 - 1 as the largest, and a split call counts them up."""
 
 
 class _RunState:
@@ -41,6 +52,8 @@ class _RunState:
         self.unsaved: list[FluxImage] = []
         self.notices: dict[str, None] = {}
         self.errors: list[FluxError] = []
+        self.attempts = 0
+        self.price: Price | None = None
         self.in_flight = False
 
     @property
@@ -48,29 +61,27 @@ class _RunState:
         return sum(response.missing for response in self.responses)
 
     def notice(self, notices: Iterable[str]) -> None:
-        """Print each notice once: the calls of one run repeat their notices."""
+        """Print each notice once: the requests of one run repeat their notices."""
         for notice in map(as_printable, notices):
             if notice not in self.notices:
                 self.notices[notice] = None
                 self.console.message(f"notice: {notice}")
 
     def fail(self, error: FluxError) -> None:
-        if self.responses and isinstance(error, FluxAPIError) and error.billing == "none":
-            # The billing is that of the whole run, not only of the call that failed.
-            error.billing = "paid"
-            error.add_to_message("the images of the calls before are paid for")
         self.errors.append(error)
         self.console.failed(error)
 
     def report(self) -> Report:
-        failed = sum(error.attempts for error in self.errors if isinstance(error, FluxAPIError))
+        parts = [part for response in self.responses for part in response.parts]
+        made = sum(len(part.data) for part in parts)
         return Report(
             images=tuple(self.images),
-            request_ids=tuple(as_printable(response.request_id) for response in self.responses if response.request_id),
-            sent=tuple(response.sent for response in self.responses),
-            attempts=failed + sum(response.attempts for response in self.responses),
+            request_ids=tuple(as_printable(part.request_id) for part in parts if part.request_id),
+            sent=tuple(part.sent for part in parts),
+            attempts=self.attempts,
             notices=tuple(self.notices),
             missing=self.missing,
+            estimated_cost=self.price.for_images(made) if self.price is not None and made else None,
             expires_at=min((response.expires_at for response in self.responses), default=None),
             unsaved=tuple(image.url for image in self.unsaved if image.url is not None),
             error=self.errors[-1] if self.errors else None,
@@ -78,34 +89,36 @@ class _RunState:
 
 
 def make_images(
-    params: Mapping[str, object], *, editing: bool, service: ServiceOptions, out: str, as_json: bool
-) -> Report:
-    """Make and save the images; the report has everything that was made, also after an error.
+    prompt: str | None,
+    params: Mapping[str, object],
+    *,
+    editing: bool,
+    service: ServiceOptions,
+    output: OutputOptions,
+    as_json: bool,
+) -> ExitCode:
+    """Make and save the images, and print a report, which has everything that was made, also after an error.
 
     Args:
-        params: The parameters by name; those that are None count as left out.
+        prompt: The prompt, "-" for stdin, or "@FILE"; None to take that of `--from`.
+        params: The other parameters by name; those that are None count as left out.
         editing: Whether the parameters are those of `edit`.
         service: The service and its options.
-        out: The folder for the images, or a file, if it ends in an image extension and is no folder.
+        output: Where the images go, and what is written beside them.
         as_json: Whether stdout gets one JSON document instead of the paths.
     """
     console = Console(as_json=as_json)
     state = _RunState(console)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _sigterm_as_ctrl_c():
             # Each warning is printed as a notice. A filter that turns warnings into errors would end the run half way.
             warnings.simplefilter("ignore", FluxWarning)
-            checked = validate(params, editing=editing, split=True)
-            state.notice(checked.notices)
-            count = int(str(checked.values.get("n", 1)))
-            places = [_place(out, index, several=count > 1) for index in range(count)]
-            with client_of(service, on_retry=console.retrying) as client:
-                prove_writable(target(places[0], stem="image", extension=".png").parent)
-                _prove_free(places)
-                for part in split_params(checked):
-                    _make_part(part, client, out, state, several=count > 1)
-                    if state.errors:
-                        break
+            checked = _checked(prompt, params, output, state, editing=editing)
+            state.price = _price(output, checked)
+            if output.dry_run:
+                console.planned(_requests(checked), price=state.price)
+                return console.exit_code(ExitCode.DONE)
+            _make(checked, service, output, state)
         if state.missing and not state.errors:
             state.fail(MissingImagesError(f"images that did not come back usable: {state.missing}"))
     except FluxError as error:
@@ -114,7 +127,107 @@ def make_images(
         state.fail(_interruption(state))
     report = state.report()
     console.finished(report)
-    return report
+    return console.exit_code(report.exit_code)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: by default it would end the process, and lose images that came."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _checked(
+    prompt: str | None, params: Mapping[str, object], output: OutputOptions, state: _RunState, *, editing: bool
+) -> CheckedParams:
+    """The checked parameters of the run, with a seed. Raises ConfigurationError and InvalidParamsError."""
+    given = {name: value for name, value in params.items() if value is not None}
+    if prompt is not None:
+        given["prompt"] = _prompt_text(prompt)
+    source = None if output.source is None else read_metadata(output.source)
+    if source is not None:
+        if source.images and not editing:
+            count = f"{len(source.images)} image{'s' if len(source.images) > 1 else ''}"
+            rule = f"was made from {count}: use flux-openai edit --from {output.source} -i FILE"
+            raise ConfigurationError(f"the image of {output.source!r} {rule}")
+        given = {**source.arguments, **given}
+    drawn = given.get("seed", -1) == -1
+    if drawn:
+        # Without a seed, or with -1, the service would draw one, and not say which: nobody could make the image again.
+        given["seed"] = random.SystemRandom().randrange(_SEEDS)
+    checked = validate(given, editing=editing, split=True)
+    if drawn and names_a_file(output.out):
+        state.console.message(f"seed: {given['seed']}")  # names of files in a folder have it
+    state.notice(checked.notices)
+    if source is not None and source.images != sources_of(checked.model.id, checked.values):
+        state.notice([f"these are not the images that {output.source} names"])
+    return checked
+
+
+def _prompt_text(prompt: str) -> str:
+    """The prompt itself, or the text on stdin ("-") or in a file ("@FILE"). Raises ConfigurationError."""
+    if prompt.startswith("@@"):
+        return prompt[1:]
+    if prompt != "-" and not prompt.startswith("@"):
+        return prompt
+    try:
+        if prompt == "-":
+            return "" if sys.stdin is None else sys.stdin.read().strip()
+        return place_of(prompt[1:]).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        place = "stdin" if prompt == "-" else repr(prompt[1:])
+        hint = "" if prompt == "-" else " (a prompt that begins with @ is written with @@)"
+        raise ConfigurationError(f"cannot read the prompt from {place}: {reason}{hint}") from error
+
+
+def _price(output: OutputOptions, checked: CheckedParams) -> Price | None:
+    """The price of one image: the one given, or that of the table. Raises ConfigurationError."""
+    if output.price is None:
+        return checked.model.price
+    try:
+        return Price.of(output.price)
+    except ValueError as problem:
+        raise ConfigurationError.of(InvalidParam(param="price", value=output.price, rule=str(problem))) from None
+
+
+def _requests(checked: CheckedParams) -> list[dict[str, object]]:
+    """The bodies of the requests of a run."""
+    return [{"model": part.model.id, **part.values} for part in split_params(checked)]
+
+
+def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions, state: _RunState) -> None:
+    """Ask for the images, and save those that come. Raises FluxError and KeyboardInterrupt."""
+    count = int(str(checked.values.get("n", 1)))
+    places = [_place(output.out, index, several=count > 1) for index in range(count)]
+    if service.emulator:
+        state.console.message("the emulator draws patterns, not the service's pictures; nothing is billed")
+    progress = Progress(state.console, count)
+    try:
+        with progress.shown(), client_of(service, on_retry=progress.retrying) as client:
+            prove_writable(target(places[0], stem="image", extension=".png").parent)
+            _prove_free(places, metadata=output.metadata)
+            state.in_flight = True
+            arguments: dict[str, Any] = {"model": checked.model.id, **checked.values}
+            try:
+                response = client.images.generate(**arguments, split=True)
+            except (FluxError, KeyboardInterrupt) as error:
+                partial: FluxImagesResponse | None = getattr(error, "partial", None)
+                if isinstance(error, FluxError):
+                    state.in_flight, state.attempts = False, error.attempts
+                if partial is not None:
+                    _save(partial, output, state, several=count > 1)
+                raise
+            state.in_flight, state.attempts = False, response.attempts
+            _save(response, output, state, several=count > 1 or len(response.data) > 1)
+    finally:
+        state.console.saved(state.images)  # here, because nothing may be written to stdout while progress is shown
 
 
 def _place(out: str, index: int, *, several: bool) -> str | os.PathLike[str]:
@@ -125,44 +238,39 @@ def _place(out: str, index: int, *, several: bool) -> str | os.PathLike[str]:
     return os.path.join(out, "")  # noqa: PTH118  # a Path drops the separator
 
 
-def _prove_free(places: Iterable[str | os.PathLike[str]]) -> None:
+def _prove_free(places: Iterable[str | os.PathLike[str]], *, metadata: bool) -> None:
     """Find out that a file exists before its image is paid for. Raises ConfigurationError."""
     for place in filter(names_a_file, places):
-        if os.path.lexists(place_of(place)):
-            raise ConfigurationError(f"the file {str(place)!r} already exists; choose another name, or a folder")
+        files = [place_of(place), *([place_of(place).with_suffix(SIDECAR)] if metadata else [])]
+        for file in files:
+            if os.path.lexists(file):
+                raise ConfigurationError(f"the file {str(file)!r} already exists; choose another name, or a folder")
 
 
-def _make_part(part: CheckedParams, client: FluxOpenAI, out: str, state: _RunState, *, several: bool) -> None:
-    """Make one call and save its images; if one cannot be saved, the others still are."""
-    before = len(state.images)
-    try:
-        with state.console.spinner("waiting for the service"):
-            state.in_flight = True
-            arguments: dict[str, Any] = {"model": part.model.id, **part.values}
-            response = client.images.generate(**arguments)
-            state.responses.append(response)
-            state.in_flight = False
-            state.unsaved += response.data
-            state.notice(response.notices)
-            several = several or len(response.data) > 1
-            for index, image in enumerate(response.data, start=part.first):
-                try:
-                    path = image.save(_place(out, index, several=several))
-                except FluxError as error:
-                    state.fail(error)
-                else:
-                    state.unsaved.remove(image)
-                    state.images.append(SavedImage.at(path))
-    finally:
-        state.console.saved(state.images[before:])
+def _save(response: "FluxImagesResponse", output: OutputOptions, state: _RunState, *, several: bool) -> None:
+    """Save the images of an answer; if one cannot be saved, the others still are."""
+    state.responses.append(response)
+    state.unsaved += response.data
+    state.notice(response.notices)
+    for image in response.data:
+        place = _place(output.out, image._index, several=several)  # noqa: SLF001  # images before it may be missing
+        try:
+            path = image.save(place, metadata=output.metadata)
+        except FluxError as error:
+            state.fail(error)
+        else:
+            state.unsaved.remove(image)
+            state.images.append(SavedImage.at(path))
 
 
 def _interruption(state: _RunState) -> InterruptedRunError:
     if state.in_flight:
-        error = InterruptedRunError("interrupted: the request that was under way may have been carried out and billed")
+        error = InterruptedRunError(
+            "interrupted: the requests that were under way may have been carried out and billed"
+        )
         error.billing = "unknown"
     elif state.responses:
-        error = InterruptedRunError("interrupted: the images asked for until now are paid for")
+        error = InterruptedRunError("interrupted: the images that came are paid for")
         error.billing = "paid"
     else:
         error = InterruptedRunError("interrupted: nothing was sent")

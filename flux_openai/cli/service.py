@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.client.setup import TIMEOUT
 from flux_openai.emulator.emulator import Emulator
 from flux_openai.errors import ConfigurationError, InvalidParam
+from flux_openai.response.files import check_writable
 from flux_openai.retry import Duplicates, RetryEvent, RetryPolicy
 
 __all__ = ["async_client_of", "client_of", "prove_writable", "read_key"]
@@ -88,9 +88,7 @@ def prove_writable(folder: Path) -> None:
     Raises ConfigurationError.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, prefix=".flux-") as probe:
-            probe.write(b"\0" * 4096)
+        check_writable(folder)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"cannot write to the folder {str(folder)!r}: {reason}") from error

@@ -1,8 +1,9 @@
 """The clients: subclasses of the SDK's own, with another images resource. Async mirrors sync.
 
 Two hooks of the SDK are overridden: `_prepare_options` checks key and base_url before each request, and `_send_request`
-captures FLUX requests and their answers (see `_http/capture.py`). The images resource is imported when it is first
-used, as the SDK imports its resources: it needs the types of the SDK's answers, which take as long as the client.
+captures FLUX requests and their answers (see `_http/capture.py`), and in a test leaves requests to an emulator (see
+`_http/interception.py`). What only a request needs is imported with the first: the capture, and the images resource, as
+the SDK imports its resources. It needs the types of the SDK's answers, which take as long as the client.
 """
 
 from functools import cached_property, partial
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import openai
 from openai._models import FinalRequestOptions
 
-from flux_openai._http.capture import aread_capped, captured, read_capped
 from flux_openai._http.fork import own_connections_after_fork
+from flux_openai._http.interception import readdressed
 from flux_openai._http.library import httpx
 from flux_openai.client.setup import (
     AsyncClientOptions,
@@ -105,12 +106,24 @@ class FluxOpenAI(openai.OpenAI):
         stream: bool,
         **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
     ) -> httpx.Response:
-        exchange = captured(request)
+        from flux_openai._http import capture
+
+        exchange = capture.captured(request)
         if exchange is None:
-            return super()._send_request(request, stream=stream, **arguments)
+            return self._transmit(request, stream=stream, **arguments)
         exchange.attach(request)
         exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
-        return read_capped(super()._send_request(request, stream=True, **arguments), exchange)
+        return capture.read_capped(self._transmit(request, stream=True, **arguments), exchange)
+
+    def _transmit(
+        self,
+        request: httpx.Request,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        intercepted = readdressed(self, request)
+        if intercepted is None:
+            return super()._send_request(request, **arguments)
+        return intercepted[0].send(intercepted[1], **arguments)
 
 
 class AsyncFluxOpenAI(openai.AsyncOpenAI):
@@ -164,12 +177,24 @@ class AsyncFluxOpenAI(openai.AsyncOpenAI):
         stream: bool,
         **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
     ) -> httpx.Response:
-        exchange = captured(request)
+        from flux_openai._http import capture
+
+        exchange = capture.captured(request)
         if exchange is None:
-            return await super()._send_request(request, stream=stream, **arguments)
+            return await self._transmit(request, stream=stream, **arguments)
         exchange.attach_async(request)
         exchange.key_source = partial(key_source, self, request, given=self._settings.key_source)
-        return await aread_capped(await super()._send_request(request, stream=True, **arguments), exchange)
+        return await capture.aread_capped(await self._transmit(request, stream=True, **arguments), exchange)
+
+    async def _transmit(
+        self,
+        request: httpx.Request,
+        **arguments: Any,  # noqa: ANN401  # the SDK's, passed on unread
+    ) -> httpx.Response:
+        intercepted = readdressed(self, request)
+        if intercepted is None:
+            return await super()._send_request(request, **arguments)
+        return await intercepted[0].send(intercepted[1], **arguments)
 
 
 OpenAI = FluxOpenAI

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from flux_openai._http.interception import InProcessTransport
 from flux_openai._http.library import httpx
 from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.emulator.api.requests import is_whole
@@ -76,7 +77,8 @@ class Emulator:
         ConfigurationError: An option is invalid.
     """
 
-    base_url: str = "https://api.umodelverse.ai/v1"
+    base_url: str = "https://flux-emulator.invalid/v1"
+    """The base_url of the clients, with a name that never exists: links and log lines show that nothing was paid."""
 
     def __init__(
         self,
@@ -122,7 +124,11 @@ class Emulator:
         return AsyncFluxOpenAI(http_client=self.async_http_client(), **self._client_options(options))
 
     def _client_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        own = {"api_key": self.api_key or "emulator", "base_url": self.base_url, "retry": RetryPolicy(waiting=False)}
+        own = {
+            "api_key": self.api_key or "emulators-need-no-key",
+            "base_url": self.base_url,
+            "retry": RetryPolicy(waiting=False),
+        }
         chosen = {**own, **options}
         if isinstance(self.clock, VirtualClock) and isinstance(chosen["retry"], RetryPolicy):
             chosen["retry"] = _wait_on(self.clock, chosen["retry"])
@@ -130,11 +136,11 @@ class Emulator:
 
     def http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.Client:
         """An `httpx.Client` whose requests are answered by this emulator, whatever their host."""
-        return httpx.Client(transport=httpx.MockTransport(self.handle), **options)
+        return httpx.Client(transport=InProcessTransport(self.handle, self.ahandle), **options)
 
     def async_http_client(self, **options: Unpack[HTTPClientOptions]) -> httpx.AsyncClient:
         """An `httpx.AsyncClient` whose requests are answered by this emulator, whatever their host."""
-        return httpx.AsyncClient(transport=httpx.MockTransport(self.ahandle), **options)
+        return httpx.AsyncClient(transport=InProcessTransport(self.handle, self.ahandle), **options)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> Server:
         """Serve this emulator on a port of this machine, until `close` or the end of a `with` block.

@@ -42,7 +42,9 @@ class Bill:
     Attributes:
         images: The number of billed images.
         calls: The number of billed calls.
-        duplicates: How many of the images were billed under an Idempotency-Key that had been billed before.
+        duplicates: How many of the images had been billed before: under the same Idempotency-Key or, where a request
+            has none, to the same caller (`Authorization`) for the same body. Without keys, two equal calls on purpose
+            look like a retry, and count as one.
     """
 
     images: int = 0
@@ -68,15 +70,18 @@ class RequestLog:
         self.admitted: Counter[str] = Counter()
         """How many requests with each key were not refused by a limit."""
         self._billed_keys: set[str] = set()
+        self._billed_orders: set[tuple[str | None, str]] = set()
+        """The caller and the key of each billed request."""
 
     def add(self, seen: SeenRequest) -> int:
         """Add a request; returns its number, counted from 1."""
         self.requests.append(seen)
         return len(self.requests)
 
-    def charge(self, images: int, *, idempotency_key: str | None) -> bool:
-        """Bill one call; returns whether its Idempotency-Key had been billed before."""
-        duplicate = idempotency_key in self._billed_keys
+    def charge(self, images: int, *, key: str, headers: httpx.Headers) -> bool:
+        """Bill one call; returns whether it had been billed before, see `Bill.duplicates`."""
+        idempotency_key, order = headers.get("idempotency-key"), (headers.get("authorization"), key)
+        duplicate = idempotency_key in self._billed_keys if idempotency_key else order in self._billed_orders
         self.bill = replace(
             self.bill,
             images=self.bill.images + images,
@@ -85,6 +90,7 @@ class RequestLog:
         )
         if idempotency_key:
             self._billed_keys.add(idempotency_key)
+        self._billed_orders.add(order)
         return duplicate
 
 
@@ -102,7 +108,7 @@ class JournalEntry:
         idempotency_key: The Idempotency-Key, if it has one.
         request_id: The request id in the answer.
         images_billed: The number of images billed for this request.
-        duplicate: Whether its Idempotency-Key had been billed before.
+        duplicate: Whether it had been billed before, see `Bill.duplicates`.
         fault: The faults as text, if any.
     """
 

@@ -10,11 +10,13 @@ Transports wait for `reply.delay` and deliver the reply.
 """
 
 import base64
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 
 from flux_openai._http.library import httpx
+from flux_openai._http.redaction import scrub
 from flux_openai.emulator.api.hosting import LINK_LIFETIME, HostedImage, check_link, file_name, link_to, name_in
 from flux_openai.emulator.api.pictures import PictureSpec, area_to_size, draw
 from flux_openai.emulator.api.requests import (
@@ -37,6 +39,8 @@ from flux_openai.emulator.load.limits import RateLimiter
 from flux_openai.models import FLUX_MODELS
 
 __all__ = ["ImageService"]
+
+_log = logging.getLogger("flux_openai.emulator")
 
 _MEGAPIXEL = 2**20
 
@@ -120,8 +124,13 @@ class ImageService:
         on: Target = "download" if call.route == "download" else "generate"
         path = request.url.raw_path.decode("ascii")
         reply = apply_faults(_serve(call), call.faults, request_id=call.id, on=on, path=path)
+        entry = _journal_entry(call, status=reply.status)
         if self._journal is not None:
-            self._journal.add(_journal_entry(call, status=reply.status))
+            self._journal.add(entry)
+        if _log.isEnabledFor(logging.INFO):
+            # The encoded path: the decoded one may have control characters, which a terminal would execute.
+            route, faults = path.partition("?")[0], scrub(f", fault: {entry.fault}") if entry.fault else ""
+            _log.info("%s %s %d, images billed: %d%s", entry.method, route, entry.status, entry.images_billed, faults)
         # A "timeout" carries its own delay, or lasts until the client gives up.
         latency = 0.0 if reply.error == "timeout" else call.seconds
         return replace(reply, headers={"x-request-id": call.id, **reply.headers}, delay=reply.delay + latency)
@@ -164,7 +173,7 @@ class ImageService:
                 self._hosted |= images
                 if all(fault.bills for fault in faults):
                     images_billed = wanted.n
-                    duplicate = self._log.charge(wanted.n, idempotency_key=seen.headers.get("idempotency-key"))
+                    duplicate = self._log.charge(wanted.n, key=key, headers=seen.headers)
                     seconds = self._limiter.charge(workload, now=now)
         return _Call(
             request=request,

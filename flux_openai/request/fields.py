@@ -88,13 +88,13 @@ def _plain_number(value: object) -> object:
 
 def _encodable(text: str) -> str:
     """Refuse lone surrogates: they cannot be encoded as UTF-8."""
-    text.encode()
+    if not text.isascii():  # known at once, while `encode` copies the text
+        text.encode()
     return text
 
 
 def _not_blank(text: str) -> str:
-    text.encode()
-    if is_blank(text):
+    if is_blank(_encodable(text)):
         raise ValueError
     return text
 

@@ -3,16 +3,18 @@
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from decimal import Decimal
 from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
+from types import MappingProxyType
 
 from openai import NotGiven, Omit
 
-from flux_openai.errors import InvalidParam, InvalidParamsError, listed
-from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel
+from flux_openai.errors import ConfigurationError, InvalidParam, InvalidParamsError, listed
+from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS, FluxModel, Price
 from flux_openai.request.plain import canonical, is_blank
 
-__all__ = ["IMAGE_FIELDS", "is_flux_call", "model_for", "models_with_field"]
+__all__ = ["IMAGE_FIELDS", "checked_prices", "is_flux_call", "model_for", "models_with_field"]
 
 IMAGE_FIELDS = frozenset({"image", "images"})
 """The parameters that hold images; which of them are given decides among the models of a family."""
@@ -144,3 +146,45 @@ def models_with_field(field: str, *, instead_of: FluxModel) -> list[str]:
         found = [model for model in found if IMAGE_FIELDS & model.fields.keys()]
     siblings = [model for model in found if model.family == instead_of.family]
     return [model.id for model in siblings or found]
+
+
+def checked_prices(prices: object) -> Mapping[str, Price]:
+    """The `prices=` of a client, by full name of the model; a short name stands for all models of its family.
+
+    Raises:
+        ConfigurationError: With every name that is no model's, and every value that is no price.
+    """
+    if not isinstance(prices, Mapping):
+        rule = "must be a mapping of model names to prices, such as {'kontext-max': '0.65 CNY'}"
+        raise ConfigurationError.of(InvalidParam(param="prices", value=prices, rule=rule))
+    checked, faults = dict[str, Price](), list[InvalidParam]()
+    for name, price in prices.items():
+        models = FAMILIES.get(name) or tuple(model for model in FLUX_MODELS.values() if model.id == name)
+        if not models:
+            rule = f"must have names of models: {listed([*FAMILIES, *FLUX_MODELS])}"
+            near = _nearest_name(name, set()) if isinstance(name, str) else None
+            faults.append(InvalidParam(param="prices", value=name, rule=rule, nearest=near))
+            continue
+        try:
+            value = price if isinstance(price, Price) else Price.of(price if isinstance(price, str) else "")
+        except ValueError as problem:
+            faults.append(InvalidParam(param="prices", value=price, rule=str(problem), nearest=_nearest_price(price)))
+        else:
+            checked |= {model.id: value for model in models}
+    if faults:
+        raise ConfigurationError.of(*faults)
+    return MappingProxyType(checked)
+
+
+def _nearest_price(price: object) -> str | None:
+    """The price that a bare number, or a text in another form, probably means."""
+    if isinstance(price, bool) or not isinstance(price, str | int | float | Decimal):
+        return None
+    text = str(price).strip().upper().replace("¥", "CNY").replace("$", "USD").replace("€", "EUR")
+    number, letters = re.sub(r"[^0-9.-]", "", text), re.sub(r"[^A-Z]", "", text)
+    nearest = f"{number} {letters or 'CNY'}"
+    try:
+        Price.of(nearest)
+    except ValueError:
+        return None
+    return nearest

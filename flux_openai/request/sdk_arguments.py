@@ -54,8 +54,10 @@ def query_faults(query: object, *, param: str = "extra_query") -> list[InvalidPa
 
 def timeout_faults(timeout: object) -> list[InvalidParam]:
     """What is wrong with a time-out: a number of seconds, an `openai.Timeout`, or None for no limit."""
+    if isinstance(timeout, NotGiven | Omit):
+        return []
     parts = timeout.as_dict().values() if hasattr(timeout, "as_dict") else [timeout]
-    if isinstance(timeout, NotGiven | Omit) or all(part is None or _is_positive(part) for part in parts):
+    if all(part is None or _is_positive(part) for part in parts):
         return []
     rule = "must be a number of seconds above 0, an openai.Timeout of them, or None for no limit"
     return [InvalidParam(param="timeout", value=timeout, rule=rule)]

@@ -3,19 +3,15 @@
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Literal
 
 from flux_openai._http.redaction import redact_value, redacted_repr
 from flux_openai.errors import InvalidParam, listed
 from flux_openai.models import FluxModel
 from flux_openai.request.model_choice import IMAGE_FIELDS, models_with_field
+from flux_openai.request.modes import Unsupported
 from flux_openai.request.size import nearest_size
 
-__all__ = ["Unsupported", "handle_unsupported"]
-
-Unsupported = Literal["error", "warn", "drop", "send"]
-"""What happens to options that a model does not take: "error" refuses them, "warn" leaves them out with a notice,
-"drop" leaves them out, "send" sends them unchecked."""
+__all__ = ["handle_unsupported"]
 
 _NEVER = {
     "stream": "FLUX answers are not streamed; leave it out",

@@ -28,9 +28,10 @@ from flux_openai.models import FLUX_MODELS, FluxModel
 from flux_openai.request.fields import INT64, faults_of, limit_warnings
 from flux_openai.request.image_inputs import normalize_edit_images, read_images
 from flux_openai.request.model_choice import IMAGE_FIELDS, model_for
+from flux_openai.request.modes import Unsupported
 from flux_openai.request.plain import plain
 from flux_openai.request.size import fit_of_size
-from flux_openai.request.unsupported import Unsupported, handle_unsupported
+from flux_openai.request.unsupported import handle_unsupported
 
 __all__ = ["CheckedParams", "check_defaults", "given", "split_params", "validate"]
 
@@ -54,6 +55,9 @@ class CheckedParams:
     first: int = 0
 
 
+_LEFT_OUT = (openai.Omit, openai.NotGiven)
+
+
 def given(options: Mapping[str, object]) -> dict[str, object]:
     """The options without those that are None, `omit` or `NOT_GIVEN`, which count as left out; their values are plain.
 
@@ -62,7 +66,7 @@ def given(options: Mapping[str, object]) -> dict[str, object]:
     return {
         name: value if name in IMAGE_FIELDS else plain(value)
         for name, value in options.items()
-        if value is not None and not isinstance(value, openai.Omit | openai.NotGiven)
+        if value is not None and not isinstance(value, _LEFT_OUT)
     }
 
 

@@ -28,6 +28,7 @@ from typing import Self, TypeAlias, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_none, wait_random_exponential
 
+from flux_openai._http.interception import InProcessTransport
 from flux_openai._http.library import httpx
 from flux_openai._http.logs import filtered_logs
 from flux_openai._http.reasons import causes_of, names_of
@@ -188,7 +189,6 @@ async def _aget(target: AllowedURL, download: "_Download") -> AsyncIterator[http
 
 _Extensions: TypeAlias = Mapping[str, Callable[..., object]]
 
-_NO_CLIENT = "it came through an async client: use `await image.aread()` or `asave()`"
 _CLOSED = "the client that it came through is closed"
 
 
@@ -227,9 +227,9 @@ class _AsyncBorrowed(httpx.AsyncHTTPTransport):
 @contextmanager
 def _client_for(target: AllowedURL, settings: DownloadSettings) -> Iterator[tuple[httpx.Client, _Extensions]]:
     client = settings.client
-    if target.own:
-        if client is None or client.is_closed:
-            raise _FetchError(_CLOSED if client else _NO_CLIENT)
+    if target.own and client is not None:
+        if client.is_closed:
+            raise _FetchError(_CLOSED)
         yield client, {"trace": watch_new_stream}
         return
     # There is no public way to the certificates and the proxy of a client. A transport of another kind may not call the
@@ -237,13 +237,17 @@ def _client_for(target: AllowedURL, settings: DownloadSettings) -> Iterator[tupl
     found = None
     if isinstance(client, httpx.Client) and not client.is_closed:
         found = client._transport_for_url(target.url)  # noqa: SLF001
+    transport: httpx.BaseTransport
     if isinstance(found, httpx.HTTPTransport):
-        transport: httpx.HTTPTransport = _Borrowed(found)
+        transport = _Borrowed(found)
+    elif target.own and isinstance(theirs := getattr(settings.aclient, "_transport", None), InProcessTransport):
+        transport = theirs
     else:
         transport = httpx.HTTPTransport(proxy=environment_proxy(target.host))
     # An explicit transport: otherwise the client would read the proxy variables again, perhaps with another result.
     with httpx.Client(transport=transport) as bare:
-        yield bare, {"trace": PeerGuard(target.host).check_peer}
+        # An image of an async client that is read in sync code, by a notebook say, may be on the API's own host.
+        yield bare, {"trace": watch_new_stream if target.own else PeerGuard(target.host).check_peer}
 
 
 @asynccontextmanager
@@ -253,7 +257,7 @@ async def _aclient_for(
     client = settings.aclient
     if target.own:
         if client is None or client.is_closed:
-            raise _FetchError(_CLOSED if client else _NO_CLIENT)
+            raise _FetchError(_CLOSED)
         yield client, {"trace": awatch_new_stream}
         return
     # There is no public way to the certificates and the proxy of a client. A transport of another kind may not call the

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from flux_openai.errors import SaveError
 
-__all__ = ["names_a_file", "numbered", "place_of", "safe_stem", "stem", "target"]
+__all__ = ["SIDECAR", "names_a_file", "numbered", "place_of", "safe_stem", "stem", "target"]
 
 _EXTENSIONS = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg", ".webp": ".webp", ".gif": ".gif"}
 """Extensions that make a path the name of a file, and how `ImageType.extension` spells each."""
+
+SIDECAR = ".json"
+"""The extension of the file beside an image that says how to make it again."""
 
 # Characters and bytes of UTF-8. With seed, index, number and extension a name has at most 200 bytes: file systems allow
 # 255, some encrypted ones fewer.

@@ -7,19 +7,20 @@ import os
 import platform
 import secrets
 import sys
+import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flux_openai.errors import SaveError
 from flux_openai.formats import sniff
-from flux_openai.response.file_names import names_a_file, target
+from flux_openai.response.file_names import SIDECAR, names_a_file, target
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["read_image", "write"]
+__all__ = ["check_writable", "read_image", "write"]
 
 _UNKNOWN_EXTENSION = ".bin"
 
@@ -39,7 +40,50 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwrite: bool = False) -> Path:
+_PROBE = 4 * 2**20
+"""Bytes that must fit onto the disk before an image is paid for: more than one image usually has."""
+
+
+def check_writable(folder: Path, *, create: bool = True) -> None:
+    """Write a test file, and remove it: an error must come before images are paid for.
+
+    Args:
+        folder: The folder for images.
+        create: Whether the folder is created if needed; otherwise the nearest folder that exists is tried.
+
+    Raises:
+        OSError: The folder cannot be created or written to, or the disk is full.
+    """
+    try:
+        os.lstat(folder)  # raises ValueError for a path with a NUL character or a lone surrogate
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "a path cannot contain these characters") from error
+    except OSError:
+        if create:
+            _make_folder(folder)
+    if not create:
+        folder = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be")
+    with tempfile.TemporaryFile(dir=folder, prefix=".flux-") as probe:
+        probe.write(bytes(_PROBE))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
+
+
+def write(
+    data: bytes,
+    path: str | os.PathLike[str] = ".",
+    *,
+    stem: str,
+    overwrite: bool = False,
+    sidecar: bytes | None = None,
+) -> Path:
     """Write image bytes to a file and return its path.
 
     Bytes of no known image type are paid for too: they are saved as ".bin".
@@ -49,6 +93,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
         path: A file, or a folder in which the file is named after `stem`, numbered if that name exists.
         stem: The file name without extension.
         overwrite: Whether an existing file is replaced.
+        sidecar: The content of a second file of the same name, which ends in ".json".
 
     Raises:
         SaveError: The file cannot be written, or it exists and `overwrite` is False.
@@ -56,7 +101,7 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
     try:
-        return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite)
+        return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite, sidecar=sidecar)
     except (OSError, UnicodeError) as cause:
         reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
         error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
@@ -64,16 +109,21 @@ def write(data: bytes, path: str | os.PathLike[str] = ".", *, stem: str, overwri
         raise error from cause
 
 
-def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool) -> Path:
+def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar: bytes | None) -> Path:
     if "\0" in str(place):
         raise OSError(errno.EINVAL, "a path cannot contain a NUL character")  # `mkdir` would raise ValueError
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "there is a file where the folder should be") from error
+    _make_folder(place.parent)
     _remove_leftovers(place.parent)
-    with _temporary_file(place.parent, data) as temporary:
-        written = temporary.replace(place) if overwrite else _publish(temporary, place, numbered=numbered)
+    contents = {place.suffix: data} if sidecar is None else {place.suffix: data, SIDECAR: sidecar}
+    with contextlib.ExitStack() as stack:
+        # The image comes last: where it is, its sidecar is too.
+        files = {end: stack.enter_context(_temporary_file(place.parent, contents[end])) for end in reversed(contents)}
+        if overwrite:
+            for suffix, temporary in files.items():
+                temporary.replace(place.with_suffix(suffix))
+            written = place
+        else:
+            written = _publish(files, place, numbered=numbered)
     _sync_folder(written.parent)
     return written
 
@@ -143,14 +193,18 @@ def _is_leftover(entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def _publish(temporary: Path, place: Path, *, numbered: bool) -> Path:
-    """Give the file its name, or with `numbered` the next free one. An existing file is never replaced."""
+def _publish(files: Mapping[str, Path], place: Path, *, numbered: bool) -> Path:
+    """Give the files, by suffix, their name, or with `numbered` the next free one. No existing file is replaced."""
     numbers = itertools.count(2) if numbered else ()
     for free in itertools.chain([place], (place.with_stem(f"{place.stem}-{number}") for number in numbers)):
-        with contextlib.suppress(FileExistsError):
-            _link(temporary, free)
+        with contextlib.suppress(FileExistsError), contextlib.ExitStack() as undo:
+            for suffix, temporary in files.items():
+                _link(temporary, free.with_suffix(suffix))
+                undo.callback(free.with_suffix(suffix).unlink, missing_ok=True)
+            undo.pop_all()
             return free
-    raise FileExistsError(errno.EEXIST, "it already exists; overwrite=True replaces a file")
+    taken = "it" if os.path.lexists(place) else f"its {place.with_suffix(SIDECAR).name!r}"
+    raise FileExistsError(errno.EEXIST, f"{taken} already exists; overwrite=True replaces a file")
 
 
 def _link(temporary: Path, place: Path) -> None:

@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from types import MappingProxyType
 
 from pydantic_core import from_json
 
 from flux_openai._http.redaction import printable, without
 from flux_openai.errors import Billing
-from flux_openai.formats import plain_base64, sniff_base64
+from flux_openai.formats import plain_base64, sniff, sniff_base64
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.error_object import (
     error_details,
@@ -71,7 +70,7 @@ def read_answer(
         body = parsed.value.encode("utf-8", "replace")  # JSON inside of a JSON string: it was encoded twice
     if isinstance(parsed.value, dict):
         found = secrets if any(secret.encode() in parsed.text for secret in secrets) else ()
-        return _response(parsed.value, info=info, downloads=downloads, secrets=found, pictures=parsed.pictures)
+        return _response(parsed.value, info=info, downloads=downloads, secrets=found)
     problem = UnusableBody(reason)
     try:
         for document, notice in _lenient_documents(body):
@@ -113,9 +112,8 @@ def _response(
     info: CallInfo,
     downloads: DownloadSettings,
     secrets: tuple[str, ...],
-    pictures: Mapping[int, bytes] = MappingProxyType({}),
 ) -> FluxImagesResponse:
-    """The response for a parsed answer; `pictures` are the bytes of base64 that is valid, by its `id`."""
+    """The response for a parsed answer; `b64_json` can be bytes that are decoded already."""
     data = answer.pop("data", None)
     empty = not data
     if isinstance(data, dict):
@@ -128,7 +126,7 @@ def _response(
         items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
     usable, notices = list[dict[str, object]](), list[str]()
     for index, item in enumerate(items):
-        image, problem = _image(_public(item) if isinstance(item, dict) else {}, pictures)
+        image, problem = _image(_public(item) if isinstance(item, dict) else {})
         if image.get("b64_json") or image.get("url"):
             usable.append(image)
         if len(notices) < _MAX_NOTICES:
@@ -152,22 +150,16 @@ def _response(
     notices += [f"the service says {printable(flag, limit=200)}" for flag in moderation_flags(answer)]
     if missing:
         notices.append(f"{missing} of {asked} images did not come back usable")
-    prompt, seed = str(info.sent.get("prompt") or ""), info.sent.get("seed")
-    seed = seed if isinstance(seed, int) else None
     fields = _public(answer)
     if fields.get("usage") is not None and not _has_counts(fields["usage"]):
         del fields["usage"]  # left out, so that it is None
     if isinstance(created := fields.get("created"), str) and re.fullmatch(r"[0-9]{1,12}", created, re.ASCII):
         fields["created"] = int(created)
+    info = replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info
     images = []
     for index, item in enumerate(usable, start=info.first):
-        data = pictures.get(id(item.get("b64_json")))
-        images.append(FluxImage.of(item, data=data, downloads=downloads, prompt=prompt, seed=seed, index=index))
-    return FluxImagesResponse.of(
-        fields,
-        data=images,
-        info=replace(info, missing=missing, notices=(*info.notices, *notices)) if notices else info,
-    )
+        images.append(FluxImage.of(item, downloads=downloads, info=info, index=index))
+    return FluxImagesResponse.of(fields, data=images, info=info)
 
 
 def _without_secrets(item: Mapping[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
@@ -180,10 +172,10 @@ def _public(fields: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if not name.startswith("_")}
 
 
-def _image(item: Mapping[str, object], pictures: Mapping[int, bytes]) -> tuple[dict[str, object], str | None]:
-    """The fields of one image, with plain base64, and what is wrong with it, if anything."""
+def _image(item: Mapping[str, object]) -> tuple[dict[str, object], str | None]:
+    """The fields of one image, with plain base64 or its bytes, and what is wrong with it, if anything."""
     packed, url = item.get("b64_json"), item.get("url")
-    plain, problem = _base64(packed, pictures)
+    plain, problem = _base64(packed)
     link = url if isinstance(url, str) and url else None
     if link is not None and not link.startswith("http"):
         link, inline = _link_or_data(link)
@@ -192,7 +184,7 @@ def _image(item: Mapping[str, object], pictures: Mapping[int, bytes]) -> tuple[d
     # Only fields that the service sent, or that hold the image: `to_dict` shows no others, as the SDK's does.
     fields = {"b64_json": plain, "url": link}
     image = {**item, **{name: value for name, value in fields.items() if name in item or value is not None}}
-    if plain is not None and sniff_base64(plain) is None:
+    if plain is not None and (sniff(plain) if isinstance(plain, bytes) else sniff_base64(plain)) is None:
         # If there is a URL, the image may be there. If not, the unknown bytes are kept: they were paid for.
         return {**image, "b64_json": None if link else plain}, "its data is of no known image type"
     if plain is None and link is None:
@@ -200,14 +192,14 @@ def _image(item: Mapping[str, object], pictures: Mapping[int, bytes]) -> tuple[d
     return image, problem
 
 
-def _base64(packed: object, pictures: Mapping[int, bytes]) -> tuple[str | None, str | None]:
-    """Plain base64, and what is wrong with what came, if anything."""
+def _base64(packed: object) -> tuple[str | bytes | None, str | None]:
+    """Plain base64 or the decoded bytes, and what is wrong with what came, if anything."""
     if not packed:
         return None, None
+    if isinstance(packed, bytes):
+        return packed, None
     if not isinstance(packed, str):
         return None, "its b64_json is not base64"
-    if id(packed) in pictures:
-        return packed, None
     if plain := plain_base64(packed):
         return plain, None
     plain = lenient_base64(packed)

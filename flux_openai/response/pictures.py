@@ -1,15 +1,17 @@
 """The pictures in the body of an answer: cut out before the rest is parsed as JSON, and decoded once.
 
-A body is nearly all base64. A JSON parser would copy it, the search for secrets would go through it, and to validate it
-is to decode it; so each picture is decoded from the body itself, and its bytes are kept for `FluxImage.read`. Whatever
-is unusual about a body (flawed base64, escapes, another shape) is left to the parser of JSON as a whole.
+A body is nearly all base64. A JSON parser would copy it, the search for secrets would go through it, and to validate
+it is to decode it; so each picture is decoded from the body itself, and its bytes are kept for `FluxImage.read`. The
+base64 is made from them when somebody asks for it: with these texts in memory too, a call would need more than the
+allocator of glibc keeps between calls. Whatever is unusual about a body (flawed base64, escapes, another shape) is
+left to the parser of JSON as a whole.
 """
 
 import re
 import secrets
+from base64 import b64encode
 from codecs import BOM_UTF8
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic_core import from_json
 
@@ -30,14 +32,12 @@ class ParsedBody:
     """The parsed body of an answer.
 
     Attributes:
-        value: The JSON value, with plain base64 in place of the pictures that were cut out.
+        value: The JSON value; the `b64_json` of each picture that was cut out is its bytes instead of its base64.
         text: The body without these pictures.
-        pictures: Their bytes, by the `id` of their base64 in `value`: to hash megabytes of text would take a while.
     """
 
     value: object
     text: bytes
-    pictures: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def parse_body(body: bytes) -> ParsedBody:
@@ -53,15 +53,15 @@ def parse_body(body: bytes) -> ParsedBody:
             return ParsedBody(value=from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False), text=body)
         for item in items:
             if item["b64_json"] in found:
-                item["b64_json"] = found[item["b64_json"]][0]
-    return ParsedBody(value=value, text=text, pictures={id(base64): data for base64, data in found.values()})
+                item["b64_json"] = found[item["b64_json"]]
+    return ParsedBody(value=value, text=text)
 
 
-def _cut(body: bytes) -> tuple[bytes, dict[str, tuple[str, bytes]]]:
-    """The body with a mark in place of each picture, and by mark its base64 and bytes; none if one is unusual."""
+def _cut(body: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """The body with a mark in place of each picture, and the pictures by mark; none if one is unusual."""
     if len(body) < _SMALL:
         return body, {}
-    parts, found, rest, view = list[bytes](), dict[str, tuple[str, bytes]](), 0, memoryview(body)
+    parts, found, rest, view = list[bytes](), dict[str, bytes](), 0, memoryview(body)
     at = 0
     while member := _MEMBER.search(body, at):
         start = member.end()
@@ -71,10 +71,10 @@ def _cut(body: bytes) -> tuple[bytes, dict[str, tuple[str, bytes]]]:
                 return body, {}
             continue
         data = decoded_base64(view[start:at])
-        if data is None:
-            return body, {}
+        if data is None or not body.endswith(b64encode(data[-(len(data) % 3 or 3) :]), start, at):
+            return body, {}  # `b64_json` would not be what came: the last bits can be loose
         mark = f"{_MARK}{len(found)}"
-        found[mark] = (str(view[start:at], "ascii"), data)
+        found[mark] = data
         parts += [body[rest : member.start()], b'"b64_json":"', mark.encode()]
         rest = at
     return (b"".join([*parts, body[rest:]]), found) if found else (body, {})

@@ -4,7 +4,7 @@ import binascii
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from os import PathLike
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import openai
+import pydantic
 from anyio import to_thread
 from openai.types import Image, ImagesResponse
 from openai.types.images_response import Usage
@@ -20,9 +21,11 @@ from pydantic import PrivateAttr
 from flux_openai._http.redaction import Redacted, scrub
 from flux_openai.errors import DownloadError, FluxError
 from flux_openai.formats import sniff, sniff_base64
+from flux_openai.models import Price
 from flux_openai.response.download import LINK_LIFE, DownloadSettings, afetch, fetch
 from flux_openai.response.file_names import numbered, stem
 from flux_openai.response.files import write
+from flux_openai.response.metadata import Metadata
 
 __all__ = ["CallInfo", "FluxImage", "FluxImagesResponse"]
 
@@ -56,6 +59,9 @@ class _Kept:
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self
 
+
+_FIELDS = vars(pydantic.BaseModel)["__dict__"]
+"""Where a model has its fields; `FluxImage.__dict__` hides it."""
 
 _M = TypeVar("_M", bound=openai.BaseModel)
 
@@ -92,7 +98,8 @@ class FluxImage(Image):
     """
 
     _downloads: DownloadSettings = PrivateAttr(default_factory=DownloadSettings)
-    _named_after: tuple[str, int | None, int] | None = PrivateAttr(default=None)
+    _info: "CallInfo | None" = PrivateAttr(default=None)
+    _index: int = PrivateAttr(default=0)
     _kept: _Kept = PrivateAttr(default_factory=_Kept)
 
     @classmethod
@@ -101,19 +108,43 @@ class FluxImage(Image):
         item: Mapping[str, object],
         *,
         downloads: DownloadSettings,
-        data: bytes | None = None,
-        prompt: str = "",
-        seed: int | None = None,
+        info: "CallInfo | None" = None,
         index: int = 0,
     ) -> Self:
-        """The image for one item of an answer.
+        """The image for one item of an answer, with its index in the call.
 
-        `data` are the bytes of its base64, if it is decoded already. Prompt, seed and its index in the call make the
-        name of its file.
+        Its `b64_json` can be the bytes, if they are decoded already: the base64 is then made when it is asked for.
         """
-        kept = _Kept() if data is None else _Kept(cast(str, item["b64_json"]), data)
-        private = {"_downloads": downloads, "_named_after": (prompt, seed, index), "_kept": kept}
-        return _built(cls, item, private)
+        picture = item.get("b64_json")
+        kept = _Kept(None, picture) if isinstance(picture, bytes) else _Kept()
+        private: dict[str, object] = {"_downloads": downloads, "_info": info, "_index": index, "_kept": kept}
+        image = _built(cls, item, private)
+        if isinstance(picture, bytes):
+            del super(FluxImage, image).__dict__["b64_json"]
+        return image
+
+    @property
+    def __dict__(self) -> dict[str, Any]:
+        """The fields. `b64_json` is made here from the bytes, if they were decoded already and nobody has asked yet."""
+        if "b64_json" not in super().__dict__:
+            kept = (getattr(self, "__pydantic_private__", None) or {}).get("_kept")
+            if kept is not None and (data := kept.of(None)) is not None:
+                text = b64encode(data).decode()
+                self.__dict__ = {"b64_json": text, **super().__dict__}
+                kept.keep(text, data)  # last: another thread may be on its way here
+        return super().__dict__
+
+    @__dict__.setter
+    def __dict__(self, fields: dict[str, Any]) -> None:
+        _FIELDS.__set__(self, fields)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """An attribute that is not there, or `b64_json` before it is made."""
+            if name == "b64_json" and name in self.__dict__:
+                return self.__dict__[name]
+            return super().__getattr__(name)
 
     @classmethod
     def construct(cls, _fields_set: set[str] | None = None, /, **values: object) -> Self:
@@ -128,8 +159,16 @@ class FluxImage(Image):
     @property
     def mime_type(self) -> str | None:
         """The type of the image by its bytes, such as "image/png"; None before a URL is read, or if it is unknown."""
-        kind = sniff(self._kept.of(self.url) or b"") if self.b64_json is None else sniff_base64(self.b64_json)
+        data = self._decoded()
+        if data is None and self.b64_json is not None:
+            kind = sniff_base64(self.b64_json)
+        else:
+            kind = sniff(data or self._kept.of(self.url) or b"")
         return None if kind is None else kind.mime
+
+    def _decoded(self) -> bytes | None:
+        """The bytes of a picture whose `b64_json` is not made yet."""
+        return None if "b64_json" in super().__dict__ else self._kept.of(None)
 
     def read(self) -> bytes:
         """The bytes of the image, downloaded if the answer has only a URL.
@@ -141,6 +180,8 @@ class FluxImage(Image):
             DownloadError: The image cannot be downloaded; `image.url` works for 7 days, so it can be read again later.
             UnsafeURLError: The URL must not be fetched, for example because it leads to a private address.
         """
+        if (data := self._decoded()) is not None:
+            return data
         if self.b64_json is not None:
             return self._kept.of(self.b64_json) or binascii.a2b_base64(self.b64_json)
         if self.url is None:
@@ -149,18 +190,24 @@ class FluxImage(Image):
 
     async def aread(self) -> bytes:
         """The same as `read`, for async code."""
+        if (data := self._decoded()) is not None:
+            return data
         if self.b64_json is not None or self.url is None or self._downloads.client is not None:
             # Decoding a large image and a sync HTTP client would block the event loop.
             return await to_thread.run_sync(self.read)
         return self._kept.of(self.url) or self._kept.keep(self.url, await afetch(self.url, self._downloads))
 
-    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> Path:
         """Write the image to a file and return its path.
+
+        The bytes are written as they came: any change would break a C2PA signature in them.
 
         Args:
             path: A file, if it ends in .png, .jpg, .jpeg, .webp or .gif; else a folder, which is created if needed.
                 The extension is corrected to the type of the image.
             overwrite: Whether an existing file is replaced. In a folder, a number makes the name unique otherwise.
+            metadata: Whether a file of the same name that ends in .json is written beside it: how to make the image
+                again. See `flux_openai.response.metadata`.
 
         Raises:
             DownloadError: The image cannot be downloaded; see `read`.
@@ -170,19 +217,31 @@ class FluxImage(Image):
             image.save("out")      # out/a-red-fox_seed7_0.png, then out/a-red-fox_seed7_0-2.png
             image.save("fox.png")  # fox.png, or fox.jpg if the image is a JPEG
         """
-        return write(self.read(), path, stem=self._stem(), overwrite=overwrite)
+        return self._write(self.read(), path, overwrite=overwrite, metadata=metadata)
 
-    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> Path:
         """The same as `save`, for async code."""
         data = await self.aread()
-        return await to_thread.run_sync(partial(write, data, path, stem=self._stem(), overwrite=overwrite))
+        return await to_thread.run_sync(partial(self._write, data, path, overwrite=overwrite, metadata=metadata))
 
-    def _stem(self) -> str:
-        """The file name without extension."""
-        if self._named_after is None:
-            return "image"
-        prompt, seed, index = self._named_after
-        return stem(prompt, seed=seed, index=index)
+    def _write(self, data: bytes, path: str | PathLike[str], *, overwrite: bool, metadata: bool) -> Path:
+        info = CallInfo() if self._info is None else self._info
+        seed = info.params.get("seed")
+        name = stem(
+            str(info.params.get("prompt") or ""), seed=seed if isinstance(seed, int) else None, index=self._index
+        )
+        sidecar = None
+        if metadata:
+            made = Metadata.of(
+                data,
+                model=info.model,
+                params=info.params,
+                index=self._index - info.first,
+                request_id=info.request_id,
+                received=info.received,
+            )
+            sidecar = made.as_json()
+        return write(data, path, stem=name if self._info else "image", overwrite=overwrite, sidecar=sidecar)
 
     def __repr_args__(self) -> list[tuple[str | None, object]]:
         """Shorten base64 and leave out the signature of the URL."""
@@ -190,12 +249,15 @@ class FluxImage(Image):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """The picture, for notebooks; the repr if it cannot be read."""
-        bundle = {"text/plain": repr(self)}
+        return {"text/plain": repr(self), **self._picture()}
+
+    def _picture(self) -> dict[str, str]:
+        """The base64 of the picture by its MIME type; empty if it cannot be read, or is of no known type."""
         with suppress(DownloadError):
             data = self.read()
             if kind := sniff(data):
-                bundle[kind.mime] = b64encode(data).decode()
-        return bundle
+                return {kind.mime: b64encode(data).decode()}
+        return {}
 
 
 def _redacted(value: object, name: str | None) -> object:
@@ -214,8 +276,13 @@ def _redacted(value: object, name: str | None) -> object:
 class CallInfo:
     """What is known about a call besides the body of its answer.
 
+    Images are equal if what was asked for is equal, whenever and in however many attempts.
+
     Attributes:
+        model: The full name of the model.
+        params: The parameters of the call.
         sent: The JSON body of the request.
+        price: The price of one image, if it is known.
         attempts: How many requests were sent or tried.
         request_id: The service's id of the request.
         notices: The texts of the warnings: about parameters that were changed, and about an incomplete answer.
@@ -224,13 +291,16 @@ class CallInfo:
         received: When the answer came.
     """
 
+    model: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
     sent: Mapping[str, object] = field(default_factory=dict)
-    attempts: int = 0
-    request_id: str | None = None
-    notices: tuple[str, ...] = ()
-    missing: int = 0
+    price: Price | None = None
+    attempts: int = field(default=0, compare=False)
+    request_id: str | None = field(default=None, compare=False)
+    notices: tuple[str, ...] = field(default=(), compare=False)
+    missing: int = field(default=0, compare=False)
     first: int = 0
-    received: datetime = field(default_factory=partial(datetime.now, UTC))
+    received: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
 
 
 class FluxImagesResponse(ImagesResponse):
@@ -268,10 +338,10 @@ class FluxImagesResponse(ImagesResponse):
     @classmethod
     def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
         """One answer with the images of several, in their order; `missing` counts the images that none of them has."""
-        info = CallInfo(
+        info = replace(
+            parts[0]._info,  # noqa: SLF001  # of this very class
             sent=sent,
             attempts=sum(part.attempts for part in parts),
-            request_id=parts[0].request_id,
             notices=tuple(dict.fromkeys(notice for part in parts for notice in part.notices)),
             missing=missing,
             received=min(part.expires_at for part in parts) - LINK_LIFE,
@@ -295,6 +365,15 @@ class FluxImagesResponse(ImagesResponse):
         """Leave out the signatures of URLs in all fields; the images do so themselves."""
         args = super().__repr_args__()
         return [(name, value if name == "data" else _redacted(value, name)) for name, value in args]
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """The pictures, for notebooks: one as it is, several side by side; the repr if none can be read."""
+        pictures = [picture for image in self.data for picture in image._picture().items()]  # noqa: SLF001  # of this module
+        if len(pictures) < 2:
+            return {"text/plain": repr(self), **dict(pictures)}
+        tags = "".join(f'<img src="data:{mime};base64,{base64}" style="width:100%">' for mime, base64 in pictures)
+        grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:4px"
+        return {"text/plain": repr(self), "text/html": f'<div style="{grid}">{tags}</div>'}
 
     @property
     def request_id(self) -> str | None:
@@ -327,6 +406,15 @@ class FluxImagesResponse(ImagesResponse):
         return self._info.missing
 
     @property
+    def cost(self) -> Price | None:
+        """What the images of this answer probably cost; None if the price of the model is not known.
+
+        It is an estimate by the price of `FLUX_MODELS[…].price`, or of the client's `prices=`: the service does not say
+        what it bills, nor whether it bills attempts that failed.
+        """
+        return None if self._info.price is None else self._info.price.for_images(len(self.data))
+
+    @property
     def expires_at(self) -> datetime:
         """When the first URL of this answer stops working: 7 days after `created`, or after the answer came (UTC)."""
         made = self._info.received
@@ -335,7 +423,7 @@ class FluxImagesResponse(ImagesResponse):
             made = datetime.fromtimestamp(created, UTC)
         return made + LINK_LIFE
 
-    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    def save(self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False) -> list[Path]:
         """Save every image and return the paths.
 
         Every image is tried before the first error is raised.
@@ -343,6 +431,7 @@ class FluxImagesResponse(ImagesResponse):
         Args:
             path: A folder or a file, as for one image. With several images a file name gets their index: fox_0.png.
             overwrite: Whether existing files are replaced.
+            metadata: Whether each image gets a file beside it that says how to make it again.
 
         Raises:
             DownloadError: An image cannot be downloaded; see `FluxImage.read`.
@@ -352,20 +441,22 @@ class FluxImagesResponse(ImagesResponse):
         errors: list[FluxError] = []
         for image, place in self._places(path):
             try:
-                paths.append(image.save(place, overwrite=overwrite))
+                paths.append(image.save(place, overwrite=overwrite, metadata=metadata))
             except FluxError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
         return paths
 
-    async def asave(self, path: str | PathLike[str] = ".", *, overwrite: bool = False) -> list[Path]:
+    async def asave(
+        self, path: str | PathLike[str] = ".", *, overwrite: bool = False, metadata: bool = False
+    ) -> list[Path]:
         """The same as `save`, for async code."""
         paths: list[Path] = []
         errors: list[FluxError] = []
         for image, place in self._places(path):
             try:
-                paths.append(await image.asave(place, overwrite=overwrite))
+                paths.append(await image.asave(place, overwrite=overwrite, metadata=metadata))
             except FluxError as error:
                 errors.append(error)
         if errors:

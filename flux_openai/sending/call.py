@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from flux_openai._http.library import httpx
 from flux_openai.errors import InvalidParam, InvalidParamsError
+from flux_openai.models import FluxModel, Price
 from flux_openai.request.image_inputs import needs_reading
 from flux_openai.request.sdk_arguments import header_faults, query_faults, timeout_faults
 from flux_openai.request.validation import CheckedParams, split_params, validate
@@ -26,8 +27,11 @@ class Call:
     """One checked request; every attempt has the same body and the same Idempotency-Key.
 
     Attributes:
+        model: The model.
+        params: Its parameters.
         body: The JSON body.
         key: The Idempotency-Key.
+        price: The price of one image, if it is known.
         images: How many images the request is for.
         first: The index of its first image in the whole call; above 0 for a part of a split call.
         notices: The texts of the warnings about the request.
@@ -36,9 +40,12 @@ class Call:
         timeout: The SDK's `timeout`.
     """
 
+    model: FluxModel
+    params: Mapping[str, object]
     body: Mapping[str, object]
     key: str
     images: int
+    price: Price | None = None
     first: int = 0
     notices: tuple[str, ...] = ()
     headers: Mapping[str, str | openai.Omit] = field(default_factory=dict, repr=False)
@@ -97,14 +104,17 @@ def build_calls(method: Method, arguments: Mapping[str, object], settings: Setti
     for name, value in headers.items():
         if name.lower() == "idempotency-key" and isinstance(value, str):
             key = value
-    call = _call(checked, key=key or str(uuid4()), headers=headers, query=query, timeout=timeout)
+    price = settings.price_of(checked.model)
+    call = _call(checked, key=key or str(uuid4()), price=price, headers=headers, query=query, timeout=timeout)
     return _split(call, checked) if split else (call,)
 
 
 def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the other fields of a Call
-    images = params.values.get("n", 1)
+    images, values = params.values.get("n", 1), {**params.values, **params.extra}
     return Call(
-        body={"model": params.model.id, **params.values, **params.extra},
+        model=params.model,
+        params=values,
+        body={"model": params.model.id, **values},
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,
@@ -121,7 +131,7 @@ def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
         most = parts[0].values["n"]
         rule = f"a raw response is the answer to one request, which makes {most} at most"
         raise InvalidParamsError.of([InvalidParam(param="n", value=call.images, rule=rule, nearest=most)])
-    options = {"headers": call.headers, "query": call.query, "timeout": call.timeout}
+    options = {"price": call.price, "headers": call.headers, "query": call.query, "timeout": call.timeout}
     return tuple(_call(part, key=f"{call.key}-{number}", **options) for number, part in enumerate(parts))
 
 

@@ -5,7 +5,7 @@ hold no key and no link, because tools such as Sentry record the locals of a tra
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from flux_openai.response.error_object import ErrorDetails, error_details, reque
 from flux_openai.response.parsing import UnusableBody, read_answer
 from flux_openai.response.response import CallInfo, FluxImagesResponse
 from flux_openai.retry import BILLING, Cause, cause_of_status, retry_after, status_of_code
+from flux_openai.sending.call import Call
 from flux_openai.sending.failures import cause_of, kept_cause, refusal_of, root_of
 
 __all__ = ["AnswerReader", "Outcome"]
@@ -63,11 +64,22 @@ class AnswerReader:
 
     The SDK calls it as `post_parser`; then `outcome` is set, or `bypassed`, if the request was not captured. If the SDK
     returned without calling it, the sender calls `read`; if the SDK raised, `failed`.
+
+    Attributes:
+        exchange: The exchange of the attempt.
+        call: The call.
+        sent: The JSON body as the SDK built it.
+        attempts: How many requests were sent, with this one.
+        downloads: Makes the settings for downloads of the images, given the time-out.
+        outcome: The outcome of an answer that was read.
+        bypassed: Whether the SDK returned a result without an answer.
     """
 
     exchange: Exchange
-    info: CallInfo
-    downloads: DownloadSettings
+    call: Call
+    sent: Mapping[str, object]
+    attempts: int
+    downloads: Callable[..., DownloadSettings]
     outcome: Outcome | None = None
     bypassed: bool = False
 
@@ -92,24 +104,21 @@ class AnswerReader:
         exchange, response = self.exchange, self.exchange.response
         if self.bypassed:
             error = FluxError("the SDK answered past this client; the call may have been carried out and billed")
-            error.billing, error.attempts = "unknown", self.info.attempts
+            error.billing, error.attempts = "unknown", self.attempts
             raise error
         if response is None:
             return Outcome()  # nothing was sent: a subclass of the client may answer from a cache, say
-        notices = (*self.info.notices, *exchange.notices)
-        info = replace(self.info, request_id=exchange.request_id, notices=notices)
-        downloads, timeout = self.downloads, exchange.read_timeout
-        if timeout is not None and timeout < downloads.timeout:
-            # A time-out that the caller set for the call limits the downloads of its images too.
-            downloads = replace(downloads, timeout=timeout)
+        info, longest, timeout = self._info(), DownloadSettings.timeout, exchange.read_timeout
+        # A time-out that the caller set for the call limits the downloads of its images too.
+        downloads = self.downloads(timeout=longest if timeout is None else min(timeout, longest))
         try:
             if exchange.body_error is not None:
                 raise UnusableBody(f"it {exchange.body_error}")  # noqa: TRY301  # the handler below makes the error
             answer = read_answer(exchange.body, info=info, downloads=downloads, secrets=exchange.secrets)
         except UnusableBody as problem:
-            self.outcome = _unusable(problem, response, exchange, self.info)
+            self.outcome = _unusable(problem, response, exchange, info)
         else:
-            notices = answer.notices[len(self.info.notices) :]
+            notices = answer.notices[len(self.call.notices) :]
             if notices:
                 _make_parsable(response, answer)
             self.outcome = Outcome(response=answer, notices=notices, status_code=response.status_code)
@@ -120,7 +129,7 @@ class AnswerReader:
 
         `hooked` says whether the HTTP client has hooks for responses.
         """
-        exchange, info, root = self.exchange, self.info, root_of(failure)
+        exchange, info, root = self.exchange, self._info(), root_of(failure)
         response = exchange.response
         if self.outcome is not None and self.outcome.error is not None:
             # `__call__` raised it, through frames of the SDK whose locals hold the request with the key.
@@ -142,6 +151,19 @@ class AnswerReader:
             outcome.error.__cause__ = kept_cause(root, exchange.secrets)
         exchange.request = None  # it refers to the exchange
         return outcome
+
+    def _info(self) -> CallInfo:
+        call, exchange = self.call, self.exchange
+        return CallInfo(
+            model=call.model.id,
+            params=call.params,
+            sent=self.sent,
+            price=call.price,
+            attempts=self.attempts,
+            request_id=exchange.request_id,
+            notices=(*call.notices, *exchange.notices),
+            first=call.first,
+        )
 
 
 def _make_parsable(response: httpx.Response, answer: FluxImagesResponse) -> None:

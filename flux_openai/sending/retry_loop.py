@@ -24,6 +24,7 @@ class RetryState:
         attempts: The number of requests so far.
         result: What the SDK returned for the last one.
         maybe_billed: Whether an attempt before the last may have been carried out and billed.
+        started: When the first attempt began, by `time.monotonic`.
         stopped: Whether further retries are forbidden, because the call was interrupted.
     """
 
@@ -33,7 +34,7 @@ class RetryState:
     result: object = None
     maybe_billed: bool = False
     stopped: bool = False
-    _started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     _first: Outcome | None = None
     _tokens: int = 0
     _wait: float = 0.0
@@ -64,7 +65,7 @@ class RetryState:
             outcome.cause,
             policy=self.policy,
             attempt=state.attempt_number,
-            elapsed=time.monotonic() - self._started,
+            elapsed=time.monotonic() - self.started,
             asked=outcome.retry_after,
             random=random.random,
         )

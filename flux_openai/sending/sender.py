@@ -16,10 +16,12 @@ The SDK's `Images.generate` is called on the way, so tracers and test suites tha
 mirrors that of Sender; a test compares the two.
 """
 
+import logging
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,10 +34,11 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._response import BaseAPIResponse
 
 from flux_openai._http.capture import PATH, Exchange, capture
+from flux_openai._http.interception import network_of
 from flux_openai.errors import FluxWarning
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import is_answer
-from flux_openai.response.response import CallInfo, FluxImagesResponse
+from flux_openai.response.response import FluxImagesResponse
 from flux_openai.retry import log
 from flux_openai.sending.call import Call
 from flux_openai.sending.concurrency import arun_all, run_all
@@ -105,16 +108,16 @@ class Sender:
 
     def _send(self, request: "_Request") -> Outcome:
         outcome, state = self._attempt(request), request.state
-        if state.is_done(outcome):
-            return outcome
-        return tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request)
+        if not state.is_done(outcome):
+            outcome = tenacity.Retrying(**_tenacity_arguments(state))(self._attempt, request)
+        _log_end(outcome, request)
+        return outcome
 
     def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), client=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, client=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -185,16 +188,16 @@ class AsyncSender:
 
     async def _send(self, request: "_Request") -> Outcome:
         outcome, state = await self._attempt(request), request.state
-        if state.is_done(outcome):
-            return outcome
-        return await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request)
+        if not state.is_done(outcome):
+            outcome = await tenacity.AsyncRetrying(**_tenacity_arguments(state))(self._attempt, request)
+        _log_end(outcome, request)
+        return outcome
 
     async def _attempt(self, request: "_Request") -> Outcome:
         if (outcome := request.state.begun()) is not None:
             return outcome
-        http = self._client._client  # noqa: SLF001  # the only way to the SDK's own HTTP client
-        waiting = request.state.policy.waiting
-        downloads = DownloadSettings(origin=str(self._client.base_url), aclient=http, waiting=waiting)
+        http, origin = network_of(self._client)
+        downloads = partial(DownloadSettings, origin=origin, aclient=http, waiting=request.state.policy.waiting)
         exchange, reader, options = _begin_attempt(request, downloads, self._client._custom_headers)  # noqa: SLF001
         with capture(exchange):
             try:
@@ -205,7 +208,7 @@ class AsyncSender:
                 return reader.failed(failure, hooked=bool(http.event_hooks["response"]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Request:
     """One request of a call, as the SDK built it, and the state of its attempts."""
 
@@ -234,7 +237,7 @@ _BODY_HEADERS = frozenset({"content-type", "content-length", "content-encoding",
 
 
 def _begin_attempt(
-    request: _Request, downloads: DownloadSettings, client_headers: Mapping[str, str]
+    request: _Request, downloads: Callable[..., DownloadSettings], client_headers: Mapping[str, str]
 ) -> tuple[Exchange, AnswerReader, RequestOptions]:
     """The exchange of the next attempt, the reader of its answer, and the SDK's options: no retries, no redirects.
 
@@ -247,9 +250,10 @@ def _begin_attempt(
     state.attempts += 1
     exchange = Exchange(key=call.key, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
-    info = CallInfo(sent=sent, attempts=state.attempts, notices=call.notices, first=call.first)
-    reader = AnswerReader(exchange=exchange, info=info, downloads=downloads)
-    headers = {"X-Stainless-Retry-Count": str(state.attempts - 1), **options.get("headers", {})}
+    reader = AnswerReader(exchange=exchange, call=call, sent=sent, attempts=state.attempts, downloads=downloads)
+    # The SDK sends a count of 0 by itself.
+    retries = {"X-Stainless-Retry-Count": str(state.attempts - 1)} if state.attempts > 1 else {}
+    headers = {**retries, **options.get("headers", {})}
     # The SDK's `edit` sets multipart/form-data; the caller may have set any of these, for other calls perhaps.
     for name in [name for name in headers if name.lower() in _BODY_HEADERS]:
         del headers[name]
@@ -259,6 +263,20 @@ def _begin_attempt(
     attempt["idempotency_key"] = call.key  # or the SDK would draw another one
     # The SDK accepts `post_parser` here, although the type RequestOptions lacks it.
     return exchange, reader, cast(RequestOptions, {**attempt, "post_parser": reader})
+
+
+def _log_end(outcome: Outcome, request: _Request) -> None:
+    """Log the end of a request with all its attempts on one line; the prompt is not in it."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    state, model, seconds = request.state, request.call.model.id, time.monotonic() - request.state.started
+    error, response = outcome.error, outcome.response
+    images = 0 if response is None else len(response.data)
+    request_id = error.request_id if error is not None else None if response is None else response.request_id
+    ended = f"images: {images}" if error is None else f"{type(error).__name__}, billing: {error.billing}"
+    message = "%s: %s, attempts: %d, seconds: %.1f, request id: %s"
+    # The command line counts the images of the requests that have ended.
+    log.info(message, model, ended, state.attempts, seconds, request_id, extra={"images": images})
 
 
 _RAW_RESPONSES = (LegacyAPIResponse, BaseAPIResponse)

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from openai import NOT_GIVEN, NotGiven
 
 from flux_openai.errors import ConfigurationError, InvalidParam, listed
-from flux_openai.request.unsupported import Unsupported
+from flux_openai.request.modes import Unsupported
 from flux_openai.retry import RetryPolicy, RetryQuota
+
+if TYPE_CHECKING:
+    from flux_openai.models import FluxModel, Price
 
 __all__ = ["FluxOptions", "Settings"]
 
@@ -23,6 +25,7 @@ class FluxOptions(TypedDict, total=False):
     split: bool | None
     defaults: Mapping[str, object] | None
     allow_http: bool | None
+    prices: "Mapping[str, Price | str] | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Settings:
         split: Whether a call for more images than one request allows is split into several requests.
         defaults: Parameters for every call whose model takes them.
         allow_http: Whether the base_url may be plain http beyond loopback.
+        prices: The prices of one image by the full name of the model, where they replace those of the table.
         quota: The retry quota, which the copies of a client share.
         key_source: Where the client's key came from, for the error of a 401.
     """
@@ -44,6 +48,7 @@ class Settings:
     split: bool = False
     defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     allow_http: bool = False
+    prices: "Mapping[str, Price]" = field(default_factory=lambda: MappingProxyType({}))
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
     key_source: str = "MODELVERSE_API_KEY"
 
@@ -61,6 +66,8 @@ class Settings:
             nearest = f"max_retries={policy}" if type(policy) is int and 0 <= policy < 1000 else None
             raise ConfigurationError.of(InvalidParam(param="retry", value=policy, rule=rule, nearest=nearest))
         if unsupported not in (modes := get_args(Unsupported)):
+            from difflib import get_close_matches  # for this error alone
+
             close = get_close_matches(unsupported.lower(), modes, n=1) if isinstance(unsupported, str) else []
             rule, nearest = f"must be one of {listed(modes)}", close[0] if close else None
             raise ConfigurationError.of(
@@ -80,6 +87,10 @@ class Settings:
             allow_http=given.get("allow_http", self.allow_http),
             key_source=_key_source(options.get("api_key")) or self.key_source,
         )
+        if "prices" in given:
+            from flux_openai.request.model_choice import checked_prices  # see below
+
+            settings = replace(settings, prices=checked_prices(given["prices"]))
         if "defaults" not in given:
             return settings
         defaults = given["defaults"]
@@ -90,6 +101,10 @@ class Settings:
 
         check_defaults(defaults, unsupported=settings.unsupported, split=settings.split)
         return replace(settings, defaults=MappingProxyType(dict(defaults)))
+
+    def price_of(self, model: "FluxModel") -> "Price | None":
+        """The price of one image of a model; None if it is not known."""
+        return self.prices.get(model.id, model.price)
 
 
 def _key_source(api_key: object) -> str | None:

@@ -11,7 +11,10 @@ from flux_openai.sending.call import Call
 from flux_openai.sending.outcome import Outcome
 from flux_openai.sending.retry_loop import RetryState
 
-__all__ = ["Part", "combine", "partial_on_interruption"]
+__all__ = ["PARTIAL_REMARK", "Part", "combine", "partial_on_interruption"]
+
+PARTIAL_REMARK = "the images of the other parts are in .partial, and .rest asks for those that are missing"
+"""What the message of an error ends in that has images of other parts."""
 
 
 @dataclass(kw_only=True)
@@ -111,9 +114,8 @@ def _attach_partial(error: BaseException, parts: Sequence[Part], *, billing: Bil
     }
     if isinstance(error, FluxError):
         attributes |= {"billing": billing, "attempts": sum(part.state.attempts for part in parts)}
-    remark = "the images of the other parts are in .partial, and .rest asks for those that are missing"
     if answers and isinstance(error, FluxAPIError):
-        error.add_to_message(remark)
+        error.add_to_message(PARTIAL_REMARK)
     elif answers:
-        error.add_note(remark)
+        error.add_note(PARTIAL_REMARK)
     vars(error).update(attributes)

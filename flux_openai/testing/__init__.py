@@ -2,7 +2,7 @@
 
     def test_it_draws_a_fox(flux_client, flux_emulator):      without a network, on the emulator
         flux_emulator.fail(status=503)
-        draw_fox(flux_client)
+        draw_fox(flux_client)                             or draw_fox(): a client that it makes itself is caught too
         assert flux_emulator.bill.images == 1
 
     def test_the_answer_is_read(flux_client, flux_cassette):  replayed from cassettes/<file>.<test>.yaml
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["async_flux_client", "flux_cassette", "flux_cassette_dir", "flux_client", "flux_emulator"]
 
 KEY = "flux-tests-need-no-key"
-"""The API key in tests with a cassette, unless it is recorded from the service."""
+"""The API key in the environment of a test with these fixtures, unless cassettes are recorded from the service."""
 
 PIXELS = 256
 
@@ -47,6 +47,9 @@ MARKERS = (
     "flux_cassette(name): the cassette of this test is <name>.yaml, in the folder of `flux_cassette_dir`.",
     "flux_script(script): what goes wrong in this test's `flux_emulator`: a text, as for Emulator(script=...).",
 )
+
+_FIXTURE_OF = {"flux_cassette": "flux_cassette", "flux_script": "flux_emulator"}
+"""The fixture without which a marker has no effect."""
 
 _FAILED = pytest.StashKey[bool]()
 _RECORDED = pytest.StashKey[dict[Path, object]]()
@@ -76,11 +79,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that has the marker but not the fixture `flux_cassette`: it would call the service."""
-    named = any(marker.name == "flux_cassette" for marker in item.own_markers)
-    if named and "flux_cassette" not in getattr(item, "fixturenames", ()):
-        reason = "this test has the marker flux_cassette, but does not use the fixture of that name"
-        pytest.fail(f"{reason}: add @pytest.mark.usefixtures('flux_cassette')", pytrace=False)
+    """Fail a test that has a marker itself, but not its fixture: without a cassette it would call the service."""
+    for marker in item.own_markers:
+        fixture = _FIXTURE_OF.get(marker.name)
+        if fixture is None:
+            continue
+        _only_text(marker)
+        if fixture not in getattr(item, "fixturenames", ()):
+            reason = f"this test has the marker {marker.name}, but does not use the fixture {fixture}"
+            pytest.fail(f"{reason}: add @pytest.mark.usefixtures({fixture!r})", pytrace=False)
 
 
 @pytest.hookimpl(hookwrapper=True)  # the old style of wrapper, which every version of pytest supports
@@ -91,18 +98,29 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Result[None], None
 
 
 @pytest.fixture
-def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
-    """An `Emulator` in this process, a new one for each test, with small pictures.
+def flux_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """An `Emulator` in this process, a new one for each test, with small pictures. It answers the code under test too.
+
+    Caught are the requests for images, for the list of models and for links of the emulator, of every client of this
+    package: FluxOpenAI, OpenAI, AsyncOpenAI, adapt(...) and their copies, made before the test or in it, with any
+    base_url (also of a server on this machine), HTTP client or transport, in any thread and event loop. The event hooks
+    and the authentication of such a client work, its transport is not called, and its retries wait as they always do.
+    MODELVERSE_API_KEY is set to a key that is worth nothing, so these clients need none, and a real one is not used.
+
+    Not caught are the clients of another `Emulator`, a plain `openai.OpenAI`, the requests of our clients for other
+    things (such as chat), other processes, and threads that outlive the test. With `flux_cassette`, the cassette
+    answers.
 
     Mark a test with `@pytest.mark.flux_script("* #1 -> status(503)")` to set its fault script.
 
     Example:
-        def test_a_retry_is_not_billed(flux_client, flux_emulator):
+        def test_a_retry_is_not_billed(flux_emulator):
             flux_emulator.fail(status=429)
-            flux_client.images.generate(prompt="a red fox")
+            FluxOpenAI().images.generate(prompt="a red fox")
             assert len(flux_emulator.requests) == 2
             assert flux_emulator.bill.images == 1
     """
+    from flux_openai._http.interception import InProcessTransport, Interceptor, intercepting
     from flux_openai.emulator.emulator import Emulator
     from flux_openai.errors import ScriptError
 
@@ -110,9 +128,14 @@ def flux_emulator(request: pytest.FixtureRequest) -> Emulator:
     script = _only_text(marker) if marker else None
     clock = (lambda: float(NOW)) if _uses_cassette(request) else time.time
     try:
-        return Emulator(pixels=PIXELS, script=script, clock=clock)
+        emulator = Emulator(pixels=PIXELS, script=script, clock=clock)
     except ScriptError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    if _record_from(request) != "live":
+        monkeypatch.setenv("MODELVERSE_API_KEY", KEY)
+    transport = InProcessTransport(emulator.handle, emulator.ahandle)
+    with intercepting(Interceptor(base_url=emulator.base_url, transport=transport)):
+        yield emulator
 
 
 @pytest.fixture
@@ -192,6 +215,8 @@ def flux_cassette(
         def test_a_fox(flux_client, flux_cassette):
             assert flux_client.images.generate(prompt="a red fox").data[0].url
     """
+    from flux_openai._http.interception import intercepting
+
     try:
         from flux_openai.testing.cassettes import recorded_requests, recording, replaying
     except ModuleNotFoundError as error:
@@ -203,6 +228,7 @@ def flux_cassette(
     path = Path(flux_cassette_dir) / f"{_only_text(marker) if marker else _cassette_name(request)}.yaml"
     command = f"pytest {shlex.quote(request.node.nodeid)} --flux-record=emulator"
     if record_from != "live":
+        # Again: a fixture of the project may have deleted it since `flux_emulator` set it.
         monkeypatch.setenv("MODELVERSE_API_KEY", KEY)
     if record_from != "none":
         serve = flux_emulator.handle if record_from == "emulator" else None
@@ -212,7 +238,7 @@ def flux_cassette(
         opened = replaying(path, command=command, secrets=(KEY,))
     else:
         pytest.fail(f"there is no cassette {path}\n\nTo record: {command}", pytrace=False)
-    with suppress(_TestFailed), opened as tape:
+    with intercepting(None), suppress(_TestFailed), opened as tape:
         yield tape
         if request.node.stash.get(_FAILED, False):
             raise _TestFailed
@@ -234,6 +260,8 @@ def _record_from(request: pytest.FixtureRequest) -> str:
 def _only_text(marker: pytest.Mark) -> str:
     if len(marker.args) != 1 or not isinstance(marker.args[0], str) or marker.kwargs:
         pytest.fail(f"the marker {marker.name} takes one text, and nothing else", pytrace=False)
+    if not marker.args[0].strip():
+        pytest.fail(f"the text of the marker {marker.name} is empty", pytrace=False)
     return str(marker.args[0])
 
 

@@ -1,11 +1,12 @@
 """The arguments of a tool: their JSON schema for the language model, and the check of the arguments that it sends.
 
-The schema follows OpenAI's rules for `strict` functions: every property is required, optional ones may be null, and
-only the supported keywords occur. Settings of the developer (base_url, key, paths, formats) are not arguments.
+The strict form of the schema follows OpenAI's rules for `strict` functions: every property is required, and optional
+ones may be null. In the plain form, which other protocols use, optional properties may be left out. Settings of the
+developer (base_url, key, paths, formats) are not arguments.
 """
 
 import json
-import random
+import secrets
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ Verb = Literal["generate", "edit"]
 """What a tool does: make images from a prompt, or edit images."""
 
 _REQUEST_KEY: Mapping[str, object] = {
-    "type": ["string", "null"],
+    "type": "string",
     "description": "A name for this call. Another call with the same name returns the first result and costs nothing.",
 }
 _IMAGES: Mapping[str, object] = {
@@ -35,6 +36,10 @@ _IMAGES: Mapping[str, object] = {
     "minItems": 1,
     "description": "Names of the images to change or to combine, as earlier results gave them.",
 }
+_SEED = (
+    "The same seed makes the same images, if all other arguments are the same too. "
+    "If it is left out or -1, one is drawn, and the result names it."
+)
 _JSON_TYPES: Mapping[type, str] = MappingProxyType({str: "string", int: "integer", float: "number"})
 
 
@@ -56,26 +61,41 @@ def _fields(family: str, verb: Verb) -> dict[str, FluxField]:
     return {name: field for name, field in fields.items() if name not in apart}
 
 
-def json_schema(family: str, verb: Verb, *, max_images: int) -> dict[str, object]:
-    """The schema of a tool's arguments, a new copy; `max_images` limits the `n` of one call."""
+def json_schema(family: str, verb: Verb, *, max_images: int, strict: bool) -> dict[str, object]:
+    """The schema of a tool's arguments, a new copy.
+
+    Args:
+        family: The family of models.
+        verb: What the tool does.
+        max_images: The largest `n` of one call.
+        strict: Whether every property is required, and optional ones may be null.
+    """
     images = {"images": deepcopy(_IMAGES)} if verb == "edit" else {}
     fields = {name: _property(field, max_images=max_images) for name, field in _fields(family, verb).items()}
     properties = {**images, **fields, "request_key": deepcopy(_REQUEST_KEY)}
-    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    # The service requires the prompt of an edit only in some cases; this tool always requires it.
+    required = [*images, "prompt"]
+    if strict:
+        properties = {name: inner if name in required else _nullable(inner) for name, inner in properties.items()}
+        required = [*properties]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _nullable(schema: Mapping[str, object]) -> dict[str, object]:
+    choices = schema.get("enum")
+    enum = {"enum": [*choices, None]} if isinstance(choices, list) else {}
+    return {**schema, "type": [schema["type"], "null"], **enum}
 
 
 def _property(field: FluxField, *, max_images: int) -> dict[str, object]:
-    # The service requires the prompt of an edit only in some cases; this tool always requires it.
-    optional = field.name != "prompt"
-    kind = _JSON_TYPES[field.type]
     limits = f" Each side from {field.minimum} to {field.maximum}." if field.format == "size" else ""
     default = "" if field.default is None else f" Usually {field.default}."
     schema: dict[str, object] = {
-        "type": [kind, "null"] if optional else kind,
-        "description": f"{field.doc}{limits}{default}",
+        "type": _JSON_TYPES[field.type],
+        "description": _SEED if field.name == "seed" else f"{field.doc}{limits}{default}",
     }
     if field.choices:
-        schema["enum"] = [*field.choices, *([None] if optional else [])]
+        schema["enum"] = [*field.choices]
     if field.type in (int, float):
         schema["minimum"] = field.minimum
         schema["maximum"] = min(max_images, int(field.maximum or max_images)) if field.name == "n" else field.maximum
@@ -97,7 +117,7 @@ class CheckedArguments:
     Attributes:
         body: The JSON body of the request.
         images: The number of images.
-        seed: The seed; one is chosen if the model sent none.
+        seed: The seed; None if the model takes none.
         request_key: The model's name for the call; a second call with the same name is not sent.
     """
 
@@ -108,11 +128,18 @@ class CheckedArguments:
 
 
 def check_arguments(
-    arguments: Mapping[str, object] | str, *, family: str, verb: Verb, session: Session
+    arguments: Mapping[str, object] | str, *, family: str, verb: Verb, session: Session, default_seed: object = None
 ) -> CheckedArguments:
-    """Check the model's arguments, a mapping or JSON text, and read the images. Raises InvalidArgumentsError."""
+    """Check the model's arguments, a mapping or JSON text, and read the images.
+
+    A call without a seed gets the default one; if there is none, or it is -1, one is drawn.
+
+    Raises:
+        InvalidArgumentsError: With every problem.
+    """
     values = _parse(arguments)
-    known = {"request_key", *_fields(family, verb), *(["images"] if verb == "edit" else [])}
+    fields = _fields(family, verb)
+    known = {"request_key", *fields, *(["images"] if verb == "edit" else [])}
     problems = [
         f"{name}: is no argument of this tool; the arguments are {', '.join(sorted(known))}"
         for name in values
@@ -125,9 +152,11 @@ def check_arguments(
     if verb == "edit":
         params["image"], unknown = _image_files(values.get("images"), session)
         problems += unknown
-    # The service does not return a random seed. A seed that is chosen here can be reported, and used again.
-    if params.get("seed", -1) == -1:
-        params["seed"] = random.randrange(2**31)  # noqa: S311  # it decides a picture, and protects no secret
+    if "seed" in fields:
+        seed = params.get("seed", default_seed)
+        # The service does not return the seed that it draws for -1. A seed that is drawn here can be named, and used
+        # again. The service takes seeds modulo 2**31 - 1. The program's `random` stays as it is.
+        params["seed"] = secrets.randbelow(2**31 - 1) if seed is None or seed == -1 else seed
     try:
         checked = validate({**params, "model": family}, editing=verb == "edit")
     except InvalidParamsError as error:
@@ -147,8 +176,8 @@ def check_arguments(
     n, seed = checked.values.get("n", 1), checked.values.get("seed")
     images = n if isinstance(n, int) else 1
     return CheckedArguments(
-        # `n` is always sent: otherwise a default of the client could make more images than were reserved.
-        body={"model": checked.model.id, **checked.values, "n": images},
+        # `n` is sent: otherwise a default of the client could make more images than were reserved.
+        body={"model": checked.model.id, **checked.values, **({"n": images} if "n" in checked.model.fields else {})},
         images=images,
         seed=seed if isinstance(seed, int) else None,
         request_key=request_key if isinstance(request_key, str) else None,

@@ -58,8 +58,10 @@ class FluxImageTool(BaseTool):
         **options: Any,  # noqa: ANN401  # whatever BaseTool takes
     ) -> None:
         flux = flux or FluxTool()
-        schema: Any = flux.parameters
-        fields: dict[str, Any] = {name: _field(inner) for name, inner in schema["properties"].items()}
+        schema: Any = flux.input_schema
+        fields: dict[str, Any] = {
+            name: _field(inner, required=name in schema["required"]) for name, inner in schema["properties"].items()
+        }
         defaults = {
             "name": flux.name,
             "description": flux.description,
@@ -114,7 +116,7 @@ class _Arguments(BaseModel):
         return {**dict.fromkeys(cls.model_fields), **values}
 
 
-def _field(schema: Mapping[str, Any]) -> tuple[object, object]:
+def _field(schema: Mapping[str, Any], *, required: bool) -> tuple[object, object]:
     """A field with this schema, in the form that pydantic generates for `X | None = None`.
 
     Some adapters of model providers support no other form: Google's reads a list of types as text, and fails on null in
@@ -122,11 +124,8 @@ def _field(schema: Mapping[str, Any]) -> tuple[object, object]:
     """
     inner = dict(schema)
     description = inner.pop("description")
-    if not isinstance(inner["type"], list):
+    if required:
         return Annotated[object, WithJsonSchema(inner)], Field(description=description)
-    inner["type"] = next(kind for kind in inner["type"] if kind != "null")
-    if "enum" in inner:
-        inner["enum"] = [value for value in inner["enum"] if value is not None]
     # A factory, because a default would be in the schema, and OpenAI's strict rules do not allow `default`.
     nullable = WithJsonSchema({"anyOf": [inner, {"type": "null"}]})
     return Annotated[object, nullable], Field(default_factory=NoneType, description=description)

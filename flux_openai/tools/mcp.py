@@ -9,7 +9,7 @@ Example:
 
 import struct
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from anyio import to_thread
 from flux_openai.formats import image_size, sniff
 from flux_openai.response.files import read_image
 from flux_openai.tools._extras import missing_extra
-from flux_openai.tools.arguments import families_for
+from flux_openai.tools.arguments import Verb, families_for
 from flux_openai.tools.results import ToolResult
 from flux_openai.tools.tool import FluxTool
 
@@ -38,6 +38,36 @@ except ImportError as error:
     raise missing_extra("mcp", error) from error
 
 __all__ = ["mcp_server", "serve_stdio"]
+
+_TITLES: Mapping[Verb, str] = {"generate": "Generate images", "edit": "Edit images"}
+
+_OUTPUT_SCHEMA: Mapping[str, object] = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "description": "What was made or what went wrong, and what may be done next."},
+        "images": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "description": "The name by which an edit takes the image."},
+                    "uri": {"type": "string", "description": "The resource that is the whole image."},
+                    "mime_type": {"type": ["string", "null"]},
+                    "length": {"type": "integer", "description": "Bytes."},
+                    "width": {"type": ["integer", "null"], "description": "Pixels."},
+                    "height": {"type": ["integer", "null"], "description": "Pixels."},
+                    "seed": {"type": ["integer", "null"], "description": "The seed that was sent."},
+                },
+                "required": ["name", "uri", "mime_type", "length", "width", "height", "seed"],
+            },
+        },
+        "request_id": {"type": ["string", "null"]},
+        "is_error": {"type": "boolean", "description": "Whether fewer images than asked for were made and saved."},
+        "billing": {"type": "string", "enum": ["none", "unknown", "paid"], "description": "What the call cost."},
+    },
+    "required": ["text", "images", "request_id", "is_error", "billing"],
+}
+"""The JSON schema of the structured content; `_to_call_result` makes it, also for errors."""
 
 _PROGRESS_INTERVAL = 5.0
 """Seconds from one progress notification to the next."""
@@ -79,6 +109,7 @@ def mcp_server(tool: FluxTool) -> Server:
         "flux-openai",
         version=own_version,
         title="FLUX images",
+        instructions=_instructions(handlers.tools),
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
@@ -93,25 +124,50 @@ async def serve_stdio(tool: FluxTool) -> None:
         await server.run(read, write, server.create_initialization_options())
 
 
+def _instructions(tools: Iterable[FluxTool]) -> str:
+    """What a client may tell its model about the server: how the tools belong together, and what they cost."""
+    names = {tool.verb: tool.name for tool in tools}
+    session = next(iter(tools)).session
+    sentences = [f"{names['generate']} makes images from a prompt."] if "generate" in names else []
+    if "edit" in names:
+        sentences.append(f"{names['edit']} changes or combines images; it takes them by the names in earlier results.")
+    sentences += [
+        f"Every image costs money; this server makes at most {session.max_images} images in {session.max_calls} calls.",
+        "A result shows each image small, names it and its seed, and links to the whole image in the user's folder.",
+        "To make an image again, call with the same arguments and its seed.",
+        "A call takes up to a few minutes. If a result says not to call again, tell the user instead.",
+    ]
+    return " ".join(sentences)
+
+
 class _Handlers:
     """The handlers for the requests of a client; the tools share one session."""
 
     def __init__(self, tools: tuple[FluxTool, ...]) -> None:
+        self.tools = tools
         self._tools = {tool.name: tool for tool in tools}
         self._session = tools[0].session
 
     async def list_tools(
         self, _context: ServerRequestContext, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        annotations = types.ToolAnnotations(
-            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
-        )
         return types.ListToolsResult(
             tools=[
                 types.Tool(
-                    name=tool.name, description=tool.description, input_schema=tool.parameters, annotations=annotations
+                    name=tool.name,
+                    title=_TITLES[tool.verb],
+                    description=tool.description,
+                    input_schema=tool.input_schema,
+                    output_schema=dict(_OUTPUT_SCHEMA),
+                    annotations=types.ToolAnnotations(
+                        title=_TITLES[tool.verb],  # older clients know no other title
+                        read_only_hint=False,
+                        destructive_hint=False,
+                        idempotent_hint=False,
+                        open_world_hint=True,
+                    ),
                 )
-                for tool in self._tools.values()
+                for tool in self.tools
             ]
         )
 

@@ -1,10 +1,14 @@
-"""The runner for tool calls in an answer of OpenAI's Chat Completions or Responses API."""
+"""The runner for tool calls in an answer of OpenAI's Chat Completions or Responses API.
+
+A model may call several tools in one turn, and the API refuses the next request unless every call has its result:
+`run_tool_calls` gives the results for our tools, and `other_tool_calls` the calls that are left to the program.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, overload
 
-from openai.types.chat import ChatCompletion, ChatCompletionToolMessageParam
-from openai.types.responses import Response
+from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCallUnion, ChatCompletionToolMessageParam
+from openai.types.responses import Response, ResponseCustomToolCall, ResponseFunctionToolCall
 from openai.types.responses.response_input_param import FunctionCallOutput
 
 from flux_openai.tools.results import ToolResult
@@ -13,7 +17,10 @@ from flux_openai.tools.tool import FluxTool
 if TYPE_CHECKING:
     from openai.types.responses.response_function_call_output_item_param import ResponseFunctionCallOutputItemParam
 
-__all__ = ["arun_tool_calls", "run_tool_calls"]
+__all__ = ["arun_tool_calls", "other_tool_calls", "run_tool_calls"]
+
+_ChatCall = ChatCompletionMessageToolCallUnion
+_ResponseCall = ResponseFunctionToolCall | ResponseCustomToolCall
 
 
 @overload
@@ -23,7 +30,9 @@ def run_tool_calls(response: Response, tools: Iterable[FluxTool], *, show: bool 
 def run_tool_calls(
     response: ChatCompletion | Response, tools: Iterable[FluxTool], *, show: bool = True
 ) -> list[ChatCompletionToolMessageParam] | list[FunctionCallOutput]:
-    """Run the calls of these tools in an answer, one after the other; calls of other tools are ignored.
+    """Run the calls of these tools in an answer, one after the other.
+
+    Calls of other tools are not touched: `other_tool_calls` returns them, and they need results too.
 
     Args:
         response: The answer of either API.
@@ -61,14 +70,48 @@ async def arun_tool_calls(
     return _outputs(response, results, show=show)
 
 
+@overload
+def other_tool_calls(response: ChatCompletion, tools: Iterable[FluxTool]) -> list[_ChatCall]: ...
+@overload
+def other_tool_calls(response: Response, tools: Iterable[FluxTool]) -> list[_ResponseCall]: ...
+def other_tool_calls(
+    response: ChatCompletion | Response, tools: Iterable[FluxTool]
+) -> list[_ChatCall] | list[_ResponseCall]:
+    """The calls of all other tools in an answer, as the SDK's own objects and in their order.
+
+    These are the calls of functions and custom tools that the program itself carries out. Nothing is run.
+
+    Args:
+        response: The answer of either API.
+        tools: The same tools as for `run_tool_calls`.
+
+    Example:
+        messages += [completion.choices[0].message, *run_tool_calls(completion, tools)]
+        for call in other_tool_calls(completion, tools):
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": my_function(call)})
+    """
+    names = {tool.name for tool in tools}
+    if isinstance(response, ChatCompletion):
+        return [call for call in _chat_calls(response) if call.type != "function" or call.function.name not in names]
+    return [
+        item
+        for item in response.output
+        if item.type == "custom_tool_call" or (item.type == "function_call" and item.name not in names)
+    ]
+
+
+def _chat_calls(response: ChatCompletion) -> list[_ChatCall]:
+    """All tool calls of the first choice."""
+    return [call for choice in response.choices[:1] for call in choice.message.tool_calls or ()]
+
+
 def _calls(response: ChatCompletion | Response, tools: Iterable[FluxTool]) -> list[tuple[str, FluxTool, str]]:
     """The id, the tool and the arguments of each call of one of these tools."""
     by_name = {tool.name: tool for tool in tools}
     if isinstance(response, ChatCompletion):
         calls = [
             (call.id, call.function.name, call.function.arguments)
-            for choice in response.choices[:1]
-            for call in choice.message.tool_calls or ()
+            for call in _chat_calls(response)
             if call.type == "function"
         ]
     else:

@@ -25,6 +25,7 @@ __all__ = [
     "repeated_result",
     "success_result",
     "unknown_outcome_result",
+    "unwritable_result",
 ]
 
 
@@ -110,6 +111,12 @@ def limit_result(limit: str) -> ToolResult:
     """The result if the call would exceed a limit of the developer, and nothing was sent."""
     text = f"Nothing was made: the limit is {limit}. Do not call again for more than that; tell the user."
     return ToolResult(text=text, is_error=True)
+
+
+def unwritable_result(reason: str) -> ToolResult:
+    """The result if the images could not be saved, and nothing was sent."""
+    text = "Nothing was made and nothing was paid: the folder for the images cannot be written to. Do not call again; "
+    return ToolResult(text=f'{text}tell the user. The error: "{quoted(reason)}"', is_error=True)
 
 
 def unknown_outcome_result() -> ToolResult:

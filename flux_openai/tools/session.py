@@ -13,13 +13,19 @@ from anyio import CapacityLimiter, to_thread
 
 from flux_openai.errors import ConfigurationError, InvalidParam
 from flux_openai.formats import image_size, sniff
+from flux_openai.response.file_names import place_of
+from flux_openai.response.files import check_writable
 from flux_openai.tools.results import ToolImage, ToolResult
 
-__all__ = ["EarlierCall", "LimitReachedError", "Session"]
+__all__ = ["EarlierCall", "LimitReachedError", "Session", "UnwritableFolderError"]
 
 
 class LimitReachedError(Exception):
     """The call would exceed a limit of the developer, which is the message; nothing was sent."""
+
+
+class UnwritableFolderError(Exception):
+    """The images could not be saved, for the reason that is the message; nothing was sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +50,28 @@ class Session:
     """The images and the limits of one agent; safe to use from several threads.
 
     Args:
-        folder: The folder for new images; it is created if needed.
+        folder: The folder for new images; the first call creates it.
         max_images: The largest number of images of all calls together, 1 or more.
         max_calls: The largest number of calls that are sent to the service, 1 or more.
         images: Files that the agent may use from the start, by name.
 
     Raises:
-        ConfigurationError: A limit is not an integer from 1.
+        ConfigurationError: A limit is not an integer from 1, or the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, *, max_images: int, max_calls: int, images: Mapping[str, Path]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, max_images: int, max_calls: int, images: Mapping[str, Path]
+    ) -> None:
         for param, value in (("max_images", max_images), ("max_calls", max_calls)):
             if type(value) is not int or value < 1:
                 rule = "must be a whole number from 1"
                 raise ConfigurationError.of(InvalidParam(param=param, value=value, rule=rule, nearest=1))
-        self.folder = folder
+        try:
+            self.folder = place_of(folder)
+            check_writable(self.folder, create=False)
+        except OSError as error:  # SaveError is one too
+            rule = f"cannot be written to: {error.strerror or 'it is no path'}"
+            raise ConfigurationError.of(InvalidParam(param="folder", value=str(folder), rule=rule)) from error
         self.max_images = max_images
         self.max_calls = max_calls
         self._images: dict[str, Path] = dict(images)
@@ -76,6 +89,17 @@ class Session:
         """The files of all images by name, oldest first; a copy."""
         with self._lock:
             return dict(self._images)
+
+    def check_folder(self) -> None:
+        """Create the folder, and check that an image can be written there. Raises UnwritableFolderError."""
+        try:
+            check_writable(self.folder)
+        except OSError as error:
+            raise UnwritableFolderError(error.strerror or type(error).__name__) from error
+
+    async def acheck_folder(self) -> None:
+        """The same as `check_folder`, for async code; the file is written in a thread."""
+        await to_thread.run_sync(self.check_folder)
 
     def add_image(self, path: Path, *, seed: int | None) -> ToolImage:
         """Add a saved image under a unique name, and read its type and size from the file."""

@@ -3,6 +3,7 @@
     call(arguments)
       check_arguments(…)               arguments.py: invalid ones become a result that asks the model for another call
       session.begin(request_key)       session.py: a repeated call gets the first result, and costs nothing
+      session.check_folder()         session.py: no image is paid for that cannot be saved
       session.reserve(images)          session.py: the developer's limits
       client.images.generate(…)
       image.save(folder)
@@ -40,8 +41,9 @@ from flux_openai.tools.results import (
     repeated_result,
     success_result,
     unknown_outcome_result,
+    unwritable_result,
 )
-from flux_openai.tools.session import LimitReachedError, Session
+from flux_openai.tools.session import LimitReachedError, Session, UnwritableFolderError
 
 if TYPE_CHECKING:
     from openai.types.shared_params import FunctionDefinition
@@ -64,7 +66,7 @@ class FluxTool:
         client: A FluxOpenAI, or an AsyncFluxOpenAI if only `acall` is used. By default a new FluxOpenAI.
         verb: "generate" for images from a prompt, or "edit" for changing images.
         model: The short name of a family of models: "kontext-max", "kontext-pro" or "flux-dev".
-        folder: The folder for the images; nothing is written elsewhere.
+        folder: The folder for the images, which the first call creates; nothing is written elsewhere.
         max_images: The largest number of images of all calls together, 1 or more.
         max_calls: The largest number of calls that are sent to the service, 1 or more.
         images: Files that the model may edit from the start, by the name that the model uses.
@@ -72,7 +74,7 @@ class FluxTool:
         description: The description of the tool for the model.
 
     Raises:
-        ConfigurationError: An argument is invalid.
+        ConfigurationError: An argument is invalid, or the folder cannot be written to.
 
     Example:
         tool = FluxTool(folder="out", max_images=8)
@@ -95,7 +97,7 @@ class FluxTool:
         description: str | None = None,
     ) -> None:
         self.session = Session(
-            Path(folder),
+            folder,
             max_images=max_images,
             max_calls=max_calls,
             images={image: Path(path) for image, path in (images or {}).items()},
@@ -110,11 +112,18 @@ class FluxTool:
         self.description = _DESCRIPTIONS[self.verb] if description is None else description
         self._client = None if isinstance(client, AsyncFluxOpenAI) else client or FluxOpenAI()
         self._aclient = client if isinstance(client, AsyncFluxOpenAI) else None
+        settings = (self._aclient or cast(FluxOpenAI, self._client))._settings  # noqa: SLF001  # a client of our own
+        self._default_seed = settings.defaults.get("seed")
 
     def editing(self, *, name: str | None = None, description: str | None = None) -> Self:
         """Make the tool that edits images; it shares folder, limits and images with this one."""
         tool = type(self)(
-            self._client or self._aclient, verb="edit", model=self.model, name=name, description=description
+            self._client or self._aclient,
+            verb="edit",
+            model=self.model,
+            folder=self.session.folder,
+            name=name,
+            description=description,
         )
         tool.session = self.session
         return tool
@@ -122,7 +131,12 @@ class FluxTool:
     @property
     def parameters(self) -> dict[str, object]:
         """The JSON schema of the arguments, valid for OpenAI's `strict` functions; a new copy."""
-        return json_schema(self.model, self.verb, max_images=self.session.max_images)
+        return json_schema(self.model, self.verb, max_images=self.session.max_images, strict=True)
+
+    @property
+    def input_schema(self) -> dict[str, object]:
+        """The JSON schema of the arguments for MCP and other APIs: only what a call needs is required; a new copy."""
+        return json_schema(self.model, self.verb, max_images=self.session.max_images, strict=False)
 
     def chat_definition(self) -> ChatCompletionToolParam:
         """The tool for `tools=` of Chat Completions."""
@@ -203,7 +217,9 @@ class FluxTool:
         return result
 
     def _read(self, arguments: Mapping[str, object] | str) -> CheckedArguments:
-        return check_arguments(arguments, family=self.model, verb=self.verb, session=self.session)
+        return check_arguments(
+            arguments, family=self.model, verb=self.verb, session=self.session, default_seed=self._default_seed
+        )
 
     async def _aread(self, arguments: Mapping[str, object] | str) -> CheckedArguments:
         # In a thread: the images of an edit are read from files.
@@ -211,8 +227,11 @@ class FluxTool:
 
     def _draw(self, checked: CheckedArguments, client: FluxOpenAI) -> ToolResult:
         try:
+            self.session.check_folder()
             self.session.reserve(checked.images)
             response = client.images.generate(**_generate_arguments(checked))
+        except UnwritableFolderError as error:
+            return unwritable_result(str(error))
         except LimitReachedError as limit:
             return limit_result(str(limit))
         except FluxError as error:
@@ -231,8 +250,11 @@ class FluxTool:
 
     async def _adraw(self, checked: CheckedArguments, client: AsyncFluxOpenAI) -> ToolResult:
         try:
+            await self.session.acheck_folder()
             self.session.reserve(checked.images)
             response = await client.images.generate(**_generate_arguments(checked))
+        except UnwritableFolderError as error:
+            return unwritable_result(str(error))
         except LimitReachedError as limit:
             return limit_result(str(limit))
         except FluxError as error:

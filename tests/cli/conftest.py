@@ -40,9 +40,15 @@ class Service:
     def posts(self) -> int:
         return len(self.bodies)
 
-    def draws(self, count: int = 1, *, first: Callable[[], object] | None = None) -> None:
-        """Answer with so many images."""
-        self.says(200, {"created": 1_750_667_997, "data": [{"b64_json": self.picture}] * count}, first=first)
+    def draws(self, count: int | None = None, *, first: Callable[[], object] | None = None) -> None:
+        """Answer with so many images, or with as many as are asked for."""
+
+        def answer(body: Document) -> Document:
+            images = body.get("n", 1) if count is None else count
+            assert isinstance(images, int)
+            return {"created": 1_750_667_997, "data": [{"b64_json": self.picture}] * images}
+
+        self.says(200, answer, first=first)
 
     def refuses(self, status: int, *, code: object = "some_code", message: str = "no", **headers: str) -> None:
         """Answer with the documented error."""
@@ -85,15 +91,17 @@ def service(picture: str) -> Iterator[Service]:
         def do_POST(self) -> None:
             length = int(self.headers.get("content-length", 0))
             told.keys.append(self.headers.get("authorization"))
-            told.bodies.append(json.loads(self.rfile.read(length)))
+            asked = json.loads(self.rfile.read(length))
+            told.bodies.append(asked)
             answer = told.answers.pop(0)
             if answer.first is not None:
                 answer.first()
             if answer.status:
-                self.reply(answer)
+                self.reply(answer, asked)
 
-        def reply(self, answer: Answer) -> None:
-            body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        def reply(self, answer: Answer, asked: Document) -> None:
+            value = answer.body(asked) if callable(answer.body) else answer.body
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(answer.status)
             for name, value in {"content-length": str(len(body)), **answer.headers}.items():
                 self.send_header(name, value)

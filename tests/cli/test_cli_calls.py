@@ -29,37 +29,49 @@ def test_every_option_reaches_the_wire(ask: Ask, service: "Service") -> None:
 
 
 def test_what_is_not_given_is_not_sent(ask: Ask, service: "Service") -> None:
-    """A bare prompt goes out with the model alone."""
+    """A bare prompt goes out with the model and a seed alone: without a seed, nobody could make the image again."""
     service.draws()
-    assert ask().code == 0
-    assert service.bodies == [{"prompt": "a red fox", "model": DEFAULT_MODEL}]
+    done = ask()
+    [body] = service.bodies
+    assert body == {"prompt": "a red fox", "model": DEFAULT_MODEL, "seed": body["seed"]}
+    assert 0 <= int(str(body["seed"])) < 2**31 - 1000
+    assert f"_seed{body['seed']}_0.png" in done.out
+
+
+def test_a_seed_that_no_file_name_has_is_told(ask: Ask, service: "Service", tmp_path: Path) -> None:
+    """With `-o fox.png` the drawn seed is on stderr; a seed that was given is not repeated."""
+    service.draws()
+    done = ask("-o", str(tmp_path / "fox.png"))
+    assert done.err == f"seed: {service.bodies[0]['seed']}\n"
+    service.draws()
+    assert ask("-o", str(tmp_path / "fox2.png"), "--seed", "7").err == ""
 
 
 def test_a_size_becomes_an_aspect_ratio(ask: Ask, service: "Service") -> None:
     """A size that is close enough is sent as a ratio, and stderr says so once."""
-    service.draws(4)
-    service.draws(1)
+    service.draws()
+    service.draws()
     done = ask("--size", "1800x1000", "-n", "5", "--json")
     assert [body["aspect_ratio"] for body in service.bodies] == ["16:9", "16:9"]
     assert done.err.count("notice:") == 1
     assert len(done.document["notices"]) == 1  # type: ignore[arg-type]  # it is a list
 
 
-@pytest.mark.parametrize(
-    ("options", "seeds"),
-    [(["--seed", "7"], [7, 8, 9]), (["--seed", "-1"], [-1, -1, -1]), ([], [None, None, None])],
-)
-def test_many_images_are_split(
-    ask: Ask, service: "Service", tmp_path: Path, options: list[str], seeds: list[int | None]
-) -> None:
-    """Nine images are three calls; a seed counts up, and no seed is made up."""
-    for count in (4, 4, 1):
-        service.draws(count)
+@pytest.mark.parametrize("options", [["--seed", "7"], ["--seed", "-1"], []])
+def test_many_images_are_split(ask: Ask, service: "Service", tmp_path: Path, options: list[str]) -> None:
+    """Nine images are three requests, whose seeds count up from the one given or drawn; the names count the images."""
+    for _ in range(3):
+        service.draws()
     done = ask("-n", "9", *options)
-    assert [body["n"] for body in service.bodies] == [4, 4, 1]
-    assert [body.get("seed") for body in service.bodies] == seeds
+    asked = sorted((int(str(body["seed"])), body["n"]) for body in service.bodies)
+    first = asked[0][0]
+    assert [n for _, n in asked] == [4, 4, 1]
+    assert [seed for seed, _ in asked] == [first, first + 1, first + 2]
+    assert first >= 0
+    assert first == 7 or "7" not in options
     assert done.code == 0
-    assert len(set(done.out.splitlines())) == len(list((tmp_path / "out").iterdir())) == 9
+    assert [Path(line).stem.rpartition("_")[2] for line in done.out.splitlines()] == [str(index) for index in range(9)]
+    assert len(list((tmp_path / "out").iterdir())) == 9
 
 
 @pytest.mark.parametrize("n", [0, -2, 1001, 10**12])
@@ -71,17 +83,17 @@ def test_a_number_of_images_that_is_rather_a_slip_is_refused(ask: Ask, service: 
 
 
 @pytest.mark.parametrize(
-    ("out", "counts", "names"),
+    ("out", "count", "names"),
     [
-        ("fox.png", [1], ["fox.png"]),
-        ("new/fox.jpg", [1], ["new/fox.png"]),
-        ("fox.png", [2], ["fox_0.png", "fox_1.png"]),
-        ("fox.png", [4, 1], [f"fox_{index}.png" for index in range(5)]),
-        ("fox.png/", [1], ["fox.png/a-red-fox_0.png"]),
-        ("folder.png", [1], ["folder.png/a-red-fox_0.png"]),
-        ("v1.2", [2], ["v1.2/a-red-fox_0.png", "v1.2/a-red-fox_1.png"]),
-        ("~/fox.png", [1], ["home/fox.png"]),
-        ("~", [1], ["home/a-red-fox_0.png"]),
+        ("fox.png", 1, ["fox.png"]),
+        ("new/fox.jpg", 1, ["new/fox.png"]),
+        ("fox.png", 2, ["fox_0.png", "fox_1.png"]),
+        ("fox.png", 5, [f"fox_{index}.png" for index in range(5)]),
+        ("fox.png/", 1, ["fox.png/a-red-fox_seed7_0.png"]),
+        ("folder.png", 1, ["folder.png/a-red-fox_seed7_0.png"]),
+        ("v1.2", 2, ["v1.2/a-red-fox_seed7_0.png", "v1.2/a-red-fox_seed7_1.png"]),
+        ("~/fox.png", 1, ["home/fox.png"]),
+        ("~", 1, ["home/a-red-fox_seed7_0.png"]),
     ],
 )
 def test_an_image_extension_makes_out_a_file(
@@ -91,16 +103,16 @@ def test_an_image_extension_makes_out_a_file(
     monkeypatch: pytest.MonkeyPatch,
     *,
     out: str,
-    counts: list[int],
+    count: int,
     names: list[str],
 ) -> None:
     """`-o fox.png` is a file as in the library: with numbers if there are several, unless a folder has that name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "folder.png").mkdir()
-    for count in counts:
-        service.draws(count)
-    done = ask("-n", str(sum(counts)), "-o", out)
+    service.draws()
+    service.draws()
+    done = ask("-n", str(count), "--seed", "7", "-o", out)
     assert done.code == 0, done.err
     assert [str((tmp_path / line).relative_to(tmp_path)) for line in done.out.splitlines()] == names
     assert all((tmp_path / name).is_file() for name in names)

@@ -59,8 +59,8 @@ def test_several_images_go_to_the_multi_model(edit: Ask, service: "Service", fox
 
 def test_a_file_is_read_once_for_many_calls(edit: Ask, service: "Service", fox: Path) -> None:
     """The calls of one run send what the file held at its start, whatever happens to it on the way."""
-    service.draws(4, first=fox.unlink)
-    service.draws(1)
+    service.draws(first=fox.unlink)
+    service.draws()
     assert edit("-i", str(fox), "-n", "5").code == 0
     assert service.bodies[0]["image"] == service.bodies[1]["image"]
 
@@ -72,7 +72,7 @@ def test_a_file_is_read_once_for_many_calls(edit: Ask, service: "Service", fox: 
         (["-i", __file__], "no PNG, JPEG, WebP or GIF"),
         ([], "--image"),
         (["-i", "https://x.example/a.png", "--aspect-ratio", "1:1"], "flux-kontext-max/multi"),
-        (["-i", "https://x.example/a.png", "--model", "flux"], "nearest: 'flux-dev'"),
+        (["-i", "https://x.example/a.png", "--model", "flux"], "nearest: --model flux-dev"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_sent(edit: Ask, service: "Service", options: list[str], says: str) -> None:

@@ -42,7 +42,10 @@ class Lines(io.StringIO):
 
 @pytest.fixture
 def emulate(cli: Callable[..., "Done"], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Run the program in this process, use its address in a thread, end it with SIGTERM, and return its last line."""
+    """Run the program in this process, use its address in a thread, end it with SIGTERM, and return its last line.
+
+    Stderr has the line to copy, and a line for each request.
+    """
     main_thread = threading.main_thread().ident or 0
 
     def run(use: Callable[[str], None], *args: str) -> str:
@@ -61,8 +64,14 @@ def emulate(cli: Callable[..., "Done"], monkeypatch: pytest.MonkeyPatch) -> Call
             used = pool.submit(use_and_end)
             done = cli(*ENDLESS, *args)
             used.result()
-        assert (done.code, done.err) == (0, "")
-        return stdout.lines.get_nowait()
+        assert done.code == 0
+        pattern, export, *requests = done.err.splitlines()
+        assert "in place of the service's pictures" in pattern
+        assert re.fullmatch(r"export MODELVERSE_BASE_URL=http://127\.0\.0\.1:\d+/v1 MODELVERSE_API_KEY=any-key", export)
+        last = stdout.lines.get_nowait()
+        assert last.startswith(f"requests: {len(requests)},")
+        assert all(re.fullmatch(r"(POST|GET) /\S+ \d+, images billed: \d+(, fault: .+)?", line) for line in requests)
+        return last
 
     return run
 
@@ -114,7 +123,7 @@ def test_every_fault_is_listed(cli: Callable[..., "Done"]) -> None:
 
 
 def test_ctrl_c_ends_the_process_with_130(key: str) -> None:
-    """The address is the first line of the process, what was billed the last, and nothing is on stderr."""
+    """The address is the first line of the process, what was billed the last, and stderr has each request."""
     command = [sys.executable, "-m", "flux_openai", *ENDLESS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
@@ -126,7 +135,8 @@ def test_ctrl_c_ends_the_process_with_130(key: str) -> None:
             out, err = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert (running.returncode, out, err) == (130, "requests: 1, images billed: 2, of them duplicates: 0\n", "")
+    assert (running.returncode, out) == (130, "requests: 1, images billed: 2, of them duplicates: 0\n")
+    assert err.splitlines()[2:] == ["POST /v1/images/generations 200, images billed: 2"]
 
 
 def test_every_request_is_in_the_journal_and_on_the_bill(emulate: Callable[..., str], key: str, tmp_path: Path) -> None:
@@ -162,9 +172,9 @@ def test_only_the_key_in_the_file_is_accepted(emulate: Callable[..., str], key: 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--host", "0.0.0.0"), "host='0.0.0.0': must be an address of this machine alone"),  # noqa: S104
-        (("--port", "65536"), "port=65536: must be an int from 0 to 65535"),
-        (("--port", "0", "--pixels", "0"), "pixels=0: must be an int from 1"),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: must be an address of this machine alone"),  # noqa: S104
+        (("--port", "65536"), "--port 65536: must be an int from 0 to 65535"),
+        (("--port", "0", "--pixels", "0"), "--pixels 0: must be an int from 1"),
         (("--port", "0", "--script", "no-such-file"), "'no-such-file' is neither a script, which has '->' in it, nor"),
         (("--port", "0", "--journal", "no/such/folder/journal"), "cannot write the journal"),
         (("--port", "0", "--api-key-file", "no-such-file"), "cannot read the key from 'no-such-file'"),

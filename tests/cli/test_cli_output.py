@@ -31,12 +31,17 @@ FIELDS = [
     "attempts",
     "notices",
     "missing",
+    "estimated_cost",
     "unsaved",
     "expires_at",
     "error",
     "exit_code",
 ]
 ERROR_FIELDS = ["type", "message", "billing", "attempts", "retry_after", "request_id", "status_code"]
+
+
+PATTERN = "the emulator draws patterns, not the service's pictures; nothing is billed\n"
+"""What stderr says of every run on the emulator."""
 
 
 def strict(text: str) -> dict[str, object]:
@@ -65,6 +70,7 @@ def test_the_document_of_a_good_run(ask: Ask, service: "Service", tmp_path: Path
         "attempts": 1,
         "notices": [],
         "missing": 0,
+        "estimated_cost": "1.40 CNY",
         "unsaved": [],
         "expires_at": "2025-06-30T08:39:57+00:00",
         "error": None,
@@ -83,9 +89,9 @@ def test_the_document_of_a_failure(ask: Ask, service: "Service") -> None:
     assert len(document["images"]) == 4  # type: ignore[arg-type]  # it is a list
     assert document["error"] == {
         "type": "FluxRateLimitError",
-        "message": "Error code: 429 - slow; the images of the calls before are paid for",
+        "message": "Error code: 429 - slow; the images that came are paid for",
         "billing": "paid",
-        "attempts": 1,
+        "attempts": 2,
         "retry_after": 600.0,
         "request_id": "req-1",
         "status_code": 429,
@@ -119,7 +125,7 @@ def test_an_error_of_any_kind_cannot_act(capsys: pytest.CaptureFixture[str]) -> 
     pytest.importorskip("flux_openai.cli.console").Console(as_json=False).failed(error)
     document = pytest.importorskip("flux_openai.cli.report").error_document(error)
     expected = "[2Jgone  https://example.com/x.png?[redacted]"
-    assert capsys.readouterr().err == f"error:  {expected}\n"
+    assert capsys.readouterr().err == f"error: {expected}\n"
     assert document["message"] == expected
 
 
@@ -181,14 +187,25 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_new_parameter_of_the_table_is_an_option(program: Ask, tmp_path: Path) -> None:
     """A field that is added to the models, and nowhere else, has an option with its help, and its value is sent."""
-    options = ["--emulator", "--json", "--response-format", "b64_json", "--new-parameter", "1.5", "-o", str(tmp_path)]
+    options = [
+        "--emulator",
+        "--json",
+        "--response-format",
+        "b64_json",
+        "--new-parameter",
+        "1.5",
+        "--seed",
+        "7",
+        "-o",
+        str(tmp_path),
+    ]
     done = program("generate", "a fox", *options, python=("-c", NEW_PARAMETER))
     help_text, _, document = done.out.rpartition("\n{")
     line = "--new-parameter NUMBER How new it looks. From 0 to 2; the service's default is 0.5."
     assert line in " ".join(help_text.split())
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     assert strict(f"{{{document}")["sent"] == [
-        {"model": DEFAULT_MODEL, "prompt": "a fox", "response_format": "b64_json", "new_parameter": 1.5}
+        {"model": DEFAULT_MODEL, "prompt": "a fox", "seed": 7, "response_format": "b64_json", "new_parameter": 1.5}
     ]
 
 
@@ -216,7 +233,7 @@ def test_the_real_program_makes_an_image(program: Ask, tmp_path: Path, monkeypat
     """The program saves a picture and prints its path alone; colours that are asked for do not get into a log."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     done = program("generate", "a red fox", "--emulator", "-o", str(tmp_path))
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, PATTERN)
     assert Path(done.out.rstrip("\n")).read_bytes().startswith(b"\x89PNG")
 
 
@@ -225,7 +242,7 @@ def test_a_path_that_the_locale_cannot_write(cli: Ask, tmp_path: Path, monkeypat
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", stdout)
     done = cli("generate", "x", "--emulator", "-o", str(tmp_path / "Füchse"))
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, PATTERN)
     stdout.seek(0)
     assert "F\\xfcchse" in stdout.read()
 
@@ -287,15 +304,23 @@ def test_another_missing_module_is_not_blamed_on_the_extra(program: Ask) -> None
     assert "flux_openai.cli.options" in done.err
 
 
-def test_a_reader_that_has_left(tmp_path: Path) -> None:
-    """A closed stdout costs neither images nor a traceback."""
+@pytest.mark.parametrize("command", ["generate x --emulator -n 5 -o images", "models", "emulate --help-faults"])
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, command: str) -> None:
+    """A closed stdout costs neither images nor a traceback, but the exit code and stderr say that it was closed."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "flux_openai", "generate", "x", "--emulator", "-n", "5", "-o", str(tmp_path)]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "flux_openai", *command.split()],
+        cwd=tmp_path,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
     os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert len(list(tmp_path.iterdir())) == 5
+    assert done.returncode == 1
+    assert done.stderr.decode().removeprefix(PATTERN) == "error: the output could not be written: Broken pipe\n"
+    assert len(list(tmp_path.rglob("*.png"))) == (5 if "-n" in command else 0)
 
 
 def test_a_spinner_on_a_terminal(cli: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from openai.resources.images import Images
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenAI, InvalidParamsError
 from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
-from flux_openai.request.unsupported import Unsupported
+from flux_openai.request.modes import Unsupported
 
 PREFIX = "black-forest-labs/flux"
 MODES: tuple[Unsupported, ...] = get_args(Unsupported)

@@ -24,6 +24,26 @@ def run_without(package: str, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+LOADED_BY_THE_CLIENT = {
+    *("flux_openai", "flux_openai.errors", "flux_openai.retry"),
+    *(f"flux_openai._http{module}" for module in ("", ".fork", ".library", ".reasons", ".redaction")),
+    *(f"flux_openai.client{module}" for module in ("", ".clients", ".setup", ".signature", ".tracebacks")),
+    *(f"flux_openai.request{module}" for module in ("", ".modes", ".sdk_arguments")),
+    *(f"flux_openai.sending{module}" for module in ("", ".settings")),
+}
+"""What a program waits for that imports the client; the rest is loaded by the first request."""
+
+
+def test_the_client_loads_few_modules_beyond_those_of_the_sdk() -> None:
+    """The import of the client loads what the SDK's client loads, and these modules of ours."""
+    code = (
+        "from openai import OpenAI; import sys; before = {*sys.modules}; from flux_openai import OpenAI; "
+        "print(*sorted({*sys.modules} - before))"
+    )
+    done = run_without("no_such_package", code)
+    assert {*done.stdout.split()} == LOADED_BY_THE_CLIENT, done.stderr
+
+
 def test_each_name_brings_no_more_than_it_needs() -> None:
     """Who imports the client does not wait for the emulator; modules are there by name, and what is none is said."""
     code = (

@@ -34,6 +34,7 @@ APART: Mapping[str, str] = {
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
     "sending/call.py:abuild_calls": "reads files in a thread, so as not to block",
+    "tools/session.py:Session.acheck_folder": "writes the file in a thread, so as not to block",
     "tools/session.py:Session.aadd_image": "reads the file in a thread, so as not to block",
     "tools/session.py:EarlierCall.aresult": "waits in a thread, so as not to block",
     "tools/langchain.py:FluxImageTool._arun": "reads the images to show in a thread, so as not to block",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import openai
 import pytest
 
 from flux_openai._http.library import httpx
@@ -181,11 +182,40 @@ def test_a_bill_does_not_change_afterwards(post: Post, emulator: Emulator) -> No
     assert (before.images, emulator.bill.images) == (0, 1)
 
 
-def test_paying_twice_is_counted(post: Post, emulator: Emulator) -> None:
-    """Pictures billed again under the same Idempotency-Key are duplicates; other keys, and none, are not."""
-    for key in ("a", "a", "b", "a", "", ""):
-        post(n=2, headers={"Idempotency-Key": key} if key else None)
-    assert emulator.bill == Bill(images=12, calls=6, duplicates=4)
+@pytest.mark.parametrize(
+    ("orders", "duplicates"),
+    [
+        (["a", "a"], 1),
+        (["a", "b"], 0),  # meant: each has a key of its own
+        ([None, None, None], 2),  # a retry of a client without keys, or two equal calls: nobody can tell
+        (["", None], 1),
+        (["a", None], 1),
+        ([None, "a"], 0),
+        ([None, "a", "a"], 1),
+    ],
+)
+def test_paying_twice_is_counted(post: Post, emulator: Emulator, orders: list[str | None], duplicates: int) -> None:
+    """Pictures that were billed before are duplicates: by Idempotency-Key or, without one, by caller and body."""
+    for key in orders:
+        post(n=2, headers=None if key is None else {"Idempotency-Key": key})
+    assert emulator.bill == Bill(images=2 * len(orders), calls=len(orders), duplicates=2 * duplicates)
+
+
+def test_what_differs_without_a_key_is_no_duplicate(post: Post, emulator: Emulator) -> None:
+    """Another body, another caller, and an order after one that was not billed."""
+    emulator.fail(status=503)
+    for fields in ({}, {}, {"seed": 1}, {"seed": True}, {"n": 2}, {"headers": {"authorization": "Bearer another"}}):
+        post(**fields)
+    assert emulator.bill == Bill(images=5, calls=4, duplicates=0)
+
+
+def test_a_retry_of_the_plain_sdk_is_a_duplicate(emulator: Emulator) -> None:
+    """It sends no Idempotency-Key, so the second picture of a billed time-out is seen by its body."""
+    emulator.fail(error="timeout")
+    with openai.OpenAI(api_key="k", base_url=emulator.base_url, http_client=emulator.http_client()) as client:
+        client.images.generate(model=DEFAULT_MODEL, prompt="a fox")
+    assert "idempotency-key" not in emulator.requests[1].headers
+    assert emulator.bill == Bill(images=2, calls=2, duplicates=1)
 
 
 def test_a_retry_after_a_free_failure_is_no_duplicate(post: Post, emulator: Emulator) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from flux_openai import AsyncFluxOpenAI, Emulator, FluxImagesResponse, FluxOpenA
 from flux_openai._http.library import httpx
 from flux_openai.emulator import Reply, Server
 from flux_openai.emulator.api.responses import json_reply
+from tests.promises.docs.conftest import EmulatorWithChat
 
 KEY = "key-of-the-flux-service"
 MODEL = "some-chat-model"
@@ -112,14 +115,23 @@ class ChatService:
 
 
 @pytest.fixture
-def readme() -> Callable[..., dict[str, Any]]:
-    """Run the README's block about a framework, with the names that it takes as given, and return all names."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def guide(tmp_path: Path) -> Callable[[str], tuple[Emulator, str]]:
+    """Run the block about a framework in examples/agents.md as it stands: the service that it used, and its output."""
+    root = Path(__file__).parents[2]
+    text = (root / "examples" / "agents.md").read_text(encoding="utf-8")
 
-    def run(word: str, **names: object) -> dict[str, Any]:
+    def run(word: str) -> tuple[Emulator, str]:
         [block] = [block for block in re.findall(r"^```py\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if word in block]
-        exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # that is the point
-        return names
+        emulator = EmulatorWithChat(pixels=64)
+        with emulator.serve() as server:
+            variables = {"MODELVERSE_API_KEY": "k", "MODELVERSE_BASE_URL": server.base_url, "PYTHONPATH": str(root)}
+            # In a process of its own: the frameworks leave their event loops and connections open.
+            command = [sys.executable, "-c", block]
+            done = subprocess.run(
+                command, cwd=tmp_path, env={**variables, "no_proxy": "*"}, capture_output=True, text=True, check=False
+            )
+        assert done.returncode == 0, done.stderr
+        return emulator, done.stdout
 
     return run
 

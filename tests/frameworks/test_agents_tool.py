@@ -15,7 +15,7 @@ from flux_openai import Emulator
 from flux_openai.tools import FluxTool
 from flux_openai.tools.agents import function_tool
 
-Readme = Callable[..., dict[str, Any]]
+Guide = Callable[[str], tuple[Emulator, str]]
 ROOT = Path(__file__).parents[2]
 WRONG = {"prompt": "a fox", "steps": 99}
 RIGHT = {"prompt": "a fox", "steps": 20, "seed": 7, "aspect_ratio": None}
@@ -99,17 +99,11 @@ async def test_a_hostile_prompt_is_a_prompt(emulator: Emulator, tmp_path: Path, 
     assert words == f"Made 1 image:\n- {file.name} (image/png, 8x8, seed 7)"
 
 
-@pytest.mark.anyio
-async def test_the_lines_of_the_readme_draw(emulator: Emulator, tmp_path: Path, readme: Readme) -> None:
-    """An agent made as the README makes it has both tools, and draws with the first."""
-    draw = FluxTool(emulator.async_client(), folder=tmp_path)
-    model = ScriptedModel([[function_call(draw.name, RIGHT, call_id="call")], [assistant_message("done")]])
-    painter = readme("flux_openai.tools.agents", draw=draw, model=model)["painter"]
-    assert (await agents.Runner.run(painter, "Draw a fox.")).final_output == "done"
-    assert ([tool.name for tool in painter.tools], len(files_in(tmp_path))) == (
-        ["flux_generate_image", "flux_edit_image"],
-        1,
-    )
+def test_the_block_of_the_guide_draws(guide: Guide, tmp_path: Path) -> None:
+    """An agent made as the guide makes it draws one image, and prints what its model says of it."""
+    service, printed = guide("flux_openai.tools.agents")
+    [file] = files_in(tmp_path)
+    assert (service.bill.images, file.name in printed) == (1, True)
 
 
 def test_the_schema_stays_strict(emulator: Emulator, tmp_path: Path) -> None:

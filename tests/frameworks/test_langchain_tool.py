@@ -34,6 +34,7 @@ WRONG: Mapping[str, Any] = {
     "10,000 images": {**FOX, "n": 10_000},
 }
 
+Guide = Callable[[str], tuple[Emulator, str]]
 Talk = Callable[..., Awaitable[list[ToolMessage]]]
 
 
@@ -245,14 +246,11 @@ async def test_models_that_see_are_shown_the_images(
     assert [b64decode(block["base64"]) for block in shown] == [path.read_bytes() for path in paths]
 
 
-def test_the_lines_of_the_readme_draw(
-    flux: FluxTool, emulator: Emulator, readme: Callable[..., dict[str, Any]]
-) -> None:
-    """An agent made as the README makes it draws when its model asks for that."""
-    script = iter([said(flux.name, {"prompt": "a fox"}), AIMessage("done")])
-    agent = readme("create_agent", draw=flux, model=ScriptedModel(messages=script))["agent"]
-    state = agent.invoke({"messages": [{"role": "user", "content": "Draw a fox."}]})
-    assert (state["messages"][-1].text, len(posts(emulator))) == ("done", 1)
+def test_the_block_of_the_guide_draws(guide: Guide, tmp_path: Path) -> None:
+    """An agent made as the guide makes it draws one image, and prints what its model says of it."""
+    service, printed = guide("create_agent")
+    [file] = files(tmp_path / "out")
+    assert (service.bill.images, file.name in printed) == (1, True)
 
 
 def test_images_are_not_shown_unasked(tool: FluxImageTool) -> None:

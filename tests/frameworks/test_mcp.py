@@ -1,6 +1,9 @@
 """The MCP server and its thumbnails, with the SDK's own clients: in memory, over pipes, in both protocols."""
 
 import json
+import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +11,7 @@ import sys
 import zlib
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from flux_openai.tools.mcp import mcp_server
 
 ROOT = Path(__file__).parents[2]
 Message = dict[str, Any]
+jsonschema: Any = import_module("jsonschema")  # a dependency of mcp, which has no types
 
 GENERATE, EDIT = "flux_generate_image", "flux_edit_image"
 STRICT = ["-W", "error", "-m", "flux_openai", "mcp"]
@@ -176,10 +181,59 @@ async def test_the_tools_are_the_neutral_ones(tool: FluxTool, mode: str) -> None
         listed = (await client.list_tools()).tools
     for one, neutral in zip(listed, (tool, tool.editing()), strict=True):
         assert (one.name, one.description) == (neutral.name, neutral.description)
-        assert one.input_schema == neutral.parameters
+        assert one.input_schema == neutral.input_schema
+        assert one.title == {"generate": "Generate images", "edit": "Edit images"}[neutral.verb]
         assert one.annotations == types.ToolAnnotations(
-            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+            title=one.title, read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
         )
+
+
+async def test_only_what_a_call_needs_is_required(tool: FluxTool, emulator: Emulator) -> None:
+    """The schema requires the prompt, and the images of an edit; null for an optional argument is still accepted."""
+    async with Client(mcp_server(tool)) as client:
+        listed = (await client.list_tools()).tools
+        assert [one.input_schema["required"] for one in listed] == [["prompt"], ["images", "prompt"]]
+        assert "null" not in json.dumps([one.input_schema for one in listed])
+        everything = dict.fromkeys(listed[0].input_schema["properties"])
+        assert not (await client.call_tool(GENERATE, {"prompt": "a fox"})).is_error
+        assert not (await client.call_tool(GENERATE, {**everything, "prompt": "a fox"})).is_error
+    assert emulator.bill.images == 2
+
+
+@each_protocol
+async def test_the_structured_content_matches_its_schema(tool: FluxTool, emulator: Emulator, mode: str) -> None:
+    """Whatever a call ends in, its structured content has the fields that the schema promises, and no others."""
+    async with Client(mcp_server(tool), mode=mode) as client:
+        [schema, _] = [one.output_schema for one in (await client.list_tools()).tools]
+        assert schema["type"] == "object"
+        results = [await client.call_tool(GENERATE, {"prompt": "x", "steps": 99})]
+        results.append(await client.call_tool(GENERATE, {"prompt": "x", "n": 2, "seed": 7}))
+        emulator.fail(status=200, body={"created": 1, "data": [{"b64_json": "aGVsbG8gd29ybGQ="}]})
+        results.append(await client.call_tool(GENERATE, {"prompt": "no image"}))
+        emulator.fail(error="reset")
+        results.append(await client.call_tool(GENERATE, {"prompt": "unknown"}))
+        results.append(await client.call_tool(GENERATE, {"prompt": "too many"}))
+    assert [result.is_error for result in results] == [True, False, False, True, True]
+    closed = {**schema, "additionalProperties": False}
+    closed["properties"]["images"]["items"]["additionalProperties"] = False
+    for result in results:
+        jsonschema.validate(result.structured_content, closed)
+        assert result.structured_content["text"] == text_of(result)
+        assert result.structured_content["is_error"] == result.is_error
+    assert [image["seed"] for image in results[1].structured_content["images"]] == [7, 7]
+
+
+@each_protocol
+async def test_the_server_says_how_its_tools_belong_together(tool: FluxTool, mode: str) -> None:
+    """The instructions name the tools that there are, the limits and the seed, and no path."""
+    async with Client(mcp_server(tool), mode=mode) as client:
+        told = client.instructions
+    assert told
+    assert all(part in told for part in (GENERATE, EDIT, "at most 4 images in 16 calls", "its seed"))
+    assert str(tool.session.folder) not in told
+    async with Client(mcp_server(tool.editing(name="change")), mode=mode) as client:
+        assert client.instructions
+        assert client.instructions.startswith("change changes or combines images")
 
 
 async def test_a_tool_that_edits_comes_alone(tool: FluxTool) -> None:
@@ -371,6 +425,57 @@ def test_stdin_ends_while_a_call_is_under_way(tmp_path: Path) -> None:
                 connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 assert process.wait(timeout=60) == 0
     assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
+
+
+def test_a_terminal_is_told_what_the_server_waits_for(tmp_path: Path) -> None:
+    """Who starts it by hand reads on stderr what it is, how it ends and where its JSON goes; that JSON starts it."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, *STRICT, "--emulator", "-o", str(tmp_path / "out")]
+    with (
+        os.fdopen(ours, "wb", buffering=0) as keyboard,
+        subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": str(ROOT)},
+        ) as process,
+    ):
+        os.close(theirs)
+        keyboard.write(b"\x04")
+        out, told = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("", 0)
+    assert "It waits for the messages of an AI application on stdin; Ctrl-C or Ctrl-D ends it." in told
+    for place in ("claude_desktop_config.json", ".mcp.json", "~/.cursor/mcp.json", ".vscode/mcp.json", '"servers"'):
+        assert place in told
+    [line] = [line for line in told.splitlines() if line.startswith("{")]
+    server = json.loads(line)["mcpServers"]["flux"]
+    assert server["args"][-1] == str(tmp_path / "out")
+    command = [server["command"], *server["args"], "--emulator"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env={"PYTHONPATH": str(ROOT)}
+    ) as process:
+        say(process, INITIALIZE)
+        assert heard(process)["result"]["serverInfo"]["name"] == "flux-openai"
+        process.communicate(timeout=60)
+
+
+def test_the_json_of_the_guide_starts_the_server(tmp_path: Path) -> None:
+    """Both forms of configuration in the guide have arguments that the program takes, and a place for the key."""
+    text = (ROOT / "examples" / "agents.md").read_text(encoding="utf-8")
+    common, code = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    server = common["mcpServers"]["flux"]
+    assert {**server, "type": "stdio", "env": code["servers"]["flux"]["env"]} == code["servers"]["flux"]
+    assert server["env"].keys() == code["servers"]["flux"]["env"].keys() == {"MODELVERSE_API_KEY"}
+    [asked] = code["inputs"]
+    assert code["servers"]["flux"]["env"]["MODELVERSE_API_KEY"] == f"${{input:{asked['id']}}}"
+    verb, out, _, *options = server["args"]
+    assert verb == "mcp"
+    with start(out, str(tmp_path), *options, MODELVERSE_API_KEY="k") as process:
+        say(process, INITIALIZE)
+        assert heard(process)["result"]["serverInfo"]["name"] == "flux-openai"
+        process.communicate(timeout=60)
 
 
 def test_ctrl_c_ends_the_program(tmp_path: Path) -> None:

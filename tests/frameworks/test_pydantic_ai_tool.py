@@ -15,7 +15,7 @@ from flux_openai import Emulator
 from flux_openai.tools import FluxTool
 from flux_openai.tools.pydantic_ai import pydantic_ai_tool
 
-Readme = Callable[..., dict[str, Any]]
+Guide = Callable[[str], tuple[Emulator, str]]
 ROOT = Path(__file__).parents[2]
 WRONG = {"prompt": "a fox", "steps": 99}
 RIGHT = {"prompt": "a fox", "steps": 20, "seed": 7, "aspect_ratio": None}
@@ -66,19 +66,11 @@ async def test_an_agent_goes_from_error_to_picture(emulator: Emulator, tmp_path:
     ]
 
 
-@pytest.mark.anyio
-async def test_the_lines_of_the_readme_draw(emulator: Emulator, tmp_path: Path, readme: Readme) -> None:
-    """An agent made as the README makes it has both tools, and draws with the first."""
-    draw = FluxTool(emulator.async_client(), folder=tmp_path)
-    offered: list[str] = []
-
-    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        offered[:] = [tool.name for tool in info.function_tools]
-        return ModelResponse([TextPart("done") if len(messages) > 1 else ToolCallPart(draw.name, RIGHT)])
-
-    painter = readme("flux_openai.tools.pydantic_ai", draw=draw, model=FunctionModel(model))["painter"]
-    assert (await painter.run("Draw a fox.")).output == "done"
-    assert (offered, len(files_in(tmp_path))) == (["flux_generate_image", "flux_edit_image"], 1)
+def test_the_block_of_the_guide_draws(guide: Guide, tmp_path: Path) -> None:
+    """An agent made as the guide makes it draws one image, and prints what its model says of it."""
+    service, printed = guide("flux_openai.tools.pydantic_ai")
+    [file] = files_in(tmp_path)
+    assert (service.bill.images, file.name in printed) == (1, True)
 
 
 @pytest.mark.anyio

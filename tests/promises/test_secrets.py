@@ -574,6 +574,8 @@ class Witness:
         return httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
 
 
+SERVICE = "https://api.umodelverse.ai/v1"
+
 SyncMaker = Callable[[Witness], FluxOpenAI]
 SYNC_MAKERS: dict[str, SyncMaker] = {
     "new": lambda w: FluxOpenAI(api_key=KEY, http_client=w.client()),
@@ -581,9 +583,9 @@ SYNC_MAKERS: dict[str, SyncMaker] = {
     "copy": lambda w: FluxOpenAI(api_key=KEY, http_client=w.client()).copy(timeout=9),
     "with_options": lambda w: FluxOpenAI(api_key=KEY, http_client=w.client()).with_options(max_retries=1).copy(),
     "set headers": lambda w: FluxOpenAI(api_key=KEY, http_client=w.client()).copy(set_default_headers={"x-own": "own"}),
-    "adapted": lambda w: adapt(openai.OpenAI(api_key=KEY, base_url=Emulator.base_url, http_client=w.client())),
+    "adapted": lambda w: adapt(openai.OpenAI(api_key=KEY, base_url=SERVICE, http_client=w.client())),
     "adapted copy": lambda w: adapt(
-        openai.OpenAI(api_key=KEY, base_url=Emulator.base_url, http_client=w.client()).with_options(timeout=5)
+        openai.OpenAI(api_key=KEY, base_url=SERVICE, http_client=w.client()).with_options(timeout=5)
     ).copy(),
 }
 
@@ -601,7 +603,7 @@ def test_nothing_of_openai_s_reaches_the_service(
     client.models.list()
     assert len(witness.seen) == 3
     assert [(word, seen) for seen in witness.seen for word in foreign_environment if word in seen] == []
-    assert all(seen.startswith("https://api.umodelverse.ai/v1/") for seen in witness.seen)
+    assert all(seen.startswith(f"{SERVICE}/") for seen in witness.seen)
     assert all(f"bearer {KEY}".lower() in seen for seen in witness.seen)
 
 
@@ -614,7 +616,7 @@ async def test_nothing_of_openai_s_reaches_the_service_async(made: str, foreign_
     if made == "copy":
         client = client.copy(timeout=9).with_options(max_retries=1)
     if made == "adapted":
-        plain = openai.AsyncOpenAI(api_key=KEY, base_url=Emulator.base_url, http_client=witness.async_client())
+        plain = openai.AsyncOpenAI(api_key=KEY, base_url=SERVICE, http_client=witness.async_client())
         client = adapt(plain).copy()
     await client.images.generate(prompt="a fox")
     await client.models.list()
@@ -632,7 +634,7 @@ def test_what_the_user_gave_is_kept(foreign_environment: list[str]) -> None:
     }
     clients = [
         FluxOpenAI(api_key=KEY, http_client=witness.client(), **given),
-        adapt(openai.OpenAI(api_key=KEY, base_url=Emulator.base_url, http_client=witness.client(), **given)),
+        adapt(openai.OpenAI(api_key=KEY, base_url=SERVICE, http_client=witness.client(), **given)),
     ]
     for client in [*clients, *(client.copy() for client in clients)]:
         client.images.generate(prompt="a fox")

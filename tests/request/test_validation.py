@@ -13,7 +13,7 @@ from flux_openai import Emulator, FluxOpenAI, InvalidParamsError
 from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS, FluxField
 from flux_openai.request.image_inputs import WireImage
-from flux_openai.request.unsupported import Unsupported
+from flux_openai.request.modes import Unsupported
 from flux_openai.request.validation import CheckedParams, validate
 
 INF, NAN = float("inf"), float("nan")

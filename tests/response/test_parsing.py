@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_openai import Emulator, FluxImage, FluxImagesResponse
+from flux_openai import Emulator, FluxImage, FluxImagesResponse, InvalidParamsError, OpenAI
+from flux_openai.errors import ConfigurationError
 from flux_openai.formats import plain_base64
 from flux_openai.response.download import DownloadSettings
 from flux_openai.response.parsing import UnusableBody, read_answer
@@ -437,3 +438,24 @@ def test_a_notebook_shows_the_picture() -> None:
     assert odd._repr_mimebundle_(include=None, exclude=None) == {"text/plain": repr(odd)}
     assert link._repr_mimebundle_() == {"text/plain": repr(link)}
     assert SIGNATURE not in repr(link)
+
+
+def test_a_notebook_shows_the_pictures_of_an_answer() -> None:
+    """One picture is shown as it is, several side by side; an answer without a readable one shows its text."""
+    one, two = usable({"data": [{"b64_json": B64}]}), usable({"data": [{"b64_json": B64}] * 2}, n=2)
+    none = usable({"data": [{"b64_json": "AAAA"}]})
+    assert one._repr_mimebundle_() == {"image/png": B64, "text/plain": repr(one)}
+    shown = two._repr_mimebundle_(include=None, exclude=None)
+    assert shown.keys() == {"text/html", "text/plain"}
+    assert shown["text/html"].count(f'<img src="data:image/png;base64,{B64}"') == 2
+    assert none._repr_mimebundle_() == {"text/plain": repr(none)}
+
+
+@pytest.mark.parametrize("make", [lambda: OpenAI(api_key=""), lambda: Emulator().client(defaults={"steps": 99})])
+def test_a_notebook_prints_the_message_of_an_error_about_arguments(make: Callable[[], object]) -> None:
+    """IPython calls `_render_traceback_` instead of printing the code of each frame."""
+    with pytest.raises((InvalidParamsError, ConfigurationError)) as caught:
+        make()
+    error = caught.value
+    assert isinstance(error, InvalidParamsError | ConfigurationError)
+    assert error._render_traceback_() == f"{type(error).__name__}: {error}".splitlines()

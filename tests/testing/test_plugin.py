@@ -351,22 +351,100 @@ def test_tests_that_share_a_cassette_ask_for_the_same(pytester: pytest.Pytester)
     done.stdout.fnmatch_lines(["*another test has recorded fox.yaml, and asked for something else"])
 
 
-def test_a_cassette_that_is_named_and_not_used_is_refused(pytester: pytest.Pytester) -> None:
-    """On the test itself, which would ask the service; on a module or a class the name may be meant for others."""
-    pytester.makepyfile("""
+@pytest.mark.parametrize(("marker", "fixture"), [("flux_cassette", "flux_cassette"), ("flux_script", "flux_emulator")])
+def test_a_marker_without_its_fixture_is_refused(pytester: pytest.Pytester, marker: str, fixture: str) -> None:
+    """On the test itself, which would call the service; on a module or a class it may be meant for other tests."""
+    pytester.makepyfile(f"""
         import pytest
-        pytestmark = pytest.mark.flux_cassette("fox")
+        pytestmark = pytest.mark.{marker}("* -> status(429)")
 
-        @pytest.mark.flux_cassette("fox")
+        @pytest.mark.{marker}("* -> status(429)")
         def test_it():
             raise AssertionError("the service would have been asked")
 
-        def test_another():
-            pass
+        @pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.{marker}("* -> status(429)"))])
+        def test_parameter(n): ...
+
+        @pytest.mark.usefixtures("{fixture}")
+        @pytest.mark.{marker}("* -> status(429)", "* -> status(429)")
+        def test_arguments(): ...
+
+        @pytest.mark.{marker}(script="* -> status(429)")
+        def test_keyword(flux_client): ...
+
+        @pytest.mark.{marker}(" ")
+        def test_blank(flux_client): ...
+
+        def test_another(): ...
     """)
     done = run(pytester)
-    done.assert_outcomes(errors=1, passed=1)
-    done.stdout.fnmatch_lines(["*does not use the fixture of that name: add @pytest.mark.usefixtures('flux_cassette')"])
+    done.assert_outcomes(errors=5, passed=1)
+    told = f"*the marker {marker}, but does not use the fixture {fixture}: add @pytest.mark.usefixtures('{fixture}')"
+    done.stdout.fnmatch_lines([told] * 2, consecutive=False)
+    done.stdout.fnmatch_lines([f"the marker {marker} takes one text, and nothing else"] * 2)
+    done.stdout.fnmatch_lines([f"the text of the marker {marker} is empty"])
+
+
+def test_the_code_under_test_is_caught_as_long_as_the_test_lasts(
+    pytester: pytest.Pytester, telltale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key set, a client made at import sends nothing away in the tests with a fixture; in others it does."""
+    pytester.makepyfile(
+        product="""
+        from flux_openai import OpenAI
+        client = OpenAI()
+
+        def draw():
+            return client.images.generate(prompt="a red fox").data[0].read()
+    """
+    )
+    pytester.makepyfile("""
+        import os, openai, product, pytest
+
+        def test_before():
+            with pytest.raises(openai.AuthenticationError) as caught:
+                product.draw()
+            assert caught.value.request_id == "r-0"
+
+        @pytest.mark.parametrize("fixture", ["flux_emulator", "flux_client", "async_flux_client"])
+        def test_fixture(request, fixture):
+            request.getfixturevalue(fixture)
+            assert product.draw()
+            assert len(request.getfixturevalue("flux_emulator").requests) == 2
+            assert "CANARY" not in os.environ["MODELVERSE_API_KEY"]
+
+        def test_after():
+            assert "CANARY" in os.environ["MODELVERSE_API_KEY"]
+            with pytest.raises(openai.AuthenticationError) as caught:
+                product.draw()
+            assert caught.value.request_id == "r-1"
+    """)
+    monkeypatch.setenv("MODELVERSE_BASE_URL", telltale)
+    monkeypatch.setenv("MODELVERSE_API_KEY", "sk-CANARY-of-the-user")
+    run(pytester).assert_outcomes(passed=5)
+
+
+def test_a_cassette_answers_in_place_of_the_emulator(pytester: pytest.Pytester) -> None:
+    """In whatever order, and however, a test asks for the fixtures; the hosts on it are those of the clients."""
+    pytester.makepyfile("""
+        import pytest
+        from flux_openai import OpenAI
+
+        @pytest.mark.usefixtures("flux_emulator", "flux_cassette")
+        def test_order():
+            assert OpenAI().images.generate(prompt="a red fox").data[0].read()
+
+        def test_dynamic(request):
+            request.getfixturevalue("flux_cassette")
+            assert OpenAI().images.generate(prompt="a red fox").data[0].read()
+    """)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
+    for path in (pytester.path / "cassettes").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "https://api.umodelverse.ai/files/" in text
+        assert "flux-emulator" not in text
+    pytester.makeconftest(NO_NETWORK)
+    run(pytester).assert_outcomes(passed=2)
 
 
 def test_a_wrong_script_in_a_marker_is_shown_and_nothing_else(pytester: pytest.Pytester) -> None:

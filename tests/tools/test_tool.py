@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import json
+import os
+import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Semaphore
@@ -525,3 +527,155 @@ def test_a_tool_is_set_up_rightly(emulator: Emulator, options: dict[str, Any], t
     """What a developer gets wrong is raised where the tool is made, with what would do."""
     with emulator.client() as client, pytest.raises(ConfigurationError, match=re.escape(told)):
         FluxTool(client, **options)
+
+
+@pytest.mark.parametrize("given", [{}, {"seed": None}, {"seed": -1}], ids=str)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_drawn_seed_makes_the_same_images_again(
+    make: Make, call: Call, posts: Posts, given: dict[str, Any], n: int
+) -> None:
+    """A call without a seed, or with -1, gets one that is sent, shown and recorded, and that makes the images again."""
+    tool = make()
+    first = call(tool, {"prompt": "a fox", "n": n, **given})
+    seed = posts()[0]["seed"]
+    assert 0 <= seed < 2**31 - 1
+    images: Any = first.artifact["images"]
+    assert [image["seed"] for image in images] == [seed] * n
+    assert first.text.count(f", seed {seed})") == n
+    assert [image.name for image in first.images] == [f"a-fox_seed{seed}_{index}.png" for index in range(n)]
+    again = call(tool, {"prompt": "a fox", "n": n, "seed": seed})
+    assert [image.read() for image in again.images] == [image.read() for image in first.images]
+
+
+def test_a_seed_is_drawn_from_all_that_the_service_takes(make: Make, call: Call, posts: Posts) -> None:
+    """Seeds differ from call to call, whatever the program does with `random`, and leave its state as it is."""
+    tool = make()
+    for _ in range(8):
+        random.seed(0)
+        before = random.getstate()
+        call(tool, {"prompt": "a fox"})
+        assert random.getstate() == before
+    seeds = {body["seed"] for body in posts()}
+    assert len(seeds) == 8
+    assert max(seeds) > 2**20
+
+
+def test_a_repeated_call_names_the_seed_of_the_first(make: Make, call: Call, posts: Posts) -> None:
+    """Under one request_key, a second call without a seed returns the first images with the seed that made them."""
+    tool = make()
+    first, second = (call(tool, {"prompt": "a fox", "request_key": "fox"}) for _ in range(2))
+    assert len(posts()) == 1
+    assert f"seed {posts()[0]['seed']})" in second.text
+    assert second.artifact == first.artifact
+
+
+@every_way
+@pytest.mark.parametrize(("default", "sent"), [(5, {5}), (-1, None), (None, None)])
+def test_a_default_seed_of_the_client_is_used(
+    emulator: Emulator,
+    way: str,
+    call: Call,
+    posts: Posts,
+    tmp_path: Path,
+    *,
+    default: int | None,
+    sent: set[int] | None,
+) -> None:
+    """A seed that the developer set for the client counts as given, and is named; -1 there means a drawn one too."""
+    client = (emulator.async_client if way == "async" else emulator.client)(defaults={"seed": default})
+    tool = FluxTool(client, folder=tmp_path)
+    results = [call(one, {"prompt": "a fox"}) for one in (tool, tool)]
+    seeds = {body["seed"] for body in posts()}
+    assert seeds == (sent or seeds)
+    assert len(seeds) == (1 if sent else 2)
+    assert {image.seed for result in results for image in result.images} == seeds
+    assert min(seeds) >= 0
+    assert call(tool, {"prompt": "a fox", "seed": 9}).images[0].seed == 9
+
+
+def _in_the_way(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    return folder
+
+
+def _to_nowhere(folder: Path) -> Path:
+    folder.symlink_to(folder.parent / "gone" / "x")
+    return folder
+
+
+PLACES: dict[str, Callable[[Path], Path]] = {
+    "a file in the way": _in_the_way,
+    "a file above": lambda folder: _in_the_way(folder) / "a" / "b",
+    "a link to nowhere": _to_nowhere,
+    "a device": lambda _: Path("/dev/null/out"),
+    "no place for files": lambda _: Path("/proc/self/out"),
+    "a character": lambda folder: folder / "a\0b",
+    "half a character": lambda folder: folder / "a\ud800",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_folder_that_cannot_be_written_is_refused_at_once(emulator: Emulator, tmp_path: Path, place: str) -> None:
+    """Where no image can be saved, no tool is made: the error names the folder and the reason."""
+    folder = PLACES[place](tmp_path / "out")
+    with emulator.client() as client, pytest.raises(ConfigurationError, match=r"^folder=.*: cannot be written to: "):
+        FluxTool(client, folder=folder)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Permissions count, also where the tests run as root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_a_folder_without_permission_is_refused(emulator: Emulator, tmp_path: Path, unprivileged: None) -> None:
+    """A folder that belongs to somebody else, or may only be read, is refused where the tool is made."""
+    if os.getuid() != 0:
+        tmp_path.chmod(0o555)
+    with emulator.client() as client, pytest.raises(ConfigurationError, match="Permission denied"):
+        FluxTool(client, folder=tmp_path / "out")
+
+
+def test_making_a_tool_leaves_nothing(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is tried without a trace, "~" is the home folder, and the editing tool tries no other folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with emulator.client() as client:
+        tool = FluxTool(client, folder="~/pictures/foxes")
+        assert tool.session.folder == tmp_path / "home" / "pictures" / "foxes"
+        assert list(tmp_path.iterdir()) == []
+        _in_the_way(tmp_path / "cwd" / "out")
+        monkeypatch.chdir(tmp_path / "cwd")
+        assert tool.editing().session is tool.session
+        assert tool.call(FOX).images[0].path == str(tool.session.folder / "a-fox_seed7_0.png")
+
+
+def _no_space(*_: object, **__: object) -> object:
+    return Path("/dev/full").open("wb")
+
+
+@every_way
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_that_became_unwritable_costs_nothing(
+    make: Make, call: Call, posts: Posts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
+) -> None:
+    """Before every call the folder is tried: nothing is sent, no limit is used up, and the name stays free."""
+    tool = make(max_calls=1, max_images=1)
+    with monkeypatch.context() as patch:
+        if full:
+            patch.setattr("flux_openai.response.files.tempfile.TemporaryFile", _no_space)
+        else:
+            _in_the_way(tmp_path / "out")
+        result = call(tool, {**FOX, "request_key": "fox"})
+    assert (posts(), result.is_error, result.correctable, result.billing) == ([], True, False, "none")
+    reason = "No space left on device" if full else "there is a file where the folder should be"
+    assert f'cannot be written to. Do not call again; tell the user. The error: "{reason}"' in result.text
+    assert_presentable(result, tmp_path)
+    if not full:
+        (tmp_path / "out").unlink()
+    assert len(call(tool, {**FOX, "request_key": "fox"}).images) == len(posts()) == 1

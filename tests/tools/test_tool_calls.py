@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from openai.types.responses import Response
 
 from flux_openai import AsyncFluxOpenAI, Emulator, FluxOpenAI
 from flux_openai._http.library import httpx
-from flux_openai.tools import FluxTool, arun_tool_calls, run_tool_calls
+from flux_openai.emulator import Reply
+from flux_openai.emulator.api.responses import json_reply
+from flux_openai.tools import FluxTool, arun_tool_calls, other_tool_calls, run_tool_calls
 
 Answer = ChatCompletion | Response
 Run = Callable[..., list[dict[str, Any]]]
@@ -90,9 +93,28 @@ def test_our_calls_are_answered_and_no_others(run: Run, tool: FluxTool, emulator
 
 
 @pytest.mark.parametrize("kind", BODIES)
+def test_the_calls_of_other_tools_are_returned(
+    run: Run, tool: FluxTool, emulator: Emulator, kind: type[Answer]
+) -> None:
+    """What ours leave unanswered comes back as the SDK's objects, in order, so that each call gets one result."""
+    calls = [("search", '{"q": 1}'), ("flux_generate_image", RIGHT), ("search", "{"), ("flux_generate_image", "{")]
+    answer = kind.model_validate(BODIES[kind](*calls))
+    others: list[Any] = other_tool_calls(answer, iter([tool]))
+    assert emulator.requests == [], "nothing is run"
+    ids = [getattr(call, "call_id", None) or call.id for call in others]
+    assert ids == ["call-0", "call-2", "call-c"]
+    assert getattr(others[0], "function", others[0]).arguments == '{"q": 1}'
+    every = answer.choices[0].message.tool_calls if isinstance(answer, ChatCompletion) else answer.output
+    assert [call for call in every or () if call in others] == others
+    answered = [one.get("tool_call_id", one.get("call_id")) for one in run(answer, [tool])]
+    assert sorted([*answered, *ids]) == ["call-0", "call-1", "call-2", "call-3", "call-c"]
+
+
+@pytest.mark.parametrize("kind", BODIES)
 def test_an_answer_without_calls_asks_for_nothing(run: Run, tool: FluxTool, kind: type[Answer]) -> None:
     """A plain answer gives an empty list, and so does one without tools."""
     assert run(kind.model_validate(BODIES[kind](words="no")), [tool]) == []
+    assert other_tool_calls(kind.model_validate(BODIES[kind](words="no")), [tool]) == []
     assert run(kind.model_validate(BODIES[kind](("flux_generate_image", RIGHT))), []) == []
 
 
@@ -175,3 +197,34 @@ async def test_responses_go_from_error_to_picture(emulator: Emulator, tmp_path: 
     assert answer.output_text == "done"
     assert ([len(one["input"]) for one in service.seen], emulator.bill.images) == ([1, 4, 7], 1)
     assert [*tool.session.images] == files_in(tmp_path) == ["a-fox_seed7_0.png"]
+
+
+def test_the_loop_of_the_guide_answers_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's loop with a function of one's own: a turn that calls both gets one result for each call."""
+    text = (Path(__file__).parents[2] / "examples" / "agents.md").read_text(encoding="utf-8")
+    [block] = [one for one in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "weather(" in one]
+    seen: list[dict[str, Any]] = []
+
+    class Chat(Emulator):
+        def answer(self, request: httpx.Request) -> Reply:
+            if not request.url.path.endswith("/completions"):
+                return super().answer(request)
+            seen.append(json.loads(request.content))
+            done = seen[-1]["messages"][-1]["role"] == "tool"
+            body = chat_body(*([] if done else [("weather", '{"city": "Oslo"}'), ("flux_generate_image", RIGHT)]))
+            body["choices"][0]["message"]["tool_calls"] = (
+                [] if done else body["choices"][0]["message"]["tool_calls"][:2]
+            )
+            return json_reply(body)
+
+    emulator = Chat(pixels=64)
+    with emulator.serve() as server:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MODELVERSE_API_KEY", "k")
+        monkeypatch.setenv("MODELVERSE_BASE_URL", server.base_url)
+        exec(compile(block, "agents.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # that is the point
+    results = {one["tool_call_id"]: one["content"] for one in seen[-1]["messages"] if one["role"] == "tool"}
+    assert results.keys() == {"call-0", "call-1"}
+    assert results["call-0"] == "It snows in Oslo."
+    assert files_in(tmp_path / "out")[0] in results["call-1"]
+    assert emulator.bill.images == 1

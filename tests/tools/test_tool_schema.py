@@ -99,6 +99,24 @@ def test_the_schema_is_strict(family: str, verb: Verb) -> None:
     assert _ensure_strict_json_schema(copy.deepcopy(schema), path=(), root=schema) == schema
 
 
+@pytest.mark.parametrize(("family", "verb"), TOOLS)
+def test_the_plain_schema_requires_only_what_a_call_needs(family: str, verb: Verb) -> None:
+    """Outside of strict mode the optional arguments may be left out, and nothing is null; all else is the same."""
+    with Emulator().client() as client:
+        tool = FluxTool(client, model=family, verb=verb)
+    plain: Any = tool.input_schema
+    strict: Any = tool.parameters
+    assert plain["required"] == (["images", "prompt"] if verb == "edit" else ["prompt"])
+    assert plain["properties"].keys() == strict["properties"].keys() == set(strict["required"])
+    for name, inner in plain["properties"].items():
+        assert isinstance(inner["type"], str)
+        assert None not in inner.get("enum", [])
+        kinds = inner["type"] if name in plain["required"] else [inner["type"], "null"]
+        choices = {"enum": [*inner["enum"], None]} if "enum" in inner else {}
+        assert strict["properties"][name] == {**inner, "type": kinds, **choices}
+    assert plain["additionalProperties"] is False
+
+
 @pytest.mark.parametrize("flaw", BROKEN)
 def test_the_checker_sees_flaws(flaw: str) -> None:
     """The checker of these tests refuses every kind of schema that strict mode refuses."""

@@ -21,7 +21,7 @@ def chat(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         function = {"name": asked["tools"][0]["function"]["name"], "arguments": '{"prompt": "a red fox", "seed": 7}'}
         message = {"role": "assistant", "tool_calls": [{"id": "call", "type": "function", "function": function}]}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return {"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]}
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": asked["model"], "choices": [choice]}
 
 
 class EmulatorWithChat(Emulator):

@@ -10,7 +10,6 @@ import runpy
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -39,9 +38,6 @@ RUN_ELSEWHERE = {
     "run: curl": "tests/promises/docs/test_emulate.py",
 }
 """The markers of blocks that other files run, and those files."""
-NOT_YET = {"agents.md"} - {path.removeprefix("examples/") for path in PAGES}
-"""Guides that are linked and not written."""
-
 pytestmark = pytest.mark.filterwarnings("ignore::flux_openai.errors.FluxWarning")
 
 
@@ -71,18 +67,9 @@ def posts(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return run
 
 
-def skip_what_is_not_built(block: Block) -> None:
-    """Costs, metadata and dry runs are described before they are there."""
-    if find_spec("flux_openai.response.metadata") is None and re.search(
-        r"metadata|\.cost|--dry-run|--from", block.code
-    ):
-        pytest.skip("waits for its feature")
-
-
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_every_python_block_runs_as_it_stands(block: Block, posts: Callable[[Block], list[object]]) -> None:
     """A reader who copies a block, and nothing else, gets what the page says, given a key and an address."""
-    skip_what_is_not_built(block)
     posts(block)
 
 
@@ -92,7 +79,6 @@ def test_every_command_runs_as_it_stands(
 ) -> None:
     """A reader who pastes the lines of a block into a shell gets no error, given a key and an address."""
     pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
-    skip_what_is_not_built(block)
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / "flux-openai"
@@ -180,14 +166,14 @@ def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         path = (ROOT / page).parent / target
         # A source distribution has no .github folder.
-        assert target.startswith("https://") or path.exists() or ".github" in target or path.name in NOT_YET, target
+        assert target.startswith("https://") or path.exists() or ".github" in target, target
 
 
 def test_the_index_has_every_guide_and_every_program() -> None:
     """A page or a program that the index of the guides does not name would not be found."""
     index = PAGES["examples/README.md"]
     files = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".md", ".py")} - {"README.md"}
-    assert set(re.findall(r"\]\(([^)]+)\)", index)) == files | NOT_YET
+    assert set(re.findall(r"\]\(([^)]+)\)", index)) == files
 
 
 def test_the_error_shown_is_the_error_raised(
@@ -219,7 +205,6 @@ def test_the_first_block_sends_what_it_says_and_saves_two_images(
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-@pytest.mark.skipif("agents.md" in NOT_YET, reason="waits for its guide")
 def test_the_agent_of_the_guide_draws_once(
     posts: Callable[[Block], list[object]], service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
