@@ -61,7 +61,7 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
     emulator = _emulator(options)
     with _signals() as exit_codes, _requests_told(console), emulator.serve(options.host, options.port) as server:
         console.output([f"listening on {server.base_url}"])
-        console.message("it draws patterns in place of the service's pictures, and bills nothing; for other programs:")
+        console.message("it draws patterns, not the service's pictures, and bills nothing; for other programs:")
         console.message(f"export MODELVERSE_BASE_URL={server.base_url} MODELVERSE_API_KEY=any-key")
         code = exit_codes.get()
     bill = emulator.bill

@@ -211,7 +211,7 @@ def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions
     count = _count(checked)
     places = [_place(output.out, index, several=count > 1) for index in range(count)]
     if service.emulator:
-        state.console.message("the emulator draws patterns in place of the service's pictures; nothing is billed")
+        state.console.message("the emulator draws patterns, not the service's pictures; nothing is billed")
     progress = Progress(state.console, count)
     try:
         with progress.shown(), client_of(service, on_retry=progress.retrying) as client:

@@ -40,7 +40,7 @@ FIELDS = [
 ERROR_FIELDS = ["type", "message", "billing", "attempts", "retry_after", "request_id", "status_code"]
 
 
-PATTERN = "the emulator draws patterns in place of the service's pictures; nothing is billed\n"
+PATTERN = "the emulator draws patterns, not the service's pictures; nothing is billed\n"
 """What stderr says of every run on the emulator."""
 
 

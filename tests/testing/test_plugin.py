@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]  # comes with vcrpy, without its stu
 pytest_plugins = "pytester"
 pytestmark = pytest.mark.usefixtures("all_is_imported")
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```py\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+GUIDE = (Path(__file__).parents[2] / "examples" / "testing_your_code.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```py\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
 
 PLUGIN = ("-p", "flux_openai.testing", "-p", "no:cacheprovider", "-W", "error")
 
@@ -525,10 +525,10 @@ def test_a_run_that_makes_no_image_does_not_load_the_sdk(pytester: pytest.Pytest
     run_apart(pytester).assert_outcomes(passed=1)
 
 
-def test_the_readme_runs_as_it_stands(pytester: pytest.Pytester) -> None:
-    """Whoever copies the block on pytest has two tests that pass, once recorded."""
-    [block] = [block for block in BLOCKS if "def test_" in block]
-    pytester.makepyfile(test_readme=block)
-    run(pytester, "--flux-record=emulator").assert_outcomes(passed=2)
-    assert cassette_of(pytester, "test_readme.test_my_own_client").exists()
-    run(pytester).assert_outcomes(passed=2)
+def test_the_guide_runs_as_it_stands(pytester: pytest.Pytester) -> None:
+    """Whoever copies the blocks on pytest has three tests that pass, once recorded."""
+    fixtures, cassette = BLOCKS
+    pytester.makepyfile(test_fixtures=fixtures, test_cassette=cassette)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=3)
+    assert cassette_of(pytester, "test_cassette.test_my_own_client").exists()
+    run(pytester).assert_outcomes(passed=3)

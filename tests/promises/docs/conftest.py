@@ -12,18 +12,10 @@ from flux_openai._http.library import httpx
 from flux_openai.emulator import Reply
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """An emulator and the base URL that reaches it."""
-
-    emulator: Emulator
-    base_url: str
-
-
 def chat(asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A chat model that calls the first tool it is given, once, and then says what it was told."""
+    """A chat model that calls the first tool it is given, once; otherwise it says what it was told."""
     last = asked["messages"][-1]
-    if last["role"] == "tool":
+    if last["role"] == "tool" or "tools" not in asked:
         message = {"role": "assistant", "content": last["content"]}
     else:
         function = {"name": asked["tools"][0]["function"]["name"], "arguments": '{"prompt": "a red fox", "seed": 7}'}
@@ -33,13 +25,26 @@ def chat(asked: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class EmulatorWithChat(Emulator):
-    """The emulator, which also chats."""
+    """The emulator, which also chats; `chats` are the requests about that."""
+
+    def __init__(self, *, pixels: int) -> None:
+        super().__init__(pixels=pixels)
+        self.chats: list[httpx.Request] = []
 
     def answer(self, request: httpx.Request) -> Reply:
         if request.url.path.endswith("/completions"):
+            self.chats.append(request)
             body = json.dumps(chat(json.loads(request.content))).encode()
             return Reply(status=200, headers={"content-type": "application/json"}, body=body)
         return super().answer(request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """An emulator and the base URL that reaches it."""
+
+    emulator: EmulatorWithChat
+    base_url: str
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The first row of the README's comparison, run: what the plain SDK makes of the service's documented answers."""
+"""The first row of the comparison in the guides, run: what the plain SDK makes of the service's documented answers."""
 
 from base64 import b64decode
 from collections.abc import Callable

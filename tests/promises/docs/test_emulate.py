@@ -1,4 +1,4 @@
-"""The README's lines for programs in other languages, run by a shell: the emulator in one terminal, curl in another."""
+"""The guide's lines for programs in other languages, run by a shell: the emulator in one terminal, curl in another."""
 
 import argparse
 import json
@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from flux_openai._http.library import httpx
+from tests.promises.docs.pages import BLOCKS, PAGES, ROOT
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-BLOCKS: dict[str, str] = dict(re.findall(r"^<!-- run: (\w+) -->\n```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+PAGE = PAGES["examples/testing_your_code.md"]
+COMMANDS = {block.marker: block.code for block in BLOCKS}
 PROGRAM = f"'{sys.executable}' -m flux_openai"
 
 
@@ -23,7 +24,7 @@ PROGRAM = f"'{sys.executable}' -m flux_openai"
 def on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The program can be started from an empty folder, as where it is installed."""
     pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,18 +43,18 @@ def asked(command: str) -> str:
 
 
 def test_curl_against_the_emulator(tmp_path: Path) -> None:
-    """The address, the answer to curl, the journal and the bill are what the README says, but for the port."""
-    [said] = re.findall(r"^It says `(.*)`", README, re.MULTILINE)
-    [bill] = re.findall(r"^`(requests: .*)`\.$", README, re.MULTILINE)
+    """The address, the answer to curl, the journal and the bill are what the page says, but for the port."""
+    [said] = re.findall(r"^It says `(.*)`", PAGE, re.MULTILINE)
+    [bill] = re.findall(r"^`(requests: .*)`\.$", PAGE, re.MULTILINE)
     # `exec`, so that the signal of Ctrl-C reaches the program itself; any port, since others may run here.
-    start = f"exec {BLOCKS['emulate'].replace('flux-openai', PROGRAM).strip()} --port 0"
+    start = f"exec {COMMANDS['run: emulate'].replace('flux-openai', PROGRAM).strip()} --port 0"
     with subprocess.Popen(["/bin/sh", "-c", start], stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
             line = running.stdout.readline().strip()
             [port] = re.findall(r"\d+(?=/v1$)", line)
             assert line.replace(port, "8399") == said
-            ask = BLOCKS["curl"].replace("8399", port)
+            ask = COMMANDS["run: curl"].replace("8399", port)
             answer = asked(ask)
             links = [image["url"] for image in json.loads(answer)["data"]]
             assert [httpx.get(link, trust_env=False).content[:4] for link in links] == [b"\x89PNG"] * 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 ALL = sorted((ROOT / "examples").glob("*.py"))
+TESTS = [path for path in ALL if path.name.startswith("test_")]
 DEMANDING = [path for path in ALL if path.read_text(encoding="utf-8").startswith("# needs: ")]
-EXAMPLES = [path for path in ALL if path not in DEMANDING]
+EXAMPLES = [path for path in ALL if path not in (*DEMANDING, *TESTS)]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::flux_openai.errors.FluxWarning")
@@ -79,6 +81,40 @@ def test_an_example_runs_as_a_program(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize("example", TESTS, ids=lambda path: str(path.stem))
+def test_an_example_of_tests_passes(example: Path, tmp_path: Path) -> None:
+    """An example that is a test file passes, in a project that has pytest and this package, even if a key is set."""
+    shutil.copy(example, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "flux_openai.testing", "-p", "no:cacheprovider", example.name],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "MODELVERSE_API_KEY": "my-key"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("names", [["MODELVERSE"], ["OPENAI"], ["MODELVERSE", "OPENAI"]], ids=" and ".join)
+def test_each_service_gets_its_own_key(
+    run: Callable[[Path], list[Path]], service: Service, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """Chat beside images: a service is asked if its key is set, and is sent no other."""
+    for name in names:
+        monkeypatch.setenv(f"{name}_API_KEY", f"key-of-{name}")
+    monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
+    monkeypatch.setenv("OPENAI_BASE_URL", service.base_url)
+    assert run(ROOT / "examples" / "chat_beside_images.py")
+    images = [request for request in service.emulator.requests if request.method == "POST"]
+    seen = {
+        "MODELVERSE": [request.headers["authorization"] for request in images],
+        "OPENAI": [request.headers["authorization"] for request in service.emulator.chats],
+    }
+    assert seen == {name: [f"Bearer key-of-{name}"] if name in names else [] for name in seen}
 
 
 @pytest.mark.parametrize("example", DEMANDING, ids=lambda path: str(path.stem))

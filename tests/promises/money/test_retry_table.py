@@ -1,4 +1,4 @@
-"""The README's table of retries: what went wrong, under which `duplicates` it is sent again, and what it may cost."""
+"""The documented table of retries: what went wrong, under which `duplicates` it is sent again, what it may cost."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from flux_openai.retry import Cause, Duplicates
     from tests.promises.money.conftest import OpenClient
 
+README, GUIDE = (
+    (Path(__file__).parents[3] / name).read_text(encoding="utf-8")
+    for name in ("README.md", "examples/retries_and_money.md")
+)
 ATTEMPTS = 3
 """Of the policy that the table is played under."""
 
@@ -109,10 +113,9 @@ def test_a_call_is_sent_again_as_the_table_says(row: Row, duplicates: Duplicates
     assert len({repr(request.body) for request in emulator.requests}) == 1
 
 
-def test_the_readme_has_the_documented_codes() -> None:
-    """The README's table of codes is that of the package, row by row."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    [table] = re.findall(r"^\| `error.code` .*\n\|[-| ]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
+def test_the_guide_has_the_documented_codes() -> None:
+    """The table of codes is that of the package, row by row."""
+    [table] = re.findall(r"^\| `error.code` .*\n\|[-| ]+\n((?:\|.*\n)+)", GUIDE, re.MULTILINE)
     rows = [f"| `{row.code}` | `{row.type}` | {row.status} | {row.meaning} |" for row in DOCUMENTED_CODES.values()]
     assert table.splitlines() == rows
 
@@ -120,11 +123,21 @@ def test_the_readme_has_the_documented_codes() -> None:
 STATUS = re.compile(r"\b[2-5][0-9]{2}\b")
 
 
-def test_the_readme_has_this_table() -> None:
-    """Each line of the README's table says `retry` where this file does, the same of bill and statuses."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    [table] = re.findall(r"^\| what happened .*\n\|[-| ]+\n((?:\|.*\n)+)", readme, re.MULTILINE)
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of a page's table of retries."""
+    [table] = re.findall(r"^\| what happened .*\n\|[-| ]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_the_readme_has_the_default_column() -> None:
+    """The README's table is that of the guide under the setting that holds when none is given."""
+    default = 1 + SETTINGS.index(RetryPolicy().duplicates)
+    assert rows_of(README) == [[row[0], row[default], row[-1]] for row in rows_of(GUIDE)]
+
+
+def test_the_guide_has_this_table() -> None:
+    """Each line of the guide's table says `retry` where this file does, the same of bill and statuses."""
+    lines = rows_of(GUIDE)
     causes: Sequence[Cause] = ("not_sent", "rate_limited", "server_failed", "unknown", "refused")
     for cause, (_, *cells, billing) in zip(causes, lines, strict=False):
         assert cells == ["retry" if duplicates in RETRIED[cause] else "raise" for duplicates in SETTINGS], cause
