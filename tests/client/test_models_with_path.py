@@ -323,6 +323,8 @@ def test_the_command_line_takes_the_models(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every parameter is an option; the document of --json shows images by type and length, and names every call."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
     picture = tmp_path / "fox.png"
     picture.write_bytes(PNG)
     monkeypatch.setenv("MODELVERSE_API_KEY", "k")
