@@ -303,6 +303,9 @@ class CallInfo:
     received: datetime = field(default_factory=partial(datetime.now, UTC), compare=False)
 
 
+_UNKNOWN = CallInfo()
+
+
 class FluxImagesResponse(ImagesResponse):
     """The answer of one call: an `openai.types.ImagesResponse` whose images can be read and saved.
 
@@ -333,7 +336,7 @@ class FluxImagesResponse(ImagesResponse):
     @classmethod
     def build(cls, *, response: object, data: object) -> Self:  # noqa: ARG003  # as the SDK calls it
         """What the SDK makes from a body: an empty answer, since our reader of answers makes the one that counts."""
-        return _built(cls, {}, {"_info": CallInfo(), "_request_id": None, "_parts": ()})
+        return _built(cls, {}, {"_info": _UNKNOWN, "_request_id": None, "_parts": ()})
 
     @classmethod
     def merged(cls, parts: Sequence["FluxImagesResponse"], *, sent: Mapping[str, object], missing: int) -> Self:
