@@ -1,4 +1,4 @@
-"""One prompt and one seed, drawn by each model that needs no image to start from."""
+"""One prompt and one seed, drawn by three models that need no image to start from."""
 
 import os
 

@@ -66,7 +66,7 @@ def emulate(cli: Callable[..., "Done"], monkeypatch: pytest.MonkeyPatch) -> Call
             used.result()
         assert done.code == 0
         pattern, export, *requests = done.err.splitlines()
-        assert "in place of the service's pictures" in pattern
+        assert "not the service's pictures" in pattern
         assert re.fullmatch(r"export MODELVERSE_BASE_URL=http://127\.0\.0\.1:\d+/v1 MODELVERSE_API_KEY=any-key", export)
         last = stdout.lines.get_nowait()
         assert last.startswith(f"requests: {len(requests)},")
