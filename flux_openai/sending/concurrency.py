@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from threading import Semaphore, Thread
+from threading import Event, Thread
 
 __all__ = ["MAX_CONCURRENCY", "arun_all", "run_all"]
 
@@ -31,30 +31,34 @@ def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     exit.
     """
     ordered = [_Job(job) for job in jobs]
-    left, ended, running = deque(ordered), Semaphore(0), len(ordered)
-    threads = list[Thread]()
+    left, ended, all_ended = deque(ordered), list[_Job](), Event()
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                job = left.popleft()
+                job.run()
+                ended.append(job)
+                if len(ended) == len(ordered):
+                    all_ended.set()
+
+    threads, seen = list[Thread](), 0
     try:
-        while running:
+        while len(ended) < len(ordered):
             more = bool(left) and len(threads) < MAX_CONCURRENCY
-            if more:
-                threads.append(Thread(target=_work, args=(left, ended), name="flux-openai", daemon=True))
+            if more and len(ended) == seen:
+                threads.append(Thread(target=work, name="flux-openai", daemon=True))
                 threads[-1].start()
-            # Polled, because a signal does not interrupt `acquire` on Windows, nor on Linux just as it begins to wait.
+            seen = len(ended)
+            # Polled, because a signal does not interrupt a wait on Windows, nor on Linux just as it begins. To wake up
+            # at the end of each job would take the interpreter's lock from the thread that begins the next.
             # `Thread.join` is no alternative: after an interruption it takes the thread for ended.
-            while running and ended.acquire(timeout=_PATIENCE if more else _POLL_SECONDS):
-                running -= 1
+            all_ended.wait(_PATIENCE if more else _POLL_SECONDS)
     finally:
         left.clear()
     for thread in threads:
         thread.join()
     return [job.take_error() for job in ordered]
-
-
-def _work(left: "deque[_Job]", ended: Semaphore) -> None:
-    with suppress(IndexError):
-        while True:
-            left.popleft().run()
-            ended.release()
 
 
 class _Job:
