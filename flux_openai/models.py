@@ -1,6 +1,6 @@
 """The table of models: one row per model, with its request fields and their limits as the service documents them.
 
-Validation, the emulator, the command line and the tool schemas read this table; it contains no logic. Every rule names
+Validation, the emulator, the command line and the tool schemas read this table; it decides nothing. Every rule names
 the page it comes from. A value that breaks a rule of the model's own page is refused. A value that breaks a rule of the
 provider's general page only gets a warning, because that page contradicts the model pages elsewhere.
 
@@ -107,7 +107,7 @@ class Price:
 
     def __str__(self) -> str:
         """Amount and currency, as `Price.of` reads them."""
-        return f"{self.amount} {self.currency}"
+        return f"{self.amount:f} {self.currency}"
 
 
 @dataclass(frozen=True, kw_only=True)

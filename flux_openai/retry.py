@@ -106,9 +106,11 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Check the values; one error lists all that are invalid."""
-        faults = [str(fault) for fault in _policy_faults(self)]
+        faults = tuple(_policy_faults(self))
         if faults:
-            raise ConfigurationError("RetryPolicy: " + "; ".join(faults))
+            error = ConfigurationError("RetryPolicy: " + "; ".join(map(str, faults)))
+            error.faults = faults
+            raise error
 
     def with_max_retries(self, max_retries: int) -> "RetryPolicy":
         """The policy with the SDK's `max_retries`: N retries are N + 1 attempts.

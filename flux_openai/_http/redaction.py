@@ -130,7 +130,12 @@ def without(value: object, secrets: tuple[str, ...]) -> object:
 
 
 def redact_json(value: object) -> object:
-    """A JSON value for the emulator's journal: links scrubbed, images and long texts cut, at most 50 levels deep."""
+    """A JSON value for the emulator's journal: links scrubbed, images and long texts cut, at most 50 levels deep.
+
+    The values of fields of a body whose names are those of credentials are replaced.
+    """
+    if isinstance(value, dict):
+        value = {name: "[redacted]" if is_secret(name) else field for name, field in value.items()}
     return _map_text(value, _journal_text, depth=50)
 
 

@@ -57,7 +57,7 @@ class Console:
         per_image = "" if price is None else f" ({price} an image{_page(price)})"
         self.output(
             [
-                *(json.dumps(body, ensure_ascii=False) for body in shown),
+                *(_as_line(body) for body in shown),
                 f"requests to {path}: {len(bodies)}, images: {images}, estimated cost: {cost or 'unknown'}{per_image}",
             ]
         )
@@ -111,6 +111,12 @@ class Console:
                 _write(sys.stderr, f"not saved; until it expires, the image is at {text}")
         if self.as_json:
             self.output([report.as_json()])
+
+
+def _as_line(body: Mapping[str, object]) -> str:
+    """JSON in which the letters of all scripts are legible, and no character can act on the terminal."""
+    text = json.dumps(body, ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def _page(price: Price) -> str:

@@ -62,7 +62,8 @@ def serve_emulator(options: EmulateOptions, console: Console) -> ExitCode:
     with _signals() as exit_codes, _requests_told(console), emulator.serve(options.host, options.port) as server:
         console.output([f"listening on {server.base_url}"])
         console.message("it draws patterns, not the service's pictures, and bills nothing; for other programs:")
-        console.message(f"export MODELVERSE_BASE_URL={server.base_url} MODELVERSE_API_KEY=any-key")
+        key = " MODELVERSE_API_KEY=any-key" if options.api_key_file is None else ""
+        console.message(f"export MODELVERSE_BASE_URL={server.base_url}{key}")
         code = exit_codes.get()
     bill = emulator.bill
     console.output(

@@ -142,7 +142,7 @@ def error_text(error: FluxError) -> str:
     if isinstance(error, InvalidParamsError | ConfigurationError) and error.faults:
         found = [_fault(fault) for fault in error.faults]
         return "\n  ".join(["nothing was sent:", *found]) if len(found) > 1 else found[0]
-    return as_printable(_in_options(str(error).replace(PARTIAL_REMARK, "the images that came are paid for")))
+    return as_printable(str(error).replace(PARTIAL_REMARK, "the images that came are paid for"))
 
 
 def error_document(error: FluxError) -> dict[str, object]:

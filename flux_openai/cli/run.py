@@ -5,8 +5,9 @@
                                          given; then every fault at once, before anything is sent
       _requests(…)                       with --dry-run: the requests and their cost, and the end
       prove_writable(…), _prove_free(…)  so that no image is paid for that cannot be saved
-      client.images.generate(…)          split into requests side by side
-      image.save(place)                  for each image, also for those that came before an error or Ctrl-C
+      for … in _calls(…):                as many requests as run side by side
+        client.images.generate(…)
+        image.save(place)                for each image, also for those that came before an error or Ctrl-C
     Report
 
 Errors do not end the run without a report: it contains the images that were saved.
@@ -16,6 +17,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +29,13 @@ from flux_openai.cli.exit_codes import ExitCode
 from flux_openai.cli.options import OutputOptions, ServiceOptions
 from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Report, SavedImage, as_printable
 from flux_openai.cli.service import client_of, prove_writable
-from flux_openai.errors import ConfigurationError, FluxError, FluxWarning, InvalidParam
+from flux_openai.client.clients import FluxOpenAI
+from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning, InvalidParam
 from flux_openai.models import Price
 from flux_openai.request.validation import CheckedParams, body_of, split_params, validate
-from flux_openai.response.file_names import SIDECAR, names_a_file, numbered, place_of, target
+from flux_openai.response.file_names import EXTENSIONS, SIDECAR, names_a_file, numbered, place_of, target
 from flux_openai.response.metadata import read_metadata, sources_of
+from flux_openai.sending.concurrency import MAX_CONCURRENCY
 
 if TYPE_CHECKING:
     from flux_openai.response.response import FluxImage, FluxImagesResponse
@@ -132,15 +136,19 @@ def make_images(
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: by default it would end the process, and lose images that came."""
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: by default they end the process, and lose images that came."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGHUP: the terminal was closed. Windows has no such signal; whoever ignores it, as nohup does, goes on.
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _checked(
@@ -217,21 +225,52 @@ def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions
         with progress.shown(), client_of(service, on_retry=progress.retrying) as client:
             prove_writable(target(places[0], stem="image", extension=".png").parent)
             _prove_free(places, metadata=output.metadata)
-            state.in_flight = True
-            arguments: dict[str, Any] = {"model": checked.model.id, **checked.values}
-            try:
-                response = client.images.generate(**arguments, split=True)
-            except (FluxError, KeyboardInterrupt) as error:
-                partial: FluxImagesResponse | None = getattr(error, "partial", None)
-                if isinstance(error, FluxError):
-                    state.in_flight, state.attempts = False, error.attempts
-                if partial is not None:
-                    _save(partial, output, state, several=count > 1)
-                raise
-            state.in_flight, state.attempts = False, response.attempts
-            _save(response, output, state, several=count > 1 or len(response.data) > 1)
+            for first, arguments in _calls(checked):
+                _make_some(arguments, first, client, output, state, several=count > 1)
+                if state.errors:
+                    break
     finally:
         state.console.saved(state.images)  # here, because nothing may be written to stdout while progress is shown
+
+
+def _calls(checked: CheckedParams) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The arguments of each call, and the index of its first image; a call is as many requests as run side by side.
+
+    The images of a call are saved before the next one: what is not saved is lost if the process is killed.
+    """
+    parts = split_params(checked)
+    for start in range(0, len(parts), MAX_CONCURRENCY):
+        some = parts[start : start + MAX_CONCURRENCY]
+        arguments: dict[str, Any] = {"model": checked.model.id, **some[0].values}
+        if len(some) > 1:
+            arguments["n"] = sum(int(str(part.values.get("n", 1))) for part in some)
+        yield some[0].first, arguments
+
+
+def _make_some(
+    arguments: dict[str, Any], first: int, client: FluxOpenAI, output: OutputOptions, state: _RunState, *, several: bool
+) -> None:
+    """Make one call and save its images, also those that came before an error or an interruption."""
+    state.in_flight = True
+    try:
+        response = client.images.generate(**arguments, split=True)
+    except (FluxError, KeyboardInterrupt) as error:
+        partial: FluxImagesResponse | None = getattr(error, "partial", None)
+        if isinstance(error, FluxError):
+            state.in_flight = False
+            state.attempts += error.attempts
+            if state.responses and isinstance(error, FluxAPIError) and error.billing == "none":
+                # The billing is that of the whole run, not only of the call that failed.
+                error.billing = "paid"
+                error.add_to_message("the images that came are paid for")
+        elif partial is not None:
+            state.attempts += partial.attempts
+        if partial is not None:
+            _save(partial, first, output, state, several=several)
+        raise
+    state.in_flight = False
+    state.attempts += response.attempts
+    _save(response, first, output, state, several=several or len(response.data) > 1)
 
 
 def _place(out: str, index: int, *, several: bool) -> str | os.PathLike[str]:
@@ -245,26 +284,55 @@ def _place(out: str, index: int, *, several: bool) -> str | os.PathLike[str]:
 def _prove_free(places: Iterable[str | os.PathLike[str]], *, metadata: bool) -> None:
     """Find out that a file exists before its image is paid for. Raises ConfigurationError."""
     for place in filter(names_a_file, places):
-        files = [place_of(place), *([place_of(place).with_suffix(SIDECAR)] if metadata else [])]
-        for file in files:
+        # The extension follows the bytes: -o fox.jpg may become fox.png.
+        for extension in (*EXTENSIONS, *([SIDECAR] if metadata else [])):
+            file = place_of(place).with_suffix(extension)
             if os.path.lexists(file):
                 raise ConfigurationError(f"the file {str(file)!r} already exists; choose another name, or a folder")
 
 
-def _save(response: "FluxImagesResponse", output: OutputOptions, state: _RunState, *, several: bool) -> None:
-    """Save the images of an answer; if one cannot be saved, the others still are."""
+def _save(
+    response: "FluxImagesResponse", first: int, output: OutputOptions, state: _RunState, *, several: bool
+) -> None:
+    """Save the images of an answer; if one cannot be saved, the others still are.
+
+    An interruption ends the downloads. Images that came as base64 are saved all the same: there is no link to them.
+    """
     state.responses.append(response)
     state.unsaved += response.data
     state.notice(response.notices)
+    interruption: KeyboardInterrupt | None = None
     for image in response.data:
-        place = _place(output.out, image._index, several=several)  # noqa: SLF001  # images before it may be missing
+        image._count_from(first)  # noqa: SLF001  # the names count the images of the run
+        if interruption is not None and image.url is not None:
+            continue
         try:
-            path = image.save(place, metadata=output.metadata)
-        except FluxError as error:
-            state.fail(error)
-        else:
-            state.unsaved.remove(image)
-            state.images.append(SavedImage.at(path))
+            _save_one(image, output, state, several=several)
+        except KeyboardInterrupt as stop:
+            interruption = stop
+            if image.url is None and image in state.unsaved:
+                _save_one(image, output, state, several=several)
+    if interruption is not None:
+        raise interruption
+
+
+def _save_one(image: "FluxImage", output: OutputOptions, state: _RunState, *, several: bool) -> None:
+    place = _place(output.out, image._index, several=several)  # noqa: SLF001  # images before it may be missing
+    try:
+        path = image.save(place, metadata=output.metadata)
+    except FluxError as error:
+        state.fail(error)
+        if image.url is not None:
+            return
+        # There is no link to it: it would be lost.
+        try:
+            path = image.save(tempfile.mkdtemp(prefix="flux-openai-"), metadata=output.metadata)
+        except (FluxError, OSError) as problem:
+            state.console.message(f"it cannot be kept elsewhere either: {problem}")
+            return
+        state.console.message(f"it is kept in {path}")
+    state.unsaved.remove(image)
+    state.images.append(SavedImage.at(path))
 
 
 def _interruption(state: _RunState) -> InterruptedRunError:

@@ -8,10 +8,26 @@ from pathlib import Path
 
 from flux_openai.errors import SaveError
 
-__all__ = ["SIDECAR", "names_a_file", "numbered", "place_of", "safe_stem", "stem", "target"]
+__all__ = [
+    "EXTENSIONS",
+    "SIDECAR",
+    "UNKNOWN_EXTENSION",
+    "names_a_file",
+    "numbered",
+    "place_of",
+    "safe_stem",
+    "stem",
+    "target",
+]
+
+UNKNOWN_EXTENSION = ".bin"
+"""The extension of bytes of no known image type."""
 
 _EXTENSIONS = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg", ".webp": ".webp", ".gif": ".gif"}
 """Extensions that make a path the name of a file, and how `ImageType.extension` spells each."""
+
+EXTENSIONS = frozenset({*_EXTENSIONS.values(), UNKNOWN_EXTENSION})
+"""The extensions that a saved image can have."""
 
 SIDECAR = ".json"
 """The extension of the file beside an image that says how to make it again."""

@@ -13,16 +13,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from flux_openai.errors import SaveError
+from flux_openai.errors import ConfigurationError, SaveError
 from flux_openai.formats import sniff
-from flux_openai.response.file_names import SIDECAR, names_a_file, target
+from flux_openai.response.file_names import SIDECAR, UNKNOWN_EXTENSION, names_a_file, target
+from flux_openai.response.metadata import read_metadata
 
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["check_writable", "read_image", "write"]
-
-_UNKNOWN_EXTENSION = ".bin"
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
@@ -99,7 +98,7 @@ def write(
         SaveError: The file cannot be written, or it exists and `overwrite` is False.
     """
     kind = sniff(data)
-    place = target(path, stem=stem, extension=kind.extension if kind else _UNKNOWN_EXTENSION)
+    place = target(path, stem=stem, extension=kind.extension if kind else UNKNOWN_EXTENSION)
     try:
         return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite, sidecar=sidecar)
     except (OSError, UnicodeError) as cause:
@@ -119,6 +118,7 @@ def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar
         # The image comes last: where it is, its sidecar is too.
         files = {end: stack.enter_context(_temporary_file(place.parent, contents[end])) for end in reversed(contents)}
         if overwrite:
+            _drop_sidecar(place.with_suffix(SIDECAR), needed=sidecar is not None)
             for suffix, temporary in files.items():
                 temporary.replace(place.with_suffix(suffix))
             written = place
@@ -126,6 +126,19 @@ def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar
             written = _publish(files, place, numbered=numbered)
     _sync_folder(written.parent)
     return written
+
+
+def _drop_sidecar(place: Path, *, needed: bool) -> None:
+    """Remove the metadata of an image that is replaced. Raises FileExistsError if `needed`, and it is another file."""
+    if not os.path.lexists(place):
+        return
+    try:
+        read_metadata(place)
+    except ConfigurationError:
+        if needed:
+            raise FileExistsError(errno.EEXIST, f"{place.name!r} is not metadata of an image, and stays") from None
+    else:
+        place.unlink()
 
 
 # The host is part of the name because hosts that share a folder may not see each other's locks.
@@ -193,6 +206,14 @@ def _is_leftover(entry: os.DirEntry[str]) -> bool:
     return True
 
 
+def _take_back(place: Path, temporary: Path) -> None:
+    """Undo `_link`, which renames the temporary file where there are no hard links."""
+    if os.path.lexists(temporary):
+        place.unlink(missing_ok=True)
+    else:
+        place.rename(temporary)
+
+
 def _publish(files: Mapping[str, Path], place: Path, *, numbered: bool) -> Path:
     """Give the files, by suffix, their name, or with `numbered` the next free one. No existing file is replaced."""
     numbers = itertools.count(2) if numbered else ()
@@ -200,7 +221,7 @@ def _publish(files: Mapping[str, Path], place: Path, *, numbered: bool) -> Path:
         with contextlib.suppress(FileExistsError), contextlib.ExitStack() as undo:
             for suffix, temporary in files.items():
                 _link(temporary, free.with_suffix(suffix))
-                undo.callback(free.with_suffix(suffix).unlink, missing_ok=True)
+                undo.callback(_take_back, free.with_suffix(suffix), temporary)
             undo.pop_all()
             return free
     taken = "it" if os.path.lexists(place) else f"its {place.with_suffix(SIDECAR).name!r}"

@@ -11,16 +11,15 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flux_openai._http.redaction import is_secret, scrub
+from flux_openai._http.redaction import scrub
 from flux_openai.errors import ConfigurationError
 from flux_openai.formats import sniff
 from flux_openai.models import FLUX_MODELS
-from flux_openai.response.file_names import SIDECAR, names_a_file
+from flux_openai.response.file_names import SIDECAR, names_a_file, place_of
 
 __all__ = ["Metadata", "read_metadata", "sources_of"]
 
@@ -31,7 +30,8 @@ class Metadata:
 
     Attributes:
         model: The full name of the model.
-        parameters: The parameters of the request that made it, as keyword arguments, without images.
+        parameters: The parameters of the request that made it, as keyword arguments, without images, and without
+            options that the model is not known to take: these may hold anything.
         index: Its index among the images of that request.
         images: The images that it was made from, in order: "sha256" and "mime_type" of each, or its "link" without the
             query.
@@ -66,10 +66,10 @@ class Metadata:
         received: datetime,
     ) -> "Metadata":
         """The metadata of an image with these bytes, made with these parameters."""
-        left_out = _image_fields(model)
+        fields = FLUX_MODELS[model].fields if model in FLUX_MODELS else {}
         return cls(
             model=model,
-            parameters={name: params[name] for name in params if not (name in left_out or is_secret(name))},
+            parameters={name: params[name] for name in params if name in fields and fields[name].format != "image"},
             index=index,
             images=sources_of(model, params),
             request_id=request_id,
@@ -86,6 +86,15 @@ class Metadata:
     def as_json(self) -> bytes:
         """The content of the file."""
         return _file().dump_json(self, indent=2) + b"\n"
+
+
+_IMAGE_NAMES = frozenset(
+    name
+    for model in FLUX_MODELS.values()
+    for field in model.fields.values()
+    if field.format == "image"
+    for name in (field.name, *(field.sent_as or ()))
+)
 
 
 @cache
@@ -109,9 +118,9 @@ def _items(value: object) -> Iterator[str]:
 
 def _source(image: str) -> dict[str, str]:
     """What tells an image that was sent from others."""
-    if image.startswith("http"):
+    if not image.startswith("data:"):
         return {"link": scrub(image.partition("?")[0])}
-    data = a2b_base64(image.rpartition(",")[2])
+    data = a2b_base64(image.partition(",")[2])
     kind = sniff(data)
     return {"sha256": sha256(data).hexdigest(), **({} if kind is None else {"mime_type": kind.mime})}
 
@@ -129,12 +138,16 @@ def read_metadata(path: str | PathLike[str]) -> Metadata:
     Raises:
         ConfigurationError: The file cannot be read, or is no such file.
     """
-    place = Path(path)
+    place = place_of(path)
     if names_a_file(place):
         rule = f"is an image; its metadata, if it was saved with any, is in {place.with_suffix(SIDECAR).name!r}"
         raise ConfigurationError(f"{str(path)!r} {rule}")
     try:
-        return _file().validate_json(place.read_bytes())
+        metadata = _file().validate_json(place.read_bytes())
+        if images := sorted(_IMAGE_NAMES & metadata.parameters.keys()):
+            # The path of an image would be opened, and the file be sent.
+            raise ConfigurationError(f"cannot read {str(path)!r}: its parameters name an image ({', '.join(images)})")
+        return metadata  # noqa: TRY300  # the error above is about it
     except ValidationError as error:
         [problem, *_] = error.errors(include_url=False, include_input=False)
         where = ".".join(map(str, problem["loc"]))

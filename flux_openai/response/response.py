@@ -224,6 +224,11 @@ class FluxImage(Image):
         data = await self.aread()
         return await to_thread.run_sync(partial(self._write, data, path, overwrite=overwrite, metadata=metadata))
 
+    def _count_from(self, first: int) -> None:
+        """Let the images of this call count from `first`, for a run of several calls."""
+        if self._info is not None and first:
+            self._info, self._index = replace(self._info, first=self._info.first + first), self._index + first
+
     def _write(self, data: bytes, path: str | PathLike[str], *, overwrite: bool, metadata: bool) -> Path:
         info = CallInfo() if self._info is None else self._info
         seed = info.params.get("seed")

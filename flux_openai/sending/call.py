@@ -118,7 +118,7 @@ def _call(params: CheckedParams, **options: Any) -> Call:  # noqa: ANN401  # the
     return Call(
         model=params.model,
         params=values,
-        body=body_of(values, params.model),
+        body=options.pop("body", None) or body_of(values, params.model),
         images=images if isinstance(images, int) else 1,
         first=params.first,
         notices=params.notices,
@@ -136,7 +136,12 @@ def _split(call: Call, params: CheckedParams) -> tuple[Call, ...]:
         rule = f"a raw response is the answer to one request, which makes {most} at most"
         raise InvalidParamsError.of([InvalidParam(param="n", value=call.images, rule=rule, nearest=most)])
     options = {"price": call.price, "headers": call.headers, "query": call.query, "timeout": call.timeout}
-    return tuple(_call(part, key=f"{call.key}-{number}", **options) for number, part in enumerate(parts))
+    calls = []
+    for number, part in enumerate(parts):
+        # The images are shared: a copy for each part could be gigabytes.
+        own = {name: part.values[name] for name in ("n", "seed") if name in call.body and name in part.values}
+        calls.append(_call(part, key=f"{call.key}-{number}", body={**call.body, **own}, **options))
+    return tuple(calls)
 
 
 async def abuild_calls(method: Method, arguments: Mapping[str, object], settings: Settings) -> tuple[Call, ...]:

@@ -47,8 +47,14 @@ def run_all(jobs: Sequence[Callable[[], None]]) -> list[BaseException | None]:
         while len(ended) < len(ordered):
             more = bool(left) and len(threads) < MAX_CONCURRENCY
             if more and len(ended) == seen:
-                threads.append(Thread(target=work, name="flux-openai", daemon=True))
-                threads[-1].start()
+                thread = Thread(target=work, name="flux-openai", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system allows no more threads
+                    if not threads:
+                        raise
+                else:
+                    threads.append(thread)
             seen = len(ended)
             # Polled, because a signal does not interrupt a wait on Windows, nor on Linux just as it begins. To wake up
             # at the end of each job would take the interpreter's lock from the thread that begins the next.

@@ -22,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -259,6 +260,8 @@ def _begin_attempt(
     if state.stopped:
         # The call was interrupted during the wait before a retry. Nobody sees this error; it ends a background thread.
         raise RuntimeError("the call was interrupted")
+    if state.attempts == 0:
+        state.started = time.monotonic()
     state.attempts += 1
     exchange = Exchange(key=call.key, path=call.model.path, is_answer=is_answer)
     sent = {**request.body, **options.get("extra_json", {})}
@@ -281,6 +284,12 @@ def _log_end(outcome: Outcome, request: _Request) -> None:
     """Log the end of a request with all its attempts on one line; the prompt is not in it."""
     if not log.isEnabledFor(logging.INFO):
         return
+    # A filter or handler of the user's may raise anything, and the images are paid for.
+    with suppress(Exception):
+        _log_line(outcome, request)
+
+
+def _log_line(outcome: Outcome, request: _Request) -> None:
     state, model, seconds = request.state, request.call.model.id, time.monotonic() - request.state.started
     error, response = outcome.error, outcome.response
     images = 0 if response is None else len(response.data)

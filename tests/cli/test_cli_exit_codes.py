@@ -203,8 +203,9 @@ def test_6_not_downloaded(ask: Ask, service: "Service", tmp_path: Path) -> None:
     assert told == f"not saved; until it expires, the image is at {unsafe['url']}"
 
 
-def test_6_not_saved(ask: Ask, service: "Service", tmp_path: Path) -> None:
-    """A folder that is lost while the service works ends with 6."""
+def test_6_not_saved(ask: Ask, service: "Service", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is lost while the service works ends with 6; an image without a link is kept elsewhere."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = tmp_path / "out"
 
     def lose_folder() -> None:
@@ -213,7 +214,9 @@ def test_6_not_saved(ask: Ask, service: "Service", tmp_path: Path) -> None:
 
     service.draws(first=lose_folder)
     done = ask()
-    assert (done.code, done.out, service.posts) == (6, "", 1)
+    assert (done.code, service.posts) == (6, 1)
+    assert Path(done.out.strip()).read_bytes().startswith(b"\x89PNG")
+    assert f"it is kept in {done.out.strip()}" in done.err
     assert "Traceback" not in done.err
 
 
@@ -240,7 +243,7 @@ def test_130_before_anything_is_sent(
 
 
 def test_130_while_saving(ask: Ask, service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while files are written names those that are there already, and says that all are paid for."""
+    """Ctrl-C while files are written loses no image that has no link, and says that all are paid for."""
     save, calls = FluxImage.save, []
 
     def save_one(image: FluxImage, path: str, *, metadata: bool) -> Path:
@@ -252,8 +255,22 @@ def test_130_while_saving(ask: Ask, service: "Service", monkeypatch: pytest.Monk
     monkeypatch.setattr(FluxImage, "save", save_one)
     service.draws(3)
     done = ask("-n", "3")
-    assert (done.code, len(done.out.splitlines())) == (130, 1)
+    assert (done.code, len(done.out.splitlines())) == (130, 3)
+    assert all(Path(line).is_file() for line in done.out.splitlines())
     assert "paid for" in done.err
+
+
+def test_130_while_downloading(ask: Ask, service: "Service", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the downloads, and the links of the images that are not saved are on stderr."""
+
+    def interrupted(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FluxImage, "save", interrupted)
+    service.says(200, {"created": 1, "data": [{"url": f"https://img.example/{name}.png"} for name in "ab"]})
+    done = ask("-n", "2")
+    assert (done.code, done.out) == (130, "")
+    assert done.err.count("not saved; until it expires, the image is at https://img.example/") == 2
 
 
 @pytest.mark.usefixtures("one_at_a_time")

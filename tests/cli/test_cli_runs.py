@@ -207,3 +207,71 @@ def test_errors_name_options(ask: Ask, service: "Service", options: list[str], s
     assert (done.code, service.posts) == (2, 0)
     assert says in done.err
     assert not any(word in done.err for word in ("=True", "timeout=", "size=", "seed=", "max_attempts="))
+
+
+def test_the_images_of_a_large_run_are_saved_on_the_way(
+    ask: Ask, service: "Service", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is several calls of as many requests as run side by side: what came is on disk before the next begins."""
+    monkeypatch.setattr("flux_openai.cli.run.MAX_CONCURRENCY", 2)
+    on_disk = list[int]()
+    for number in range(3):
+        service.draws(first=(lambda: on_disk.append(len([*(tmp_path / "out").iterdir()]))) if number == 2 else None)
+    done = ask("-n", "9", "--seed", "7", "--metadata")
+    assert done.code == 0
+    assert on_disk == [16]
+    seeds = {0: 7, 1: 7, 2: 7, 3: 7, 4: 8, 5: 8, 6: 8, 7: 8, 8: 9}
+    assert [Path(line).name for line in done.out.splitlines()] == [
+        f"a-red-fox_seed{seed}_{index}.png" for index, seed in seeds.items()
+    ]
+    assert [read_metadata(Path(line).with_suffix(".json")).index for line in done.out.splitlines()] == [
+        *range(4),
+        *range(4),
+        0,
+    ]
+
+
+def test_a_run_stops_when_nothing_can_be_saved(
+    ask: Ask, service: "Service", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further image is paid for, and what has no link is kept elsewhere."""
+    monkeypatch.setattr("flux_openai.cli.run.MAX_CONCURRENCY", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / "out"
+
+    def lose_folder() -> None:
+        folder.rmdir()
+        folder.write_text("in the way")
+
+    service.draws(first=lose_folder)
+    done = ask("-n", "9")
+    assert (done.code, service.posts) == (6, 1)
+    kept = [line.removeprefix("it is kept in ") for line in done.err.splitlines() if "it is kept in" in line]
+    assert len(kept) == 4
+    assert kept == done.out.splitlines()
+    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in kept)
+
+
+@pytest.mark.parametrize("taken", ["fox.png", "fox.webp", "fox.bin"])
+def test_a_file_of_another_extension_is_found_before_anything_is_sent(
+    ask: Ask, service: "Service", tmp_path: Path, taken: str
+) -> None:
+    """The extension follows the bytes, so each that the image may get must be free."""
+    (tmp_path / taken).write_bytes(b"mine")
+    done = ask("-o", str(tmp_path / "fox.jpg"))
+    assert (done.code, service.posts) == (2, 0)
+    assert "already exists" in done.err
+
+
+def test_a_dry_run_cannot_act_on_the_terminal(cli: Ask, tmp_path: Path) -> None:
+    """Control characters of a prompt are escaped, letters of any script are not."""
+    (tmp_path / "prompt.txt").write_text("狐\x9b31m\u202e\x7f", encoding="utf-8")
+    done = cli("generate", f"@{tmp_path / 'prompt.txt'}", "--dry-run")
+    assert all(char.isprintable() or char == "\n" for char in done.out)
+    assert json.loads(done.out.splitlines()[0])["prompt"] == "狐\x9b31m\u202e\x7f"
+
+
+def test_a_path_with_an_argument_in_it_is_shown_as_it_is(ask: Ask, tmp_path: Path) -> None:
+    """Only rules about parameters are written in options."""
+    (tmp_path / "n=4.png").write_bytes(b"mine")
+    assert f"'{tmp_path / 'n=4.png'}' already exists" in ask("-o", str(tmp_path / "n=4.png")).err

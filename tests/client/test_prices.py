@@ -71,3 +71,9 @@ def test_all_wrong_prices_are_named_at_once() -> None:
     """Two faults are one error with two lines."""
     with pytest.raises(ConfigurationError, match=r"(?s)prices=1.*prices=2"):
         Emulator().client(prices={"kontext-max": 1, "kontext-pro": 2})
+
+
+@pytest.mark.parametrize("text", ["0.70 CNY", "0.0000001 CNY", "123456789 USD", "0 EUR"])
+def test_a_price_prints_as_it_is_read(text: str) -> None:
+    """Also where Python would write an exponent."""
+    assert str(Price.of(text)) == text

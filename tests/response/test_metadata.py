@@ -1,14 +1,18 @@
 """The file beside a saved image: what it says, that the image can be made again from it, and what it never contains."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from flux_openai import Emulator
+from flux_openai import Emulator, FluxImage
 from flux_openai.errors import ConfigurationError, SaveError
+from flux_openai.models import DEFAULT_MODEL
+from flux_openai.response.download import DownloadSettings
 from flux_openai.response.metadata import read_metadata
+from flux_openai.response.response import CallInfo
 
 
 def test_an_image_can_be_made_again_from_its_metadata(tmp_path: Path) -> None:
@@ -70,6 +74,65 @@ def test_no_key_and_no_signature_is_in_the_file(tmp_path: Path) -> None:
     ]
 
 
+def test_options_that_the_model_is_not_known_to_take_are_left_out(tmp_path: Path) -> None:
+    """They may hold a key or a signed link under any name."""
+    answer = Emulator().client().images.generate(prompt="a fox", response_format="b64_json")
+    made = FluxImage.of(
+        {"b64_json": answer.data[0].b64_json},
+        downloads=DownloadSettings(),
+        info=CallInfo(model=DEFAULT_MODEL, params={"prompt": "a fox", "hook": "sk-SECRET", "image": "data:,AAAA"}),
+    )
+    made.save(tmp_path / "fox.png", metadata=True)
+    assert read_metadata(tmp_path / "fox.json").parameters == {"prompt": "a fox"}
+
+
+@pytest.mark.parametrize("name", ["image", "images", "input_image_2", "image_prompt"])
+def test_a_file_whose_parameters_name_an_image_is_refused(tmp_path: Path, name: str) -> None:
+    """Otherwise a file of somebody else's could have any file of this machine sent."""
+    document = {"model": "flux-dev", "parameters": {"prompt": "p", name: "/etc/passwd"}, "index": 0, "images": []}
+    rest = {"request_id": None, "created": "2026-01-01", "sha256": "", "library": "x"}
+    (tmp_path / "x.json").write_text(json.dumps({**document, **rest}))
+    with pytest.raises(ConfigurationError, match=rf"its parameters name an image \({name}\)"):
+        read_metadata(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("link", ["HTTPS://images.example/a.png?sig=1", "http://images.example/a.png"])
+def test_a_link_in_any_spelling_is_a_link(tmp_path: Path, link: str) -> None:
+    """The image that was made from it is saved."""
+    image = Emulator().client().images.edit(image=link, prompt="snow").data[0]
+    image.save(tmp_path / "snow.png", metadata=True)
+    [source] = read_metadata(tmp_path / "snow.json").images
+    assert source == {"link": link.partition("?")[0]}
+
+
+def test_overwriting_never_replaces_a_file_that_is_no_metadata(tmp_path: Path) -> None:
+    """A JSON file that is somebody's own stays, and the metadata of an image that is replaced does not stay behind."""
+    image = Emulator().client().images.generate(prompt="a fox").data[0]
+    (tmp_path / "package.json").write_text("{}")
+    with pytest.raises(SaveError, match=r"'package\.json' is not metadata of an image, and stays"):
+        image.save(tmp_path / "package.png", overwrite=True, metadata=True)
+    assert image.save(tmp_path / "package.png", overwrite=True).exists()
+    assert (tmp_path / "package.json").read_text() == "{}"
+    image.save(tmp_path / "fox.png", metadata=True)
+    image.save(tmp_path / "fox.png", overwrite=True)
+    assert not (tmp_path / "fox.json").exists()
+
+
+def test_a_file_system_without_hard_links_keeps_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that only the image has taken is not used, and nothing is lost by trying it."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    image = Emulator().client().images.generate(prompt="a fox", seed=7).data[0]
+    image.save(tmp_path)
+    monkeypatch.setattr("os.link", no_links)
+    path = image.save(tmp_path, metadata=True)
+    assert path.name == "a-fox_seed7_0-2.png"
+    assert read_metadata(path.with_suffix(".json")).arguments["seed"] == 7
+    assert len([*tmp_path.iterdir()]) == 3
+
+
 def test_the_bytes_of_an_image_are_not_changed(tmp_path: Path) -> None:
     """A signature in an image (C2PA) survives: with or without metadata the file is what came."""
     image = Emulator().client().images.generate(prompt="a fox").data[0]
@@ -90,8 +153,8 @@ def test_image_and_metadata_have_one_name(tmp_path: Path) -> None:
         "a-fox_seed7_0-3.png",
         "a-fox_seed7_0.json",
     ]
-    image.save(tmp_path / "a-fox_seed7_0.png", metadata=True, overwrite=True)
-    assert read_metadata(tmp_path / "a-fox_seed7_0.json").arguments["seed"] == 7
+    image.save(tmp_path / "a-fox_seed7_0-3.png", metadata=True, overwrite=True)
+    assert read_metadata(tmp_path / "a-fox_seed7_0-3.json").arguments["seed"] == 7
 
 
 @pytest.mark.parametrize(

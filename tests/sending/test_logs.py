@@ -62,3 +62,18 @@ def test_without_info_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     caplog.set_level(logging.WARNING)
     Emulator().client().images.generate(prompt=PROMPT)
     assert lines(caplog) == []
+
+
+def test_a_filter_that_raises_costs_no_image(caplog: pytest.LogCaptureFixture) -> None:
+    """The images of a call are returned whatever the logging of the application does."""
+
+    def broken(record: logging.LogRecord) -> bool:
+        raise ValueError(record.name)
+
+    log = logging.getLogger("flux_openai")
+    log.addFilter(broken)
+    try:
+        assert len(Emulator().client(split=True).images.generate(prompt=PROMPT, n=6).data) == 6
+    finally:
+        log.removeFilter(broken)
+    assert PROMPT not in caplog.text

@@ -12,7 +12,8 @@ import pytest
 
 from flux_openai import AsyncFluxOpenAI, AsyncOpenAI, Emulator, FluxOpenAI, OpenAI, RetryPolicy, adapt
 from flux_openai._http.library import httpx
-from flux_openai.models import DEFAULT_MODEL
+from flux_openai.errors import ConfigurationError
+from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -253,3 +254,13 @@ def test_log_lines_name_the_emulator(flux_emulator: Emulator, caplog: pytest.Log
     for messages in (caplog.messages[:first], caplog.messages[first:]):
         assert any("POST https://flux-emulator.invalid/v1/images/generations" in message for message in messages)
     assert "umodelverse" not in "\n".join(caplog.messages)
+
+
+@pytest.mark.parametrize("path", sorted({model.path for model in FLUX_MODELS.values()}))
+def test_the_path_of_every_model_is_caught_and_is_no_base_url(flux_emulator: Emulator, path: str) -> None:
+    """A row of the table with a new path is known to the interception and to the check of the base_url."""
+    with pytest.raises(openai.OpenAIError):
+        OpenAI().post(path, cast_to=object, body={})
+    assert [request.path for request in flux_emulator.requests] == [f"/v1{path}"]
+    with pytest.raises(ConfigurationError, match="base_url"):
+        OpenAI(base_url=f"{SERVICE}{path}")
