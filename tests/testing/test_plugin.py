@@ -526,9 +526,9 @@ def test_a_run_that_makes_no_image_does_not_load_the_sdk(pytester: pytest.Pytest
 
 
 def test_the_guide_runs_as_it_stands(pytester: pytest.Pytester) -> None:
-    """Whoever copies the blocks on pytest has three tests that pass, once recorded."""
-    fixtures, cassette = BLOCKS
-    pytester.makepyfile(test_fixtures=fixtures, test_cassette=cassette)
-    run(pytester, "--flux-record=emulator").assert_outcomes(passed=3)
+    """Whoever copies the blocks on pytest has four tests that pass, once recorded."""
+    fixtures, own_clients, cassette = BLOCKS
+    pytester.makepyfile(test_fixtures=fixtures, test_own_clients=own_clients, test_cassette=cassette)
+    run(pytester, "--flux-record=emulator").assert_outcomes(passed=4)
     assert cassette_of(pytester, "test_cassette.test_my_own_client").exists()
-    run(pytester).assert_outcomes(passed=3)
+    run(pytester).assert_outcomes(passed=4)
