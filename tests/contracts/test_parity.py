@@ -31,8 +31,8 @@ IRREGULAR: Mapping[str, str] = {
 APART: Mapping[str, str] = {
     "_http/capture.py:Exchange._atrace": "only calls the sync hook, which does not block",
     "_http/streams.py:awatch_new_stream": "only calls the sync hook, which does not block",
-    "_http/interception.py:InProcessTransport.handle_async_request": "the sync half is that of the HTTP library's class",
-    "response/download.py:_aclient_for": "sync code also reads the images of async clients, and not the other way round",
+    "_http/interception.py:InProcessTransport.handle_async_request": "the sync half is the HTTP library's own",
+    "response/download.py:_aclient_for": "sync code also reads the images of async clients",
     "response/response.py:FluxImage.aread": "decodes and uses sync HTTP clients in a thread, so as not to block",
     "response/response.py:FluxImage.asave": "writes the file in a thread, so as not to block",
     "sending/call.py:abuild_calls": "reads files in a thread, so as not to block",
