@@ -132,13 +132,15 @@ def _drop_sidecar(place: Path, *, needed: bool) -> None:
     """Remove the metadata of an image that is replaced. Raises FileExistsError if `needed`, and it is another file."""
     if not os.path.lexists(place):
         return
-    try:
-        read_metadata(place)
-    except ConfigurationError:
-        if needed:
-            raise FileExistsError(errno.EEXIST, f"{place.name!r} is not metadata of an image, and stays") from None
-    else:
+    is_metadata = False
+    if place.is_file():  # to read a FIFO would wait for whoever writes to it
+        with contextlib.suppress(ConfigurationError):
+            read_metadata(place)
+            is_metadata = True
+    if is_metadata:
         place.unlink()
+    elif needed:
+        raise FileExistsError(errno.EEXIST, f"{place.name!r} is not metadata of an image, and stays")
 
 
 # The host is part of the name because hosts that share a folder may not see each other's locks.

@@ -176,6 +176,18 @@ def ask(
 
 
 @pytest.fixture
+def lose_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Put a file where the folder for images is; what is kept elsewhere then stays in the folder of the test."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def lose() -> None:
+        (tmp_path / "out").rmdir()
+        (tmp_path / "out").write_text("in the way")
+
+    return lose
+
+
+@pytest.fixture
 def program() -> Callable[..., Done]:
     """Run the program in a process of its own, for what only a process shows: its start, its streams and its end."""
 

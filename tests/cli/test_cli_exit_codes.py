@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 Ask = Callable[..., "Done"]
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "sighup"])
 def interrupt(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    """Press Ctrl-C, or send SIGTERM, from any thread."""
+    """Press Ctrl-C, send SIGTERM, or close the terminal, from any thread."""
     main = threading.main_thread().ident or 0
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: signal.pthread_kill(main, request.param)
@@ -203,15 +203,8 @@ def test_6_not_downloaded(ask: Ask, service: "Service", tmp_path: Path) -> None:
     assert told == f"not saved; until it expires, the image is at {unsafe['url']}"
 
 
-def test_6_not_saved(ask: Ask, service: "Service", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_6_not_saved(ask: Ask, service: "Service", lose_folder: Callable[[], None]) -> None:
     """A folder that is lost while the service works ends with 6; an image without a link is kept elsewhere."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = tmp_path / "out"
-
-    def lose_folder() -> None:
-        folder.rmdir()
-        folder.write_text("in the way")
-
     service.draws(first=lose_folder)
     done = ask()
     assert (done.code, service.posts) == (6, 1)

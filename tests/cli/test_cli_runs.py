@@ -232,17 +232,10 @@ def test_the_images_of_a_large_run_are_saved_on_the_way(
 
 
 def test_a_run_stops_when_nothing_can_be_saved(
-    ask: Ask, service: "Service", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, service: "Service", lose_folder: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No further image is paid for, and what has no link is kept elsewhere."""
     monkeypatch.setattr("flux_openai.cli.run.MAX_CONCURRENCY", 1)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = tmp_path / "out"
-
-    def lose_folder() -> None:
-        folder.rmdir()
-        folder.write_text("in the way")
-
     service.draws(first=lose_folder)
     done = ask("-n", "9")
     assert (done.code, service.posts) == (6, 1)

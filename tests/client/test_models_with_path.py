@@ -20,6 +20,8 @@ from flux_openai.errors import FluxWarning, InvalidParam
 from flux_openai.formats import image_size
 from flux_openai.models import FLUX_MODELS, GENERATIONS
 from flux_openai.request.validation import body_of, validate
+from flux_openai.sending.call import build_calls
+from flux_openai.sending.settings import Settings
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + (1500).to_bytes(4) + (1000).to_bytes(4) + bytes(range(256))
 TEXT = b64encode(PNG).decode()
@@ -427,3 +429,23 @@ def test_one_checked_call_has_one_body() -> None:
     body = body_of(checked.values, checked.model)
     assert body == {"prompt": "a fox", "width": 64, "height": 96, **numbered(1)}
     assert "characters" in repr(body)
+
+
+def test_the_requests_of_a_split_call_share_their_images() -> None:
+    """A copy of the images for each of a hundred requests could be gigabytes."""
+    calls = build_calls(
+        "generate", {"model": "flux-2-pro", "prompt": "a fox", "images": [URI], "n": 3, "split": True}, Settings()
+    )
+    assert len(calls) == 3
+    assert len({id(call.body["input_image"]) for call in calls}) == 1
+
+
+def test_the_journal_holds_no_secret_of_a_webhook(tmp_path: Path) -> None:
+    """A program in another language may send one."""
+    emulator = Emulator(journal=tmp_path / "journal.jsonl")
+    body = {"prompt": "a fox", "webhook_url": HOOK, "webhook_secret": SECRET}
+    with emulator.http_client() as http:
+        http.post(f"{emulator.base_url}/flux-2-pro", json=body, headers={"authorization": "Bearer k"})
+    text = (tmp_path / "journal.jsonl").read_text()
+    assert '"prompt": "a fox"' in text
+    assert "CANARY" not in text

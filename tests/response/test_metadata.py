@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,9 @@ def test_overwriting_never_replaces_a_file_that_is_no_metadata(tmp_path: Path) -
         image.save(tmp_path / "package.png", overwrite=True, metadata=True)
     assert image.save(tmp_path / "package.png", overwrite=True).exists()
     assert (tmp_path / "package.json").read_text() == "{}"
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(SaveError, match="is not metadata of an image"):
+        image.save(tmp_path / "pipe.png", overwrite=True, metadata=True)
     image.save(tmp_path / "fox.png", metadata=True)
     image.save(tmp_path / "fox.png", overwrite=True)
     assert not (tmp_path / "fox.json").exists()
