@@ -34,9 +34,12 @@ Ask = Callable[..., "Done"]
 def interrupt(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Press Ctrl-C, send SIGTERM, or close the terminal, from any thread."""
     main = threading.main_thread().ident or 0
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    # Under nohup SIGHUP is ignored, and the program then leaves it so.
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield lambda: signal.pthread_kill(main, request.param)
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
