@@ -10,6 +10,7 @@ body could be a decompression bomb.
       read_capped(response, exchange)          body under the limits, decompressed -> the response for the SDK, redacted
 """
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from datetime import timedelta
 from io import BytesIO
 from itertools import chain
 from typing import Any, Literal
+from weakref import ref
 
 from flux_openai._http.library import httpx
 from flux_openai._http.logs import filtered_logs, redact_record
@@ -157,14 +159,23 @@ _STEPS: Mapping[str, Phase | None] = {
 """The steps of a request that are followed, and the phase that each begins, if any."""
 _ORDER: Mapping[Phase | None, int] = {None: 0, "connecting": 1, "sending": 2, "sent": 3, "answering": 4}
 
-_CURRENT: ContextVar[Exchange | None] = ContextVar("flux_openai_exchange", default=None)
+_CURRENT: ContextVar["ref[Exchange] | None"] = ContextVar("flux_openai_exchange", default=None)
+"""A weak reference: asyncio keeps the context of a cancelled time-out for a while, and it would keep the answer."""
+
+
+def _current() -> Exchange | None:
+    current = _CURRENT.get()
+    return None if current is None else current()
 
 
 def capture(exchange: Exchange) -> AbstractContextManager[None]:
     """Make this the exchange of the requests that this thread or task sends inside the block."""
-    return filtered_logs(
-        lambda record: redact_record(record, exchange.secrets), (_CURRENT, exchange), (TRAFFIC, exchange.traffic)
-    )
+    return filtered_logs(_redact_record, (_CURRENT, ref(exchange)), (TRAFFIC, exchange.traffic))
+
+
+def _redact_record(record: logging.LogRecord) -> bool:
+    exchange = _current()
+    return redact_record(record, () if exchange is None else exchange.secrets)
 
 
 def captured(request: httpx.Request) -> Exchange | None:
@@ -173,7 +184,7 @@ def captured(request: httpx.Request) -> Exchange | None:
     The headers are set here because openai 2, given them as options, would also send default headers that differ in
     case only.
     """
-    exchange = _CURRENT.get()
+    exchange = _current()
     if exchange is None or request.method != "POST" or not request.url.path.endswith(exchange.path):
         return None
     request.headers["Idempotency-Key"] = exchange.key
@@ -331,7 +342,9 @@ def _recorded(response: httpx.Response, exchange: Exchange, reader: _BodyReader,
 def _reason(response: httpx.Response, secrets: tuple[str, ...]) -> dict[str, bytes]:
     """The reason phrase for the `extensions` of a response, without the key that a server may repeat in it."""
     reason: bytes | None = response.extensions.get("reason_phrase")
-    return {} if reason is None else {"reason_phrase": scrub(reason.decode("latin-1"), secrets).encode("latin-1")}
+    return (
+        {} if reason in (None, b"OK") else {"reason_phrase": scrub(reason.decode("latin-1"), secrets).encode("latin-1")}
+    )
 
 
 def _record_body(response: httpx.Response, exchange: Exchange, reader: _BodyReader, *, encoded: bool) -> None:

@@ -124,7 +124,8 @@ def _response(
     if secrets:
         answer = {name: without(value, secrets) for name, value in answer.items()}
         items = [_without_secrets(item, secrets) if isinstance(item, dict) else item for item in items]
-    usable, notices = list[dict[str, object]](), list[str]()
+    usable: list[dict[str, object]] = []
+    notices: list[str] = []
     for index, item in enumerate(items):
         image, problem = _image(_public(item) if isinstance(item, dict) else {})
         if image.get("b64_json") or image.get("url"):

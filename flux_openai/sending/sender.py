@@ -23,9 +23,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import openai
@@ -49,7 +51,10 @@ from flux_openai.sending.retry_loop import RetryState
 from flux_openai.sending.settings import Settings
 from flux_openai.sending.split import Part, combine, partial_on_interruption
 
-__all__ = ["AsyncSender", "Sender"]
+__all__ = ["QUIET", "AsyncSender", "Sender"]
+
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
+"""Whether no warnings are issued, because the caller reports `response.notices` itself."""
 
 
 class Sender:
@@ -87,8 +92,9 @@ class Sender:
     ) -> FluxImagesResponse:
         settings = self._settings
         parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
+        failed = Event()
         with partial_on_interruption(parts):
-            unexpected = run_all([partial(self._send_part, part, parts, body, options) for part in parts])
+            unexpected = run_all([partial(self._send_part, part, failed, body, options) for part in parts])
         try:
             response = combine(parts, unexpected)
         finally:
@@ -99,14 +105,16 @@ class Sender:
         _warn(response.notices[len(calls[0].notices) :], paid=True)
         return response
 
-    def _send_part(self, part: Part, parts: list[Part], body: Mapping[str, object], options: Mapping[str, Any]) -> None:
-        if any(other.failed for other in parts):
+    def _send_part(self, part: Part, failed: Event, body: Mapping[str, object], options: Mapping[str, Any]) -> None:
+        """Send a part, unless another one has `failed`, that is, ended without images."""
+        if failed.is_set():
             return
         try:
             request = _part_request(part, body, options)
             part.outcome = self._send(request)
         finally:
-            part.failed = part.answer is None
+            if part.answer is None:
+                failed.set()
 
     def _send(self, request: "_Request") -> Outcome:
         outcome, state = self._attempt(request), request.state
@@ -167,8 +175,9 @@ class AsyncSender:
     ) -> FluxImagesResponse:
         settings = self._settings
         parts = [Part(call=call, state=RetryState(policy=settings.retry, quota=settings.quota)) for call in calls]
+        failed = Event()
         with partial_on_interruption(parts):
-            unexpected = await arun_all([partial(self._send_part, part, parts, body, options) for part in parts])
+            unexpected = await arun_all([partial(self._send_part, part, failed, body, options) for part in parts])
         try:
             response = combine(parts, unexpected)
         finally:
@@ -180,15 +189,17 @@ class AsyncSender:
         return response
 
     async def _send_part(
-        self, part: Part, parts: list[Part], body: Mapping[str, object], options: Mapping[str, Any]
+        self, part: Part, failed: Event, body: Mapping[str, object], options: Mapping[str, Any]
     ) -> None:
-        if any(other.failed for other in parts):
+        """Send a part, unless another one has `failed`, that is, ended without images."""
+        if failed.is_set():
             return
         try:
             request = _part_request(part, body, options)
             part.outcome = await self._send(request)
         finally:
-            part.failed = part.answer is None
+            if part.answer is None:
+                failed.set()
 
     async def _send(self, request: "_Request") -> Outcome:
         outcome, state = await self._attempt(request), request.state
@@ -325,6 +336,8 @@ _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (*openai.__path__, *tenacit
 
 def _warn(notices: Iterable[str], *, paid: bool = False) -> None:
     """Issue notices as FluxWarnings that name the caller's line, whatever the number of SDK frames in between."""
+    if QUIET.get():
+        return
     for notice in notices:
         level, frame = 1, sys._getframe()  # noqa: SLF001  # `inspect.stack` reads the source of every frame
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):

@@ -25,13 +25,11 @@ class Part:
         call: The request.
         state: Its attempts.
         outcome: How it ended; None until then.
-        failed: Whether it ended without images. Parts that have not begun are then not sent.
     """
 
     call: Call
     state: RetryState
     outcome: Outcome | None = None
-    failed: bool = False
 
     @property
     def answer(self) -> FluxImagesResponse | None:
