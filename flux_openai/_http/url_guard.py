@@ -11,6 +11,7 @@ import socket
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -65,11 +66,11 @@ def check_url(
     Raises:
         RefusedURLError: The URL must not be fetched.
     """
-    api = None if base is None else _parsed(base)
+    api = None if base is None else _parsed_once(base)
     parsed = _parsed(url, api if redirected_from is None else redirected_from.url) if url else None
     if parsed is None:
         raise RefusedURLError("it is not a usable URL")
-    own = None if own_origin is None else _parsed(own_origin)
+    own = None if own_origin is None else _parsed_once(own_origin)
     is_own = own is not None and _origin(parsed) == _origin(own)
     is_https = parsed.scheme == "https"
     redirects = 0 if redirected_from is None else redirected_from.redirects + 1
@@ -91,12 +92,21 @@ def check_url(
 
 def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL | None:
     # URL parsers disagree about the host of a URL with backslashes or spaces, so it is refused before it is parsed.
-    if len(url) > _MAX_LENGTH or "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
+    if len(url) > _MAX_LENGTH or "\\" in url or " " in url or not url.isprintable():  # no other space is printable
         return None
     try:
-        return httpx.URL(url) if base is None else base.join(url)
+        parsed = httpx.URL(url)
+        # To join takes two more parses. After "HTTPS:" they would also drop a port that is the default.
+        is_whole = parsed.is_absolute_url and url.startswith(parsed.scheme)
+        return parsed if base is None or is_whole else base.join(parsed)
     except (httpx.InvalidURL, ValueError):
         return None
+
+
+@lru_cache(maxsize=16)
+def _parsed_once(base: str) -> httpx.URL | None:
+    """The address of an API, which is needed for each of its images; it is not signed, so it may be kept."""
+    return _parsed(base)
 
 
 # A server on this machine often calls itself by another of these names than its client does.

@@ -1,7 +1,7 @@
 """The download of an image: URL -> bytes, guarded, capped, retried, and never with the API key.
 
     fetch(url, settings)
-      for attempt in tenacity.Retrying(…):      5 tries: a GET costs nothing, and never makes an image again
+      first try, then tenacity.Retrying(…):     5 tries: a GET costs nothing, and never makes an image again
         target = check_url(url)                 _http/url_guard.py: scheme, host, port
         while target:
           own origin:  send with the SDK's HTTP client, but without its headers, cookies and authentication
@@ -91,6 +91,9 @@ class DownloadSettings:
         return self
 
 
+_CLIENTS: tuple[type, ...] = (httpx.Client, httpx.AsyncClient)
+
+
 def fetch(url: str, settings: DownloadSettings) -> bytes:
     """Download an image.
 
@@ -102,7 +105,12 @@ def fetch(url: str, settings: DownloadSettings) -> bytes:
     del url  # a traceback shows the locals of this frame
     try:
         with filtered_logs(_drop):
-            return _retrying(Retrying, settings)(_attempt, download)
+            try:
+                return _attempt(download)
+            except _FetchError as failure:
+                if not download.goes_on_after(failure):
+                    raise
+            return _retrying(Retrying, download)(_attempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
     # Inside the handler, the error would get a context that leads to the frames that hold the URL.
@@ -115,7 +123,12 @@ async def afetch(url: str, settings: DownloadSettings) -> bytes:
     del url  # a traceback shows the locals of this frame
     try:
         with filtered_logs(_drop):
-            return await _retrying(AsyncRetrying, settings)(_aattempt, download)
+            try:
+                return await _aattempt(download)
+            except _FetchError as failure:
+                if not download.goes_on_after(failure):
+                    raise
+            return await _retrying(AsyncRetrying, download)(_aattempt, download)
     except _FetchError as failure:
         error = download.public_error(failure)
     # Inside the handler, the error would get a context that leads to the frames that hold the URL.
@@ -283,11 +296,20 @@ class _Download:
         self.settings = settings
         self.deadline = time.monotonic() + settings.total_timeout
         self.attempts = 0
+        self._first_failure: _FetchError | None = None
         has_client = settings.client is not None or settings.aclient is not None
         self.own_origin = settings.origin if has_client else None
 
+    def goes_on_after(self, failure: _FetchError) -> bool:
+        """Whether there is another try after the first one failed. Only then is tenacity needed, and told of it."""
+        self._first_failure = failure if failure.retry else None
+        return failure.retry
+
     def start(self) -> AllowedURL:
-        """The URL to begin a try with."""
+        """The URL to begin a try with. Tenacity's first try is the one that was made before: it fails as that did."""
+        if self._first_failure is not None:
+            failure, self._first_failure = self._first_failure, None
+            raise failure
         if self.attempts and time.monotonic() >= self.deadline:
             raise self._too_late()
         target = check_url(self._url, own_origin=self.own_origin, base=self.settings.origin)
@@ -299,11 +321,12 @@ class _Download:
         self, target: AllowedURL, client: httpx.Client | httpx.AsyncClient, extensions: _Extensions
     ) -> httpx.Request:
         """A GET that carries nothing of the client: `client.build_request` adds its headers, cookies and parameters."""
-        # The class comes from the client, which may be of the other HTTP library.
-        request_class = type(client.build_request("GET", str(target.url)))
         seconds = min(self.settings.timeout, max(self.deadline - time.monotonic(), 0.001))
-        timeout = httpx.Timeout(seconds).as_dict()
-        return request_class("GET", str(target.url), headers=_HEADERS, extensions={"timeout": timeout, **extensions})
+        options = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds), **extensions}
+        request_class: type[httpx.Request] = httpx.Request
+        if not isinstance(client, _CLIENTS):  # it is of the other HTTP library, and needs a request of it
+            request_class = type(client.build_request("GET", str(target.url)))
+        return request_class("GET", str(target.url), headers=_HEADERS, extensions=options)
 
     def read_head(self, status: int, headers: Mapping[str, str], target: AllowedURL) -> AllowedURL | None:
         """The URL that the answer redirects to; None if its body is to be read."""
@@ -387,11 +410,12 @@ def _is_part(content_range: str) -> bool:
 _AnyRetrying = TypeVar("_AnyRetrying", Retrying, AsyncRetrying)
 
 
-def _retrying(kind: type[_AnyRetrying], settings: DownloadSettings) -> _AnyRetrying:
+def _retrying(kind: type[_AnyRetrying], download: _Download) -> _AnyRetrying:
+    left = max(0.0, download.deadline - time.monotonic())
     return kind(
         retry=retry_if_exception(lambda error: isinstance(error, _FetchError) and error.retry),
-        stop=stop_after_attempt(_TRIES) | stop_before_delay(settings.total_timeout),
-        wait=_wait if settings.waiting else wait_none(),
+        stop=stop_after_attempt(_TRIES) | stop_before_delay(left),
+        wait=_wait if download.settings.waiting else wait_none(),
         reraise=True,
     )
 

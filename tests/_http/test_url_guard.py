@@ -635,6 +635,9 @@ def test_the_names_of_this_machine_are_one_origin(own: str, other: str) -> None:
         ("//api.test/x.png", "https://api.test/x.png", True),
         ("//good.example/x.png", "https://good.example/x.png", False),
         ("https://good.example/x.png", "https://good.example/x.png", False),
+        ("https://good.example/a/../x.png", "https://good.example/x.png", False),
+        ("HTTPS://good.example:443/x.png", "https://good.example/x.png", False),
+        ("https:x.png", "https://api.test/v1/x.png", True),
     ],
 )
 def test_a_relative_url_is_on_the_api(url: str, full: str, *, own: bool) -> None:
