@@ -3,6 +3,9 @@
     openai.OpenAIError
     └── FluxError                          .billing .attempts .retry_after .request_id
         ├── ConfigurationError             the client was set up wrongly; also a ValueError
+        │   ├── ChangedRowsError           rows of a batch differ from its ledger    .changed .removed
+        │   ├── FolderInUseError           another run of a batch uses its folder    .pid .host
+        │   ├── InvalidRowsError           rows of a batch are wrong, nothing was sent    .rows
         │   └── ScriptError                a fault script of the emulator is wrong    .line .column
         ├── InvalidParamsError             the call is wrong, nothing was sent; also a ValueError
         ├── DownloadError                  the image was made, but its link could not be read
@@ -42,6 +45,7 @@ __all__ = [
     "DOCUMENTED_CODES",
     "BadResponseError",
     "Billing",
+    "ChangedRowsError",
     "ConfigurationError",
     "DocumentedCode",
     "DownloadError",
@@ -59,8 +63,11 @@ __all__ = [
     "FluxTimeoutError",
     "FluxUnprocessableEntityError",
     "FluxWarning",
+    "FolderInUseError",
     "InvalidParam",
     "InvalidParamsError",
+    "InvalidRow",
+    "InvalidRowsError",
     "SaveError",
     "ScriptError",
     "UnsafeURLError",
@@ -247,6 +254,52 @@ class ConfigurationError(FluxError, ValueError):
         return error
 
 
+class ChangedRowsError(ConfigurationError):
+    """Rows of a batch differ from those that its folder was started with; nothing was sent.
+
+    Attributes:
+        changed: One text for each changed row, such as "line 17 (custom_id '17'): steps: 20 -> 28"; the first 10,000.
+        removed: The ids that the input no longer has; the first 10,000.
+        count: How many rows are changed or removed.
+    """
+
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    count: int = 0
+
+    @classmethod
+    def of_rows(cls, changed: Iterable[str], removed: Iterable[str], *, count: int, folder: str) -> Self:
+        """The error that lists what is changed and removed."""
+        differences, ids = tuple(changed), tuple(removed)
+        lines = [*differences, *(f"custom_id {custom_id!r}: not in the input any more" for custom_id in ids)]
+        heading = f"{count:,} row{'' if count == 1 else 's'} changed since {folder!r} was started, nothing was sent:"
+        more = [f"  … and {count - 20:,} more"] if count > 20 else []
+        hint = "rows can be added; for changed rows, start a new folder"
+        error = cls("\n".join([heading, *(f"  {line}" for line in lines[:20]), *more, hint]))
+        error.changed, error.removed, error.count = differences, ids, count
+        return error
+
+
+class FolderInUseError(ConfigurationError):
+    """Another run of a batch uses the folder; nothing was sent.
+
+    Attributes:
+        pid: The process that uses it; None if that is not known.
+        host: The computer that it runs on.
+    """
+
+    pid: int | None = None
+    host: str | None = None
+
+    @classmethod
+    def of_owner(cls, folder: str, *, pid: int | None, host: str | None) -> Self:
+        """The error that names the process."""
+        owner = "another process" if pid is None else f"process {pid} on {host}"
+        error = cls(f"the folder {folder!r} is in use by {owner}; one run at a time")
+        error.pid, error.host = pid, host
+        return error
+
+
 class ScriptError(ConfigurationError):
     """A fault script of the emulator cannot be parsed.
 
@@ -328,6 +381,79 @@ class InvalidParamsError(FluxError, ValueError):
         heading = "1 invalid parameter" if len(found) == 1 else f"{len(found)} invalid parameters"
         error = cls("\n".join([f"{heading}, nothing was sent:", *(f"  {fault}" for fault in found)]))
         error.faults = found
+        return error
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvalidRow:
+    """One row of a batch that cannot be sent.
+
+    Attributes:
+        where: Where it stands, such as "line 17".
+        custom_id: Its id; empty if it cannot be read.
+        faults: Everything that is wrong with it.
+    """
+
+    where: str
+    custom_id: str
+    faults: tuple[InvalidParam, ...]
+
+    def __str__(self) -> str:
+        """One line for each fault; with the id, unless that is the row's number."""
+        return "\n".join(f"{_places([self])}: {fault}" for fault in self.faults)
+
+
+def _places(rows: "list[InvalidRow]") -> str:
+    """Where rows stand: "line 4 (custom_id 'fox')", or "lines 4, 5, 8 and 38 more"."""
+    if len(rows) == 1:
+        [row] = rows
+        named = row.custom_id and not row.custom_id.isdecimal()
+        return f"{row.where} (custom_id {row.custom_id!r})" if named else row.where
+    kind, _, first = rows[0].where.rpartition(" ")
+    if kind and all(row.where.rpartition(" ")[0] == kind for row in rows):
+        kind, places = f"{kind}s ", [first, *(row.where.rpartition(" ")[2] for row in rows[1:])]
+    else:
+        kind, places = "", [row.where for row in rows]
+    shown = places[: 3 if len(places) > 4 else len(places) - 1]
+    rest = f"{len(places) - 3:,} more" if len(places) > 4 else places[-1]
+    return f"{kind}{', '.join(shown)} and {rest}"
+
+
+class InvalidRowsError(ConfigurationError):
+    """Rows of a batch break the rules of their models; nothing was sent.
+
+    Attributes:
+        rows: The invalid rows, the first 10,000 of them.
+        count: How many there are.
+
+    Example:
+        try:
+            report = run_batch_sync("prompts.csv", "out")
+        except InvalidRowsError as error:
+            for row in error.rows:
+                print(row.where, row.faults[0].rule)  # line 17 must be an integer from 1 to 50
+    """
+
+    rows: tuple[InvalidRow, ...] = ()
+    count: int = 0
+
+    @classmethod
+    def of_rows(
+        cls, invalid: Iterable[InvalidRow], *, count: int | None = None, name: str = "", hint: str = ""
+    ) -> Self:
+        """The error that lists these rows of an input of this name, each fault once; `count` if there are more."""
+        listed_rows = tuple(invalid)
+        count = len(listed_rows) if count is None else count
+        heading = f"{count:,} invalid row{'' if count == 1 else 's'}{name and f' in {name}'}, nothing was sent:"
+        alike = dict[str, list[InvalidRow]]()
+        for row in listed_rows:
+            for fault in row.faults:
+                alike.setdefault(str(fault), []).append(row)
+        lines = [f"  {_places(rows)}: {fault}" for fault, rows in alike.items()]
+        more = [f"  … and {count - len(listed_rows):,} more"] if count > len(listed_rows) else []
+        error = cls("\n".join([heading, *lines, *more, *([hint] if hint else [])]))
+        error.rows, error.count = listed_rows, count
+        error.faults = tuple(fault for row in listed_rows for fault in row.faults)
         return error
 
 

@@ -163,7 +163,7 @@ def cause_of_status(status: int, code: str | None = None, kind: str | None = Non
 
 
 def _is_refusal(status: int, code: str | None, kind: str | None) -> bool:
-    if _is_about_credit(code) or _is_about_credit(kind):
+    if is_about_credit(code) or is_about_credit(kind):
         return True
     stated = status_of_code(code)
     if stated is None:
@@ -177,7 +177,7 @@ def _is_refusal(status: int, code: str | None, kind: str | None) -> bool:
 _CREDIT = r"quota|balance|billing|credit|arrear|payment|funds|overdue"
 
 
-def _is_about_credit(code: str | None) -> bool:
+def is_about_credit(code: str | None) -> bool:
     return code is not None and re.search(_CREDIT, _plain(code)) is not None
 
 

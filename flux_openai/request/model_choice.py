@@ -122,7 +122,7 @@ def model_for(called: Mapping[str, object], defaults: Mapping[str, object], *, e
     name = called.get("model", defaults.get("model", DEFAULT_MODEL))
     family = FAMILIES.get(name) if isinstance(name, str) else None
     named = model_named(called, defaults)
-    given = IMAGE_FIELDS & called.keys() or ({"image"} if editing else set[str]())
+    given = IMAGE_FIELDS & called.keys() or ({"image"} if editing else set())
     if family is not None:
         return _best_match(family, given)
     if named is None:

@@ -118,7 +118,8 @@ def validate(
         InvalidParamsError: With every fault of the call.
 
     """
-    called, faults = given(keywords), list[InvalidParam]()
+    called = given(keywords)
+    faults: list[InvalidParam] = []
     preset = given(defaults) if defaults else defaults
     if extra_body is not None:
         _add_extra_body(called, extra_body, faults)
@@ -140,15 +141,13 @@ def validate(
         _fit_images(values, model, editing=editing)
     if editing and not IMAGE_FIELDS & values.keys():
         faults.append(InvalidParam(param="image", value=None, rule="is required: it is what an edit starts from"))
-    notices = list[str]()
-    if "size" in values:
-        notices += _fit_size(values, model, faults)
+    notices = _fit_size(values, model, faults) if "size" in values else []
     passed_on: dict[str, object] = {}
     if not values.keys() <= model.fields.keys():
         passed_on, left_out = handle_unsupported(values, model, unsupported, faults)
         notices += left_out
     # The caller's values are sent, not those that pydantic returns: it would turn an integer into a float.
-    ordered = dict[str, object]()
+    ordered: dict[str, object] = {}
     for name in model.fields:
         if name in values:
             ordered[name] = values[name]

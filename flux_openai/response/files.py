@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import platform
@@ -12,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from flux_openai.errors import ConfigurationError, SaveError
 from flux_openai.formats import sniff
@@ -21,7 +23,7 @@ from flux_openai.response.metadata import read_metadata
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["check_writable", "read_image", "write"]
+__all__ = ["check_writable", "read_image", "replacing", "saving", "write"]
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
@@ -99,13 +101,43 @@ def write(
     """
     kind = sniff(data)
     place = target(path, stem=stem, extension=kind.extension if kind else UNKNOWN_EXTENSION)
-    try:
+    with saving(place, "the image to "):
         return _store(data, place, numbered=not names_a_file(path), overwrite=overwrite, sidecar=sidecar)
+
+
+@contextlib.contextmanager
+def saving(place: Path, what: str = "") -> Iterator[None]:
+    """Raise a SaveError about this place for any OSError inside."""
+    try:
+        yield
+    except SaveError:
+        raise
     except (OSError, UnicodeError) as cause:
         reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
-        error = SaveError(f"cannot write the image to {str(place)!r}: {reason}")
+        error = SaveError(f"cannot write {what}{str(place)!r}: {reason}")
         error.errno, error.strerror, error.filename = getattr(cause, "errno", errno.EINVAL), reason, str(place)
         raise error from cause
+
+
+@contextlib.contextmanager
+def replacing(place: Path) -> Iterator[IO[bytes]]:
+    """A new file to write to, which takes the place of the old one at the end; after an error the old one stays.
+
+    Raises:
+        SaveError: The file cannot be written.
+    """
+    with saving(place):
+        _make_folder(place.parent)
+        _remove_leftovers(place.parent)
+        with _locked_file(place.parent) as (temporary, raw):
+            file = io.BufferedWriter(raw)
+            yield file
+            file.flush()
+            os.fsync(raw.fileno())
+            if sys.platform == "win32":
+                file.close()  # Windows does not rename an open file
+            temporary.replace(place)
+        _sync_folder(place.parent)
 
 
 def _store(data: bytes, place: Path, *, numbered: bool, overwrite: bool, sidecar: bytes | None) -> Path:
@@ -152,19 +184,26 @@ _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os,
 @contextlib.contextmanager
 def _temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
     """A file with the data, locked while it is needed, and removed at the end."""
+    with _locked_file(folder) as (temporary, file):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
+        os.fsync(file.fileno())
+        if sys.platform == "win32":
+            file.close()  # Windows does not rename an open file
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked_file(folder: Path) -> Iterator[tuple[Path, io.FileIO]]:
+    """A new file that is open and locked, and removed at the end unless it was renamed."""
     temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}{_SUFFIX}"
     # 0666 leaves the umask and the folder's ACL to the kernel: reading the umask means setting it, for every thread.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        with io.FileIO(descriptor, "wb") as file:
             _lock(descriptor)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-            if sys.platform == "win32":
-                file.close()  # Windows does not rename an open file
-            yield temporary
+            yield temporary, file
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -21,7 +21,7 @@ from flux_openai.formats import sniff
 from flux_openai.models import FLUX_MODELS
 from flux_openai.response.file_names import SIDECAR, names_a_file, place_of
 
-__all__ = ["Metadata", "read_metadata", "sources_of"]
+__all__ = ["Metadata", "library", "read_metadata", "sources_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Metadata:
             request_id=request_id,
             created=received.isoformat(timespec="seconds"),
             sha256=sha256(data).hexdigest(),
-            library=_library(),
+            library=library(),
         )
 
     @property
@@ -125,7 +125,8 @@ def _source(image: str) -> dict[str, str]:
     return {"sha256": sha256(data).hexdigest(), **({} if kind is None else {"mime_type": kind.mime})}
 
 
-def _library() -> str:
+def library() -> str:
+    """The name and version of this package."""
     try:
         return f"flux-openai {version('flux-openai')}"
     except PackageNotFoundError:

@@ -1,0 +1,1 @@
+"""Batches: a file of prompts becomes a folder of images."""

@@ -1,0 +1,1 @@
+"""The input of a batch: a file, or what a program hands over, as checked rows."""
