@@ -1,0 +1,195 @@
+"""The limiter: what each event changes, and what it makes of hidden limits in a simulation."""
+
+import math
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flux_openai.batch.limiter import (
+    LimiterState,
+    asked_to_wait,
+    next_start,
+    on_cancelled,
+    on_failure,
+    on_rejected,
+    on_start,
+    on_success,
+)
+from flux_openai.emulator.load.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from tests.batch.simulated import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def under_way(count: int, *, now: float = 100.0, max_inflight: int = 100) -> LimiterState:
+    """A limiter with so many requests that were started just now."""
+    state = LimiterState(max_inflight=max_inflight)
+    for _ in range(count):
+        state = on_start(state, now)
+    return state
+
+
+@pytest.mark.parametrize("latency", [0.5, 1.5, 6.0])
+def test_storm(latency: float) -> None:
+    """600 prompts under 50 a second all succeed, in 1.1 times what the limit takes, with 5 % refused at most."""
+    run = simulate(TokenBucket(rate=50, burst=50), latency=latency, spread=0.0, prompts=600, round_trip=0.005)
+    assert run.succeeded == 600
+    assert run.rejected <= 0.05 * run.started
+    assert run.seconds <= 1.1 * (11 + latency)
+
+
+@pytest.mark.parametrize(
+    ("limit", "retry_after", "latency", "share", "refused"),
+    [
+        (TokenBucket(rate=10, burst=10), True, 6.0, 0.95, 0.02),
+        (TokenBucket(rate=10, burst=10), False, 6.0, 0.95, 0.02),
+        (FixedWindow(count=300, seconds=60), False, 6.0, 0.95, 0.03),
+        (TokenBucket(rate=10, burst=1), False, 1.5, 0.93, 0.02),
+        (TokenBucket(rate=0.5, burst=1), True, 6.0, 0.85, 0.05),
+        (TokenBucket(rate=0.5, burst=1), False, 1.5, 0.85, 0.12),
+        (TokenBucket(rate=1 / 3, burst=20), False, 1.5, 0.95, 0.25),
+        pytest.param(TokenBucket(rate=100, burst=100), True, 1.5, 0.95, 0.02, marks=pytest.mark.full),
+        pytest.param(TokenBucket(rate=100, burst=100), True, 25.0, 0.95, 0.02, marks=pytest.mark.full),
+        pytest.param(TokenBucket(rate=10, burst=10), True, 25.0, 0.95, 0.02, marks=pytest.mark.full),
+    ],
+)
+def test_hidden_rate(limit: Limit, retry_after: bool, latency: float, share: float, refused: float) -> None:  # noqa: FBT001  # a table
+    """A hidden rate is used up to its share, and few requests are refused on the way."""
+    rate = limit.rate if isinstance(limit, TokenBucket) else 5.0
+    run = simulate(limit, latency=latency, seconds=240, retry_after=retry_after)
+    assert run.started - run.rejected >= share * rate * 240
+    assert run.rejected <= refused * run.started
+
+
+@pytest.mark.parametrize(("latency", "spread"), [(1.5, 0.35), (6.0, 0.0)])
+def test_hidden_concurrency(latency: float, spread: float) -> None:
+    """A hidden number of requests at a time is found, kept, and tried again more and more seldom."""
+    run = simulate(Concurrency(count=16), latency=latency, spread=spread, seconds=600)
+    assert run.succeeded >= 0.95 * 16 * 600 / (latency * math.exp(spread**2 / 2) + 0.02)
+    assert run.rejected <= 0.02 * run.started
+    assert run.most <= 18
+
+
+@pytest.mark.parametrize(("servers", "most"), [(8, 450), (200, 1000)])
+def test_queue_without_a_limit(servers: int, most: int) -> None:
+    """A service that queues instead of refusing is not flooded: growth stops when answers only become slower."""
+    run = simulate(None, latency=2.0, seconds=120, servers=servers)
+    assert run.succeeded >= 0.9 * servers / 2.13 * 110
+    assert run.most < most
+
+
+def test_busy_event_loop() -> None:
+    """Timers that are up to a tenth of a second late do not lower the rate: what is due is started together."""
+    run = simulate(TokenBucket(rate=100, burst=100), latency=1.5, seconds=60, late=0.1)
+    assert run.started - run.rejected >= 0.93 * 100 * 60
+    assert run.rejected <= 0.02 * run.started
+
+
+def test_growth_follows_the_answers() -> None:
+    """However long a service answers 20 requests a second, no more than a few times as many are started."""
+    state, now = under_way(40), 100.0
+    for _ in range(2000):
+        now += 0.05
+        state = on_start(on_success(state, now, latency=2.0), now)
+    assert state.rate <= 50 + 2 * 20.1
+    assert state.window <= 100
+    for _ in range(40):  # then none is answered any more
+        state = on_cancelled(state, now)
+    assert on_cancelled(state, now + 60).window == state.window
+
+
+def test_an_answered_probe_ends_the_outage() -> None:
+    """The answer to the probe ends an outage at once, however long a refusal had taken."""
+    state = on_rejected(under_way(40), 110.0, retry_after=None, latency=10.0)
+    state = on_start(state, 120.0)
+    assert (next_start(state, 120.1) or 0) > 1
+    state = on_success(state, 120.1, latency=0.05)
+    assert (next_start(state, 121.0) or 0) < 1
+
+
+def test_one_cut_for_all_under_way() -> None:
+    """When everything in flight is refused at once, the rate is cut once, and one probe goes out."""
+    state = under_way(40)
+    first = on_rejected(state, 100.2, retry_after=2, latency=0.2)
+    state = first
+    for _ in range(39):
+        state = on_rejected(state, 100.2, retry_after=2, latency=0.2)
+    assert (state.in_flight, state.rate) == (0, first.rate)
+    assert next_start(state, 100.2) == pytest.approx(2)
+    assert next_start(state, 102.3) == 0
+    state = on_start(state, 102.3)
+    assert next_start(state, 102.3) == pytest.approx(0.4, abs=0.01)  # until the probe counts as admitted
+    refused = on_rejected(state, 102.5, retry_after=None, latency=0.2)
+    assert refused.rate == pytest.approx(first.rate)
+    assert (next_start(refused, 102.5) or 0) > 0
+    assert next_start(state, 103.2) == 0
+
+
+def test_all_in_flight_fail_at_once() -> None:
+    """When everything in flight fails at once, there is one cut and one probe, and no request more until it is over."""
+    state = under_way(40)
+    for _ in range(40):
+        state = on_failure(state, 101.0)
+    assert state.in_flight == 0
+    assert state.window >= 20
+    assert (next_start(state, 101.0) or 0) > 0
+    state = on_start(state, 110.0)
+    assert next_start(state, 110.0) != 0
+
+
+@pytest.mark.parametrize(("retry_after", "asked"), [(None, None), (120, None), (121, 121), (3600, 3600)])
+def test_long_retry_after(retry_after: float | None, asked: float | None) -> None:
+    """A Retry-After is waited for, and one of more than 120 s is shown to the caller while it lasts."""
+    state = on_rejected(under_way(2), 100.0, retry_after=retry_after, latency=0.1)
+    assert asked_to_wait(state, 100.0) == asked
+    assert asked_to_wait(state, 100.0 + (retry_after or 0)) is None
+    if retry_after:
+        assert next_start(on_cancelled(state, 100.0), 100.0) == pytest.approx(retry_after)
+
+
+def test_failure_pauses_growth() -> None:
+    """A failure pauses growth, one of many is no cut, and growth goes on afterwards."""
+    state = on_failure(under_way(40), 100.0)
+    assert (state.rate, state.outage) == (LimiterState(max_inflight=1).rate, False)
+    paused, later = on_cancelled(state, 104.0), on_cancelled(state, 107.0)
+    assert paused.window == state.window
+    assert later.window > state.window
+
+
+def test_zero_latency() -> None:
+    """Calls that take no time, at a clock that stands still, never bring the rate or the window out of range."""
+    state, now = LimiterState(max_inflight=8), 5.0
+    for _ in range(5000):
+        now += next_start(state, now) or 0.0
+        state = on_success(on_start(state, now), now, latency=0.0)
+    assert state.in_flight == 0
+    assert state.window == 8
+    assert state.rate <= 10_000
+
+
+@pytest.mark.parametrize("max_inflight", [1, 2, 64])
+def test_any_order_of_events(max_inflight: int) -> None:
+    """Whatever happens, also when time goes back, nothing crashes, the cap holds, and it never waits for nothing."""
+    events: list[Callable[[LimiterState, float], LimiterState]] = [
+        lambda state, now: on_success(state, now, latency=0.3),
+        lambda state, now: on_rejected(state, now, retry_after=None, latency=0.1),
+        lambda state, now: on_rejected(state, now, retry_after=1, latency=50),
+        on_failure,
+        on_cancelled,
+    ]
+    random = Random(max_inflight)  # noqa: S311  # no secret
+    state, now = LimiterState(max_inflight=max_inflight), 0.0
+    for _ in range(5000):
+        now += random.choice([0.0, 0.01, 1.0, 40.0, -5.0])
+        wait = next_start(state, now)
+        if wait == 0:
+            state = on_start(state, now)
+        elif wait is None:
+            assert state.in_flight > 0
+        if state.in_flight and random.random() < 0.6:
+            state = random.choice(events)(state, now)
+        assert 0 <= state.in_flight <= max_inflight
+        assert 0 < state.rate <= 10_000
+        assert state.window >= 1
