@@ -51,6 +51,12 @@ APART: Mapping[str, str] = {
 """Async code that is not a mirror of sync code, and why."""
 
 ASYNC_ONLY: Mapping[str, str] = {
+    "batch/batch.py": "the sync face runs the async one on a loop of its own",
+    "batch/ledger.py": "the transitions of many rows share a commit",
+    "batch/ray.py": "the actors of Ray run on an event loop",
+    "batch/runner.py": "many rows are under way at once",
+    "batch/shards.py": "the workers run side by side",
+    "cli/batch/commands.py": "a batch has many requests under way on one event loop, and signals reach it there",
     "emulator/transport/server.py": "one thread waits for many connections at once",
     "tools/mcp.py": "the library of the protocol calls async handlers only",
 }
