@@ -6,14 +6,14 @@ What a command needs is imported when it runs: the SDK alone takes 60 times as l
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from flux_openai.cli.exit_codes import EXIT_CODES, ExitCode
+from flux_openai.cli.exit_codes import BATCH_EXIT_CODES, EXIT_CODES, ExitCode
 from flux_openai.cli.help_text import completing, field_help, model_document, model_lines, param_options
-from flux_openai.cli.options import EmulateOptions, OutputOptions, ServiceOptions, as_group
+from flux_openai.cli.options import BatchRunOptions, EmulateOptions, OutputOptions, ServiceOptions, as_group
 from flux_openai.models import DEFAULT_MODEL, FAMILIES, FLUX_MODELS
 
 if TYPE_CHECKING:
@@ -39,6 +39,17 @@ PROMPT: {field_help(FLUX_MODELS["black-forest-labs/flux-kontext-max"].fields["pr
 
 One image goes to the image model of its family, several to its /multi model. All else is as in generate.
 """
+_BATCH_RUN = """Make the images of the rows in PROMPTS and save them.
+
+PROMPTS is a file, or - for stdin: JSON Lines, CSV, TSV or text with a prompt a line, also as .gz. Its columns are the
+parameters of generate, image or images, and an optional custom_id. Lines of OpenAI's Batch API are read as they are.
+
+Every row is checked before anything is sent. Run the same command again after a crash, a pause or Ctrl-C: a row that
+was answered is not asked for again. Ctrl-C, SIGTERM or SIGHUP waits for the requests under way; once more, and it
+stops at once.
+
+The path of the manifest goes to stdout, all else to stderr.
+"""
 
 
 class _Formatter(click.HelpFormatter):
@@ -56,18 +67,36 @@ class _Context(click.Context):
     formatter_class = _Formatter  # type: ignore[mutable-override]  # as click documents it
 
 
-class _WithExitCodes(click.Command):
-    """A command whose help ends with the exit codes."""
+class _Plain(click.Command):
+    """A command whose help fits a narrow window."""
 
     context_class = _Context  # type: ignore[mutable-override]  # as click documents it
 
+
+class _WithExitCodes(_Plain):
+    """A command whose help ends with the exit codes."""
+
+    exit_codes: ClassVar[Mapping[int, str]] = EXIT_CODES
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as click calls it
         with formatter.section("Exit codes"):
-            formatter.write_dl([(str(int(code)), meaning) for code, meaning in EXIT_CODES.items()])
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in self.exit_codes.items()])
 
 
 class _Group(_WithExitCodes, click.Group):
     """The program."""
+
+
+class _BatchRun(_WithExitCodes):
+    """The run of a batch, which has exit codes of its own."""
+
+    exit_codes = BATCH_EXIT_CODES
+
+
+class _BatchGroup(_BatchRun, click.Group):
+    """The commands about a batch."""
+
+    command_class = _Plain  # type: ignore[mutable-override]  # as click documents it
 
 
 def run(args: Sequence[str]) -> int:
@@ -187,6 +216,102 @@ def edit(
 
     params = {"image": list(image), **params}
     return make_images(prompt, params, editing=True, service=service, output=output, as_json=as_json)
+
+
+@_program.group(cls=_BatchGroup, short_help="Make the images of a file of prompts.", no_args_is_help=True)
+def batch() -> None:
+    """Make the images of a file of prompts, whatever happens in between."""
+
+
+_folder = click.argument("folder", metavar="OUT")
+
+
+@batch.command("run", cls=_BatchRun, help=_BATCH_RUN, short_help="Make the images, or go on making them.")
+@click.argument("prompts", metavar="PROMPTS")
+@as_group("options", BatchRunOptions)
+@_json
+@as_group("service", ServiceOptions)
+def run_(*, prompts: str, options: BatchRunOptions, as_json: bool, service: ServiceOptions) -> int:
+    from flux_openai.cli.batch import make_batch
+
+    return make_batch(prompts, options, service, as_json=as_json)
+
+
+@batch.command(short_help="Count what is done and what is not.")
+@_folder
+@_json
+def status(*, folder: str, as_json: bool) -> int:
+    """Count the rows of OUT that are done, failed, held and left, and their cost.
+
+    It only reads, and may be asked while a run works.
+    """
+    from flux_openai.cli.batch import show_status
+
+    return show_status(folder, as_json=as_json)
+
+
+@batch.command(short_help="Let failed rows be tried again.")
+@_folder
+@click.option("--only", metavar="ID", multiple=True, help="A row to try again. May be given several times.")
+def retry_failed(*, folder: str, only: tuple[str, ...]) -> int:
+    """Let failed rows of OUT be tried again by the next run, by default all of them."""
+    from flux_openai.cli.batch import put_back_failed
+
+    return put_back_failed(folder, only)
+
+
+_VERDICTS = {
+    "retry": "Ask for them again; they may be paid for twice.",
+    "unbilled": "Ask for them again, since your bill does not have them.",
+    "fail": "Give them up; they may be billed.",
+    "billed": "Give them up, since your bill has them.",
+}
+
+
+def _verdict_options(command: _Command) -> _Command:
+    for name, text in reversed(_VERDICTS.items()):
+        command = click.option(f"--{name}", is_flag=True, help=text)(command)
+    return command
+
+
+@batch.command(short_help="Decide about rows that are held.")
+@_folder
+@click.argument("ids", metavar="[IDS]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Decide about all rows that are held.")
+@_verdict_options
+def resolve(*, folder: str, ids: tuple[str, ...], everything: bool, **verdicts: bool) -> int:
+    """Decide about rows of OUT that are held.
+
+    Their requests were sent, and no answer came: they may have been carried out and billed. Look at your account first.
+    """
+    from flux_openai.cli.batch import resolve_held
+
+    chosen = [name for name in _VERDICTS if verdicts[name]]
+    if len(chosen) != 1:
+        count = ", not several" if chosen else ""
+        raise click.UsageError(f"give one of {', '.join(f'--{name}' for name in _VERDICTS)}{count}")
+    if bool(ids) == everything:
+        raise click.UsageError("name the rows by their ids, or take --all")
+    return resolve_held(folder, ids, verdict="failed" if chosen == ["fail"] else chosen[0])
+
+
+@batch.command(short_help="Write the gallery.")
+@_folder
+def gallery(*, folder: str) -> int:
+    """Write OUT/gallery/index.html, a page of all images that a browser opens without a network."""
+    from flux_openai.cli.batch import write_gallery
+
+    return write_gallery(folder)
+
+
+@batch.command(short_help="Compare the files with the ledger.")
+@_folder
+@_json
+def verify(*, folder: str, as_json: bool) -> int:
+    """Compare every image of OUT with its checksum in the ledger."""
+    from flux_openai.cli.batch import verify_files
+
+    return verify_files(folder, as_json=as_json)
 
 
 @_program.command(short_help="Serve image tools to an agent (MCP).")

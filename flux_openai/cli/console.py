@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -24,7 +24,7 @@ from flux_openai.errors import FluxError
 from flux_openai.models import Price
 from flux_openai.retry import RetryEvent, log
 
-__all__ = ["Console", "Progress"]
+__all__ = ["Console", "Progress", "body_line", "lines_printed", "on_terminal"]
 
 _INTERVAL: float = 10
 """Seconds between two lines about the progress, where stderr is no terminal."""
@@ -57,7 +57,7 @@ class Console:
         per_image = "" if price is None else f" ({price} an image{_page(price)})"
         self.output(
             [
-                *(_as_line(body) for body in shown),
+                *(body_line(body) for body in shown),
                 f"requests to {path}: {len(bodies)}, images: {images}, estimated cost: {cost or 'unknown'}{per_image}",
             ]
         )
@@ -76,7 +76,7 @@ class Console:
             # The pipe is closed, or the disk full. Without this, Python would fail again when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def exit_code(self, code: ExitCode) -> ExitCode:
+    def exit_code(self, code: int) -> int:
         """The exit code of a command, which is an error if its output could not be written."""
         if code != ExitCode.DONE or not self.unwritten:
             return code
@@ -113,7 +113,7 @@ class Console:
             self.output([report.as_json()])
 
 
-def _as_line(body: Mapping[str, object]) -> str:
+def body_line(body: Mapping[str, object]) -> str:
     """JSON in which the letters of all scripts are legible, and no character can act on the terminal."""
     text = json.dumps(body, ensure_ascii=False)
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
@@ -154,7 +154,7 @@ class Progress(logging.Handler):
         log.addHandler(self)
         log.setLevel(logging.INFO)
         try:
-            with self._bar_shown() if sys.stderr is not None and sys.stderr.isatty() else self._lines_printed():
+            with self._bar_shown() if on_terminal() else lines_printed(self._console, self._line):
                 yield
         finally:
             log.setLevel(level)
@@ -168,20 +168,8 @@ class Progress(logging.Handler):
             self._bar.add_task(self._text())
             yield
 
-    @contextlib.contextmanager
-    def _lines_printed(self) -> Iterator[None]:
-        ended = threading.Event()
-        thread = threading.Thread(target=self._print, args=(ended,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _print(self, ended: threading.Event) -> None:
-        while not ended.wait(_INTERVAL):
-            self._console.message(f"{self._text()}, {time.monotonic() - self._start:.0f} s")
+    def _line(self) -> str:
+        return f"{self._text()}, {time.monotonic() - self._start:.0f} s"
 
     def _text(self) -> str:
         attempt = "" if self._attempt == 1 else f", attempt {self._attempt}"
@@ -190,6 +178,29 @@ class Progress(logging.Handler):
     def _update(self) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=self._text())
+
+
+def on_terminal() -> bool:
+    """Whether stderr is a terminal on which something can change in its place."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+@contextlib.contextmanager
+def lines_printed(console: Console, line: Callable[[], str]) -> Iterator[None]:
+    """Print a line about the progress every 10 s until the block ends."""
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(_INTERVAL):
+            console.message(line())
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _write(stream: TextIO | None, line: str) -> None:

@@ -54,7 +54,7 @@ def _option(field: FluxField) -> Callable[[_Command], _Command]:
 
 def completing(values: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """What offers these values to the shell."""
-    return lambda _context, _option, start: [value for value in values if value.startswith(start)]
+    return lambda _context, _option, start: [value for value in dict.fromkeys(values) if value.startswith(start)]
 
 
 def _option_help(field: FluxField) -> str:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flux_openai.cli.help_text import completing
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["EmulateOptions", "OutputOptions", "ServiceOptions", "as_group"]
+__all__ = ["BatchRunOptions", "EmulateOptions", "OutputOptions", "ServiceOptions", "as_group"]
 
 _Command = Callable[..., int]
 
@@ -44,6 +46,7 @@ class ServiceOptions:
     duplicates: str = _option(
         default="unlikely",
         metavar="NAME",
+        shell_complete=completing(("never", "unlikely", "allowed")),
         help="How much risk of paying twice a retry may take: never, unlikely, allowed.",
     )
     max_wait: float = _option(
@@ -79,6 +82,60 @@ class OutputOptions:
         is_flag=True, default=False, help="Show the requests and their estimated cost; nothing is sent."
     )
     price: str | None = _option(metavar="PRICE", help="Price of one image for the estimate, such as 0.65CNY.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRunOptions:
+    """The options of `batch run`; their values are not checked yet."""
+
+    out: str = _option(
+        names=("-o", "--out"),
+        metavar="DIR",
+        required=True,
+        help="Folder of this batch: its images, its reports and its ledger, by which it goes on.",
+    )
+    settings: tuple[str, ...] = _option(
+        names=("--set",),
+        default=(),
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set a parameter in every row, such as steps=28. May be given several times.",
+    )
+    sweep: tuple[str, ...] = _option(
+        default=(),
+        multiple=True,
+        metavar="NAME=VALUES",
+        help="Make every row once for each value, such as seed=1,2,3. Several sweeps multiply.",
+    )
+    prompt: str | None = _option(metavar="TEXT", help="Prompt of every row, with columns of PROMPTS: 'a {colour} fox'.")
+    format: str | None = _option(
+        metavar="NAME",
+        shell_complete=completing(("jsonl", "csv", "tsv", "txt", "parquet")),
+        help="Format of PROMPTS: jsonl, csv, tsv, txt or parquet. Left out, its name says it, and stdin its content.",
+    )
+    on_unknown: str = _option(
+        default="hold",
+        metavar="NAME",
+        shell_complete=completing(("hold", "retry")),
+        help="What becomes of a row that may have been made and billed without an answer: hold it until you decide "
+        "(see resolve), or retry it once.",
+    )
+    max_images: int | None = _option(type=int, help="Most images to ask for in this folder, over all runs.")
+    budget: str | None = _option(
+        metavar="PRICE", help="Most that the images of this folder may cost, over all runs, such as 50CNY."
+    )
+    price: str | None = _option(metavar="PRICE", help="Price of one image, such as 0.65CNY, for costs and the budget.")
+    rpm: float | None = _option(
+        type=float, metavar="NUMBER", help="Most requests a minute. Left out, the pace follows what the service takes."
+    )
+    max_inflight: int | None = _option(type=int, help="Most requests under way at the same time.")
+    metadata: bool = _option(is_flag=True, default=False, help="Write NAME.json beside each image: how it was made.")
+    dry_run: bool = _option(
+        is_flag=True, default=False, help="Show calls, images and cost, and the first requests; nothing is sent."
+    )
+    ray: str | None = _option(
+        metavar="ADDRESS", help="Share the rows out on this Ray cluster, or with local on this machine alone."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,27 +20,28 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flux_openai.cli.console import Console, Progress
 from flux_openai.cli.exit_codes import ExitCode
 from flux_openai.cli.options import OutputOptions, ServiceOptions
 from flux_openai.cli.report import InterruptedRunError, MissingImagesError, Report, SavedImage, as_printable
-from flux_openai.cli.service import client_of, prove_writable
+from flux_openai.cli.service import PATTERNS, client_of, price_of, prove_writable
 from flux_openai.client.clients import FluxOpenAI
-from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning, InvalidParam
-from flux_openai.models import Price
+from flux_openai.errors import ConfigurationError, FluxAPIError, FluxError, FluxWarning
 from flux_openai.request.validation import CheckedParams, body_of, split_params, validate
 from flux_openai.response.file_names import EXTENSIONS, SIDECAR, names_a_file, numbered, place_of, target
 from flux_openai.response.metadata import read_metadata, sources_of
 from flux_openai.sending.concurrency import MAX_CONCURRENCY
 
 if TYPE_CHECKING:
+    from flux_openai.models import Price
     from flux_openai.response.response import FluxImage, FluxImagesResponse
 
-__all__ = ["make_images"]
+__all__ = ["make_images", "signals_handled"]
 
 _SEEDS = 2**31 - 1000
 """Seeds are drawn below this number: the service documents 2^31 - 1 as the largest, and a split call counts them up."""
@@ -100,7 +101,7 @@ def make_images(
     service: ServiceOptions,
     output: OutputOptions,
     as_json: bool,
-) -> ExitCode:
+) -> int:
     """Make and save the images, and print a report, which has everything that was made, also after an error.
 
     Args:
@@ -114,11 +115,11 @@ def make_images(
     console = Console(as_json=as_json)
     state = _RunState(console)
     try:
-        with warnings.catch_warnings(), _sigterm_as_ctrl_c():
+        with warnings.catch_warnings(), signals_handled(signal.default_int_handler):
             # Each warning is printed as a notice. A filter that turns warnings into errors would end the run half way.
             warnings.simplefilter("ignore", FluxWarning)
             checked = _checked(prompt, params, output, state, editing=editing)
-            state.price = _price(output, checked)
+            state.price = checked.model.price if output.price is None else price_of(output.price)
             if output.dry_run:
                 console.planned(_requests(checked), path=checked.model.path, images=_count(checked), price=state.price)
                 return console.exit_code(ExitCode.DONE)
@@ -135,20 +136,24 @@ def make_images(
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: by default they end the process, and lose images that came."""
+def signals_handled(handler: Callable[[int, FrameType | None], object], *, ctrl_c: bool = False) -> Iterator[None]:
+    """Let a handler have SIGTERM and SIGHUP, and with `ctrl_c` also SIGINT, until the block ends.
+
+    By default SIGTERM and SIGHUP end the process at once, and images that came are lost.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
         return
     # SIGHUP: the terminal was closed. Windows has no such signal; whoever ignores it, as nohup does, goes on.
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers += [signal.SIGINT] if ctrl_c else []
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _checked(
@@ -195,16 +200,6 @@ def _prompt_text(prompt: str) -> str:
         raise ConfigurationError(f"cannot read the prompt from {place}: {reason}{hint}") from error
 
 
-def _price(output: OutputOptions, checked: CheckedParams) -> Price | None:
-    """The price of one image: the one given, or that of the table. Raises ConfigurationError."""
-    if output.price is None:
-        return checked.model.price
-    try:
-        return Price.of(output.price)
-    except ValueError as problem:
-        raise ConfigurationError.of(InvalidParam(param="price", value=output.price, rule=str(problem))) from None
-
-
 def _count(checked: CheckedParams) -> int:
     return int(str(checked.values.get("n", 1)))
 
@@ -219,7 +214,7 @@ def _make(checked: CheckedParams, service: ServiceOptions, output: OutputOptions
     count = _count(checked)
     places = [_place(output.out, index, several=count > 1) for index in range(count)]
     if service.emulator:
-        state.console.message("the emulator draws patterns, not the service's pictures; nothing is billed")
+        state.console.message(PATTERNS)
     progress = Progress(state.console, count)
     try:
         with progress.shown(), client_of(service, on_retry=progress.retrying) as client:

@@ -1,4 +1,4 @@
-"""The client of a run, made from the options about the service, and the key and the folder that a run needs."""
+"""The client of a run, made from the options about the service, and the key, price and folder that a run needs."""
 
 import math
 import os
@@ -14,28 +14,32 @@ from flux_openai.client.clients import AsyncFluxOpenAI, FluxOpenAI
 from flux_openai.client.setup import TIMEOUT
 from flux_openai.emulator.emulator import Emulator
 from flux_openai.errors import ConfigurationError, InvalidParam
+from flux_openai.models import Price
 from flux_openai.response.files import check_writable
 from flux_openai.retry import Duplicates, RetryEvent, RetryPolicy
 
-__all__ = ["async_client_of", "client_of", "prove_writable", "read_key"]
+__all__ = ["PATTERNS", "async_client_of", "client_of", "price_of", "prove_writable", "read_key"]
+
+PATTERNS = "the emulator draws patterns, not the service's pictures; nothing is billed"
+"""What a run with `--emulator` says first."""
 
 _MAX_TIMEOUT = 86_400.0
 """The longest time-out in seconds. A much longer one overflows in the system call."""
 
 
-def client_of(service: ServiceOptions, *, on_retry: Callable[[RetryEvent], object]) -> FluxOpenAI:
+def client_of(service: ServiceOptions, *, on_retry: Callable[[RetryEvent], object] | None) -> FluxOpenAI:
     """The client. Raises ConfigurationError."""
     options = _client_options(service, on_retry)
     return Emulator().client(**options) if service.emulator else FluxOpenAI(**options)
 
 
-def async_client_of(service: ServiceOptions, *, on_retry: Callable[[RetryEvent], object]) -> AsyncFluxOpenAI:
+def async_client_of(service: ServiceOptions, *, on_retry: Callable[[RetryEvent], object] | None) -> AsyncFluxOpenAI:
     """The async client. Raises ConfigurationError."""
     options = _client_options(service, on_retry)
     return Emulator().async_client(**options) if service.emulator else AsyncFluxOpenAI(**options)
 
 
-def _client_options(service: ServiceOptions, on_retry: Callable[[RetryEvent], object]) -> dict[str, Any]:
+def _client_options(service: ServiceOptions, on_retry: Callable[[RetryEvent], object] | None) -> dict[str, Any]:
     retry = RetryPolicy(
         duplicates=cast(Duplicates, service.duplicates),
         max_attempts=service.max_attempts,
@@ -80,6 +84,14 @@ def read_key(file: str) -> str:
         # `from None`: UnicodeDecodeError contains the bytes of the file, which may be the key.
         raise ConfigurationError(f"cannot read the key from {file!r}: it is not text") from None
     return text.strip()
+
+
+def price_of(text: str) -> Price:
+    """The price that `--price` names. Raises ConfigurationError."""
+    try:
+        return Price.of(text)
+    except ValueError as problem:
+        raise ConfigurationError.of(InvalidParam(param="price", value=text, rule=str(problem))) from None
 
 
 def prove_writable(folder: Path) -> None:

@@ -263,7 +263,18 @@ sys.exit(main())
 """The program, which prints the names of all modules that it has loaded when it ends."""
 
 
-@pytest.mark.parametrize("args", [["--help"], ["generate", "--help"], ["--version"], ["models", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["--version"],
+        ["models", "--help"],
+        ["batch", "--help"],
+        ["batch", "run", "--help"],
+    ],
+    ids=" ".join,
+)
 def test_a_help_text_loads_neither_the_sdk_nor_rich(program: Ask, args: list[str]) -> None:
     """`--help` and `--version` answer without the packages that take most of the time to load."""
     done = program(*args, python=("-c", LOADED))

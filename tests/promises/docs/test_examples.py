@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], lis
             except SystemExit as end:
                 assert end.code in (None, 0)  # noqa: PT017  # an example may say so itself
             gc.collect()
-        return list((tmp_path / "out").glob("*.png"))
+        return list((tmp_path / "out").rglob("*.png"))
 
     return run
 

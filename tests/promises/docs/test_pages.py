@@ -17,19 +17,20 @@ from urllib.parse import unquote
 import pytest
 
 from flux_openai.cli import main
-from flux_openai.cli.exit_codes import EXIT_CODES
+from flux_openai.cli.exit_codes import BATCH_EXIT_CODES, EXIT_CODES
 from flux_openai.models import DEFAULT_MODEL, FLUX_MODELS
 from flux_openai.retry import RetryPolicy
 from tests.promises.docs.pages import BLOCKS, PAGES, README, ROOT, blocks, section, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tests.promises.docs.conftest import Service
     from tests.promises.docs.pages import Block
 
 PARAMETERS = "examples/parameters_and_models.md"
+BATCH = "examples/batch.md"
 MONEY = "examples/retries_and_money.md"
 RUN_ELSEWHERE = {
     "ci: try": ".ci/run",
@@ -73,30 +74,53 @@ def test_every_python_block_runs_as_it_stands(block: Block, posts: Callable[[Blo
     posts(block)
 
 
-@pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.marker], ids=str)
-def test_every_command_runs_as_it_stands(
-    block: Block, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A reader who pastes the lines of a block into a shell gets no error, given a key and an address."""
+@pytest.fixture
+def shell(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Paste lines into a shell of a reader who has a key and an address; they must not fail."""
     pytest.importorskip("flux_openai.cli.app", reason="needs the extra")
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / "flux-openai"
     program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m flux_openai \"$@\"\n", encoding="utf-8")
     program.chmod(0o755)
+    python = programs / "python"
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n", encoding="utf-8")
+    python.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MODELVERSE_API_KEY", "my-key")
     monkeypatch.setenv("MODELVERSE_BASE_URL", service.base_url)
-    done = subprocess.run(
-        ["/bin/sh", "-euc", block.code],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+
+    def run(code: str) -> None:
+        done = subprocess.run(
+            ["/bin/sh", "-euc", code],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.marker], ids=str)
+def test_every_command_runs_as_it_stands(block: Block, shell: Callable[[str], None]) -> None:
+    """A reader who pastes the lines of a block into a shell gets no error, given a key and an address."""
+    shell(block.code)
+
+
+def test_the_guide_to_batches_is_followed_from_top_to_bottom(shell: Callable[[str], None], tmp_path: Path) -> None:
+    """In one directory each block runs after those before it, since each batch has a folder of its own."""
+    for block in (block for block in BLOCKS if block.page == BATCH):
+        if block.language == "python":
+            (tmp_path / "block.py").write_text(block.code, encoding="utf-8")
+        shell("python block.py" if block.language == "python" else block.code)
+    made = {path.parent.name for path in tmp_path.glob("*/ledger.db")}
+    code = "".join(block.code for block in BLOCKS if block.page == BATCH)
+    assert made == {*re.findall(r"-o (\w+)", code), *re.findall(r'batch(?:_sync)?\([^,]+, "(\w+)"', code)}
+    assert len(made) == 6
 
 
 def test_every_block_is_run_by_some_test() -> None:
@@ -249,9 +273,13 @@ def test_the_models_listed_are_those_of_the_table(output_of: Callable[..., str])
     ]
 
 
-def test_the_exit_codes_are_those_of_the_program() -> None:
-    """The table of exit codes is the one that the program returns from and shows in its help."""
-    assert {int(code): meaning for code, meaning in table(PARAMETERS, "exit code")} == dict(EXIT_CODES)
+@pytest.mark.parametrize(
+    ("page", "first", "codes"),
+    [(PARAMETERS, "exit code", EXIT_CODES), (BATCH, "exit code of `batch run`", BATCH_EXIT_CODES)],
+)
+def test_the_exit_codes_are_those_of_the_program(page: str, first: str, codes: Mapping[int, str]) -> None:
+    """The tables of exit codes are those that the program returns from and shows in its help."""
+    assert {int(code): meaning for code, meaning in table(page, first)} == dict(codes)
 
 
 def test_the_retry_options_are_those_of_the_policy() -> None:
@@ -269,3 +297,13 @@ def test_the_options_that_are_named_exist(output_of: Callable[..., str]) -> None
     options = re.findall(r"(?<=[` ])-[-\w]+", section(PARAMETERS, "Command line"))
     assert {"-i", "-n", "-o", "--json", "--api-key-file"} <= set(options)
     assert [option for option in options if option not in help_text] == []
+
+
+def test_the_options_that_the_guide_to_batches_names_exist(output_of: Callable[..., str]) -> None:
+    """Each stands in the help of a command, and the guide names every option that `batch run` alone has."""
+    options = pytest.importorskip("flux_openai.cli.options", reason="needs the extra").BatchRunOptions
+    helps = [output_of("batch", name, "--help") for name in ("run", "resolve", "retry-failed", "verify")]
+    named = set(re.findall(r"(?<=[` ])--[-\w]+", PAGES[BATCH]))
+    assert [option for option in named if not any(option in text for text in helps)] == ["--from"]
+    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)} - {"--settings", "--out"}
+    assert own | {"--set"} <= named
