@@ -66,6 +66,7 @@ def test_a_finished_row_is_a_line_of_the_manifest(tmp_path: Path) -> None:
             "custom_id": "id-1",
             "model": MODEL,
             "params": {"prompt": "fox 1", "seed": 7},
+            "seed": 7,
             "files": [
                 {
                     "path": "images/0000/000001_0.png",

@@ -136,6 +136,7 @@ def _row(item: BatchItem) -> dict[str, object]:
 def _made(item: BatchItem) -> Mapping[str, object]:
     return {
         **_row(item),
+        "seed": item.params.get("seed"),
         "files": item.files,
         "missing": item.missing,
         "request_id": item.request_id,
