@@ -890,13 +890,9 @@ class Ledger:
         if custom_ids is None:
             yield from self.items(state)
             return
-        for custom_id in dict.fromkeys(custom_ids):
-            row = self._read(f"{_SELECT} WHERE custom_id = ?", (custom_id,)).fetchone()
-            item = row and self._item(row)
-            if item is None or item.state is not state:
-                raise ConfigurationError(
-                    f"row {custom_id!r} is {item.state if item else 'not in the ledger'}, not {state}"
-                )
+        for item in self._named(custom_ids):
+            if item.state is not state:
+                raise ConfigurationError(f"row {item.custom_id!r} is {item.state}, not {state}")
             yield item
 
     def _uncertain(self, custom_ids: Sequence[str] | None) -> Iterator[BatchItem]:
@@ -904,13 +900,18 @@ class Ledger:
         if custom_ids is None:
             yield from (item for item in self.items() if item.unknown)
             return
+        for item in self._named(custom_ids):
+            if not item.unknown and item.state is not State.HELD:
+                rule = f"is {item.state}, and nothing of it is of unknown outcome"
+                raise ConfigurationError(f"row {item.custom_id!r} {rule}")
+            yield item
+
+    def _named(self, custom_ids: Sequence[str]) -> Iterator[BatchItem]:
         for custom_id in dict.fromkeys(custom_ids):
             row = self._read(f"{_SELECT} WHERE custom_id = ?", (custom_id,)).fetchone()
-            item = row and self._item(row)
-            if item is None or not (item.unknown or item.state is State.HELD):
-                what = f"{item.state}, and nothing of it is of unknown outcome" if item else "not in the ledger"
-                raise ConfigurationError(f"row {custom_id!r} is {what}")
-            yield item
+            if row is None:
+                raise ConfigurationError(f"there is no row {custom_id!r} in this batch")
+            yield self._item(row)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
