@@ -163,7 +163,7 @@ def test_a_kill_at_each_step_of_a_row(run: Callable[..., tuple[int, Any]], tmp_p
 
 @pytest.mark.parametrize("on_unknown", ["hold", "retry"])
 @pytest.mark.parametrize(
-    ("kills", "count"), [(4, 150), pytest.param(100, 5000, marks=pytest.mark.full)], ids=["few", "many"]
+    ("kills", "count"), [(4, 150), pytest.param(100, 5000, marks=pytest.mark.long)], ids=["few", "many"]
 )
 def test_kills_at_random_moments(
     run: Callable[..., tuple[int, Any]], tmp_path: Path, on_unknown: str, kills: int, count: int

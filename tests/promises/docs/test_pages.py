@@ -105,7 +105,7 @@ def shell(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return run
 
 
-@pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.marker], ids=str)
+@pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.marker and one.page != BATCH], ids=str)
 def test_every_command_runs_as_it_stands(block: Block, shell: Callable[[str], None]) -> None:
     """A reader who pastes the lines of a block into a shell gets no error, given a key and an address."""
     shell(block.code)
