@@ -89,6 +89,7 @@ __all__ = [
     "RunSettings",
     "Runner",
     "Stopped",
+    "call_users",
     "cap_message",
     "hold_saved",
 ]
@@ -657,17 +658,7 @@ class Runner:
             self._keeping.discard(task)
 
     async def _call(self, function: Callable[[_T], object], value: _T) -> None:
-        """Call a function of the user's. What it raises ends the run, but not what is under way."""
-        try:
-            result = function(value)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            self._abort(error)  # the function raised it: nobody has cancelled the run
-        except Exception as error:  # noqa: BLE001  # `run` raises it
-            self._abort(error)
+        await call_users(function, value, failed=self._abort)
 
     # The numbers.
 
@@ -733,6 +724,20 @@ def cap_message(cap: Literal["max_images", "budget"], item: BatchItem, ledger: L
     )
     facts = f"{used_up} of {settings.caps.budget} are spent, or may be, and the next row costs {next_row}"
     return f"{facts}: {left}; go on with a budget of {enough} or more"
+
+
+async def call_users(function: Callable[[_T], object], value: _T, *, failed: Callable[[BaseException], None]) -> None:
+    """Call a function or coroutine function of the user's. What it raises goes to `failed`, which ends the run."""
+    try:
+        result = function(value)
+        if inspect.isawaitable(result):
+            await result
+    except asyncio.CancelledError as error:
+        if (task := asyncio.current_task()) is None or task.cancelling():
+            raise
+        failed(error)  # the function raised it: nobody has cancelled the run
+    except Exception as error:  # noqa: BLE001  # `run` raises it, once what is under way has ended
+        failed(error)
 
 
 def _rate_limiter(rpm: float) -> "AsyncLimiter":

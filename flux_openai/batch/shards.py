@@ -4,7 +4,6 @@ Nothing here knows Ray. A worker is whatever can run one shard's folder to its e
 """
 
 import asyncio
-import inspect
 import shutil
 import time
 from collections import Counter
@@ -16,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from flux_openai.batch.ledger import Caps, Ledger, OnUnknown, State, Totals, price_of_units, units_of
-from flux_openai.batch.runner import BatchProgress, BatchReport, RunSettings, Stopped, cap_message, hold_saved
+from flux_openai.batch.runner import (
+    BatchProgress,
+    BatchReport,
+    RunSettings,
+    Stopped,
+    call_users,
+    cap_message,
+    hold_saved,
+)
 from flux_openai.errors import FolderInUseError
 from flux_openai.models import FLUX_MODELS, FluxModel, Price
 
@@ -352,17 +359,10 @@ class ShardRunner:
         return Amount(*_used(totals))
 
     async def _call(self, function: Callable[[_T], object], value: _T) -> None:
-        """Call a function of the user's. What it raises ends the run, but not what is under way."""
-        try:
-            result = function(value)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            self._error = self._error or error  # the function raised it: nobody has cancelled the run
-        except Exception as error:  # noqa: BLE001  # `run` raises it
-            self._error = self._error or error
+        await call_users(function, value, failed=self._keep_error)
+
+    def _keep_error(self, error: BaseException) -> None:
+        self._error = self._error or error
 
     async def _tick(self) -> None:
         while self._settings.on_progress is not None:

@@ -290,8 +290,8 @@ HANDED_ON = {
     # A callback's exception and a broken ledger end the run, once what is under way is saved; what else a call raises
     # leaves its row held.
     "flux_openai/batch/runner.py": 3,
-    # What a worker or a callback raises ends the run likewise, and is raised then.
-    "flux_openai/batch/shards.py": 2,
+    # What a worker raises ends the run likewise, and is raised then.
+    "flux_openai/batch/shards.py": 1,
     # An error of a connection is raised again, unless the whole answer came before it; of both clients.
     "flux_openai/_http/capture.py": 2,
     # Transports and hooks raise anything; it is raised as a DownloadError.
