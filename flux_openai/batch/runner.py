@@ -439,7 +439,7 @@ class Runner:
     # One row.
 
     async def _request(self, item: BatchItem) -> None:
-        sent = None
+        began, sent = self._now(), None
         try:
             sent = await self._ledger.send(item, self._settings.price_of(FLUX_MODELS[item.model]))
         finally:
@@ -450,10 +450,19 @@ class Runner:
             return
         self._reserved += 1
         try:
-            await self._send(sent)
+            if self._stopped is not None or (self._limits.outage and began <= self._limits.cut_at):
+                await self._unsend(sent)
+            else:
+                await self._send(sent)
         finally:
             self._reserved -= 1
             self._full = False
+
+    async def _unsend(self, sent: BatchItem) -> None:
+        """Do not send a request: the run was stopped, or one was refused with a 429, while the intent was written."""
+        self._limits = on_cancelled(self._limits, self._now())
+        await self._ledger.put_back(sent, counted=False)
+        self._all_taken = False
 
     async def _send(self, sent: BatchItem) -> None:
         started = self._now()

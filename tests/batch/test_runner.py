@@ -16,8 +16,9 @@ import pytest
 from flux_openai import Emulator, RetryPolicy
 from flux_openai._http.library import httpx
 from flux_openai.batch import BatchItem, State, run_batch
-from flux_openai.batch.ledger import Ledger, OnUnknown
+from flux_openai.batch.ledger import Ledger, OnUnknown, RowError
 from flux_openai.errors import ConfigurationError
+from flux_openai.models import Price
 from flux_openai.sending.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -430,6 +431,42 @@ async def test_a_row_that_was_cut_off_is_counted(tmp_path: Path) -> None:
     assert (report["sent"], report["pending"], report["unknown_cost"]) == (1, 1, "0.70 CNY")
     (line,) = (tmp_path / "errors.jsonl").read_text().splitlines()
     assert json.loads(line)["state"] == "sent"
+
+
+@pytest.mark.parametrize("end", ["429", "stop"])
+async def test_what_would_only_be_refused_is_not_sent(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose intent is still being written, when another gets a 429 or the run is stopped, is not sent."""
+    emulator, stop, refused = Emulator(pixels=256), asyncio.Event(), asyncio.Event()
+    send, put_back, seen = Ledger.send, Ledger.put_back, dict[int, int]()
+    if end == "429":
+        emulator.fail(status=429)
+
+    async def slow_send(self: Ledger, item: BatchItem, price: Price | None = None) -> BatchItem | None:
+        sent = await send(self, item, price)
+        if item.seq == 2 and not refused.is_set():
+            stop.set() if end == "stop" else None
+            await refused.wait()
+        return sent
+
+    async def seen_put_back(
+        self: Ledger, item: BatchItem, error: RowError | None = None, *, counted: bool = True
+    ) -> BatchItem:
+        seen[item.seq] = len(keys_of(emulator))
+        refused.set()
+        return await put_back(self, item, error, counted=counted)
+
+    async def saved(_: BatchItem) -> None:
+        refused.set()
+
+    monkeypatch.setattr(Ledger, "send", slow_send)
+    monkeypatch.setattr(Ledger, "put_back", seen_put_back)
+    report = await run_batch(rows_of(2), tmp_path, client=emulator.async_client(), stop=stop, on_result=saved)
+    assert seen[2] == 1, "the server saw the other request only"
+    assert (report.done, report.pending, report.images) == ((2, 0, 2) if end == "429" else (1, 1, 1))
+    assert {item.attempts for item in items_of(tmp_path)} == ({1} if end == "429" else {0, 1})
+    check_whole(tmp_path, emulator)
 
 
 async def test_missing_images_are_in_the_report(tmp_path: Path) -> None:
