@@ -2,8 +2,8 @@
 
 The HTTP library has a time-out for each read only: a server that sends a byte at a time could go on for ever. It also
 takes what a server sent behind the last answer for the answer to the next request, and finds out slowly whether an idle
-connection was closed. It hands each new stream to the `trace` extension of the request that opens it. A stream is kept for later requests, so the current block decides what
-limits its reads, see `TRAFFIC`.
+connection was closed. It hands each new stream to the `trace` extension of the request that opens it. A stream is kept
+for later requests, so the current block decides what limits its reads, see `TRAFFIC`.
 """
 
 import select
