@@ -1335,6 +1335,7 @@ class Ledger:
             return  # it was ended by `_settle`
         self._group = None
         error = group.error or (group.commit and group.commit.exception())
+        group.commit = None  # its callback holds the group: the two would live until a garbage collection
         if isinstance(error, sqlite3.Error):
             self._roll_back()
             self._save_answers(group, error)

@@ -72,7 +72,7 @@ from flux_openai.models import FLUX_MODELS, FluxModel, Price
 from flux_openai.request.arguments import GenerateParams
 from flux_openai.response.download import LINK_LIFE, DownloadSettings
 from flux_openai.response.file_names import EXTENSIONS, safe_stem
-from flux_openai.response.files import replacing
+from flux_openai.response.files import replacing, writing_together
 from flux_openai.response.response import CallInfo, FluxImage, FluxImagesResponse
 from flux_openai.retry import RetryEvent
 from flux_openai.sending.call import build_calls
@@ -115,6 +115,10 @@ _MOST_UNSAVED = 64
 
 _WRITERS = 8
 """How many threads write files: most of the time is spent in fsync."""
+
+_MOST_TOGETHER, _MOMENT = 8, 0.05
+"""How many rows are written together, and for how many seconds the first waits for others: each hand-over to a thread,
+and each sync of a folder, costs as much CPU time as the file itself."""
 
 _DOWNLOAD_ROUNDS = 3
 """How often the images of a row are asked for in one run; each download tries five times by itself."""
@@ -266,6 +270,7 @@ class Runner:
         # Rows whose images are to be downloaded: of an earlier run, and those that wait for another round.
         self._earlier, self._later = deque[BatchItem](), list[tuple[float, int, _Work]]()
         self._all_earlier_taken = False
+        self._unwritten = list[tuple[BatchItem, Sequence[FluxImage], "asyncio.Future[list[SavedFile]]"]]()
         self._tasks, self._keeping = set[asyncio.Task[None]](), set[asyncio.Task[None]]()
         self._pacer: asyncio.Task[None] | None = None
         self._paced = False
@@ -532,7 +537,7 @@ class Runner:
             async with self._downloads:
                 for image in images:
                     await image.aread()
-                files = await self._loop.run_in_executor(self._writers, self._write, item, images)
+                files = await self._written(item, images)
             ended = await self._ledger.done(item, files)
         except DownloadError as error:
             if not _is_gone(error, item):
@@ -555,6 +560,43 @@ class Runner:
         self._undownloaded_in_a_row += 1
         if self._undownloaded_in_a_row >= _IN_A_ROW:
             self.stop("unreachable", f"{_IN_A_ROW} downloads in a row failed, the last one with: {error}")
+
+    async def _written(self, item: BatchItem, images: Sequence[FluxImage]) -> list[SavedFile]:
+        """Write the files of a row in a thread, with those of the rows that come in the same moment."""
+        written: asyncio.Future[list[SavedFile]] = self._loop.create_future()
+        self._unwritten.append((item, images, written))
+        if len(self._unwritten) == _MOST_TOGETHER:
+            self._write_all()
+        elif len(self._unwritten) == 1:
+            self._loop.call_later(_MOMENT, self._write_all)
+        return await written
+
+    def _write_all(self) -> None:
+        rows = [row for row in self._unwritten if not row[2].cancelled()]
+        self._unwritten.clear()
+        if not rows:
+            return
+
+        def write() -> list[list[SavedFile] | Exception]:
+            results = list[list[SavedFile] | Exception]()
+            with writing_together():
+                for item, images, _ in rows:
+                    try:
+                        results.append(self._write(item, images))
+                    except Exception as error:  # noqa: BLE001  # the task of this row raises it; the others are written
+                        results.append(error)
+            return results
+
+        def tell(work: "asyncio.Future[list[list[SavedFile] | Exception]]") -> None:
+            for (_, _, written), result in zip(rows, work.result(), strict=True):
+                if written.cancelled():
+                    continue
+                if isinstance(result, Exception):
+                    written.set_exception(result)
+                else:
+                    written.set_result(result)
+
+        self._loop.run_in_executor(self._writers, write).add_done_callback(tell)
 
     def _write(self, item: BatchItem, images: Sequence[FluxImage]) -> list[SavedFile]:
         """Write the files of a row. They have the same names every time, so a crash leaves no second copy."""

@@ -18,7 +18,7 @@ from flux_openai import Emulator
 from flux_openai.errors import DownloadError, FluxError, SaveError
 from flux_openai.formats import ImageType, sniff
 from flux_openai.response.file_names import safe_stem, stem, target
-from flux_openai.response.files import read_image, write
+from flux_openai.response.files import read_image, write, writing_together
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"p" * 24
 JPEG = b"\xff\xd8\xff\xe0" + b"j" * 24
@@ -659,3 +659,32 @@ def test_saving_leaves_no_file_open(tmp_path: Path) -> None:
     for _ in range(5):
         response.save(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot sync a folder")
+def test_images_written_together_sync_each_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is synced before it gets its name, and its folder once, behind the last; also after a failed write."""
+    synced, fsync = list[str](), os.fsync
+
+    def seen_fsync(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    with writing_together():
+        for place in ("a/1.png", "a/2.png", "b/1.png"):
+            write(PNG, tmp_path / place, stem="fox")
+        with pytest.raises(SaveError):
+            write(PNG, tmp_path / "a/1.png", stem="fox")
+    assert synced == ["file"] * 4 + ["folder"] * 2
+    write(PNG, tmp_path / "c.png", stem="fox")
+    assert synced[6:] == ["file", "folder"]
+
+    def until_an_error() -> None:
+        with writing_together():
+            write(PNG, tmp_path / "d/1.png", stem="fox")
+            write(PNG, tmp_path / "d/1.png", stem="fox")
+
+    with pytest.raises(SaveError):
+        until_an_error()
+    assert synced[8:] == ["file", "file", "folder"]
