@@ -455,7 +455,8 @@ class Runner:
             return
         self._reserved += 1
         try:
-            if self._stopped is not None or (self._limits.outage and began <= self._limits.cut_at):
+            stopped = self._stopped not in (None, "max_images", "budget")  # what was reserved is below the cap
+            if stopped or (self._limits.outage and began <= self._limits.cut_at):
                 await self._unsend(sent)
             else:
                 await self._send(sent)

@@ -469,6 +469,26 @@ async def test_what_would_only_be_refused_is_not_sent(
     check_whole(tmp_path, emulator)
 
 
+async def test_a_row_that_fits_below_a_cap_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that does not fit below the cap ends the run, but not a row that fits and is being noted down."""
+    emulator, send, stopped, ended = Emulator(pixels=256), Ledger.send, asyncio.Event(), list[int]()
+
+    async def slow_send(self: Ledger, item: BatchItem, price: Price | None = None) -> BatchItem | None:
+        sent = await send(self, item, price)
+        if item.seq == 2 and ended:
+            asyncio.get_running_loop().call_later(0, stopped.set)  # the run is stopped as soon as this returns
+        if item.seq == 3:
+            await stopped.wait()
+        return sent
+
+    monkeypatch.setattr(Ledger, "send", slow_send)
+    rows = [*rows_of(1), *rows_of(1, n=2), *rows_of(1, seed=1)]
+    client = emulator.async_client()
+    report = await run_batch(rows, tmp_path, client=client, max_images=2, on_result=lambda item: ended.append(item.seq))
+    assert (report.stopped, report.done, report.pending, report.images) == ("max_images", 2, 1, 2)
+    assert emulator.bill.images == 2
+
+
 async def test_missing_images_are_in_the_report(tmp_path: Path) -> None:
     """The report says how many images were paid for and did not come."""
     emulator = Emulator(pixels=256, script="* -> partial(1)")
