@@ -265,28 +265,33 @@ def limits(scale: float) -> None:
     seconds = max(30.0, 300 * scale)
     for latency in ("1500ms", "6s"):
         for names in (list(KINDS)[:3], list(KINDS)[3:5], ["100/s"], list(KINDS)[6:]):
-            with ExitStack() as stack:
-                under_way = []
-                for name in names:
-                    place = stack.enter_context(folder())
-                    command = (sys.executable, __file__, "--serve", name, str(seconds))
-                    options = ("--latency", latency, "--journal", str(place / "journal.jsonl"))
-                    emulator = stack.enter_context(service(*options, command=command))
-                    source = prompts(place, int(max(2000, 110 * seconds)) if name == "100/s" else 8000)
-                    process = started(source, place / "out", emulator.base_url, "--max-inflight", "2000")
-                    under_way.append((name, place, emulator, process))
-                journals = [place / "journal.jsonl" for _, place, _, _ in under_way]
-                while not all(journal.read_text().count("generations") for journal in journals):
-                    time.sleep(0.05)
-                time.sleep(seconds + 1)
-                load = os.getloadavg()[0]
-                for _, _, _, process in under_way:
-                    process.send_signal(signal.SIGTERM)
-                for name, place, emulator, process in under_way:
-                    ended(process, 0.0)
-                    emulator.end()
-                    line = measured(name, place, emulator, latency, seconds)
-                    write(f"  {name:22} {latency:>6} {line}, load {load:.1f}")
+            side_by_side(names, latency, seconds)
+
+
+def side_by_side(names: Sequence[str], latency: str, seconds: float) -> None:
+    """Runs against several limits at the same time."""
+    with ExitStack() as stack:
+        under_way = []
+        for name in names:
+            place = stack.enter_context(folder())
+            command = (sys.executable, __file__, "--serve", name, str(seconds))
+            options = ("--latency", latency, "--journal", str(place / "journal.jsonl"))
+            emulator = stack.enter_context(service(*options, command=command))
+            source = prompts(place, int(max(2000, 110 * seconds)) if name == "100/s" else 8000)
+            process = started(source, place / "out", emulator.base_url, "--max-inflight", "2000")
+            under_way.append((name, place, emulator, process))
+        journals = [place / "journal.jsonl" for _, place, _, _ in under_way]
+        while not all(journal.read_text().count("generations") for journal in journals):
+            time.sleep(0.05)
+        time.sleep(seconds + 1)
+        load = os.getloadavg()[0]
+        for _, _, _, process in under_way:
+            process.send_signal(signal.SIGTERM)
+        for name, place, emulator, process in under_way:
+            ended(process, 0.0)
+            emulator.end()
+            line = measured(name, place, emulator, latency, seconds)
+            write(f"  {name:22} {latency:>6} {line}, load {load:.1f}")
 
 
 def measured(name: str, place: Path, emulator: Service, latency: str, seconds: float) -> str:
