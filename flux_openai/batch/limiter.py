@@ -60,6 +60,9 @@ _LATE, _LATEST = 0.03, 0.1
 """Seconds that a start may be late and be made up for, under any limit, and under one that saves up starts. Without
 this, each late timer would lower the rate, and a busy event loop would start one request each time it comes round."""
 
+_EARLY = 0.95
+"""The share of the time between two starts below which the second one is early."""
+
 _SETTLED = 0.15
 """Seconds after which a request counts as admitted, or twice what the last 429 took, if that is longer."""
 
@@ -101,8 +104,10 @@ class LimiterState(NamedTuple):  # a frozen dataclass of this size takes five ti
         cuts: How often the rate was cut.
         credit: The starts that are due.
         burst: The most starts that may be due: a limit saves up what is not used, often for a second.
-        last_start: When the last request was started, or should have been if it was late.
+        started_at: When the last request was started.
+        last_start: The same, or when it should have been started if it was late.
         paced: Whether it had to wait for the rate, not for the window or for the caller.
+        early: Whether it came of what was saved up, sooner than the rate alone would have it.
         cut_at: When the last cut was made.
         admitted: The requests started since then and not refused.
         outage: Whether nothing but a probe may start.
@@ -142,8 +147,10 @@ class LimiterState(NamedTuple):  # a frozen dataclass of this size takes five ti
     cuts: int = 0
     credit: float = 1.0
     burst: float = 10.0
+    started_at: float = -math.inf
     last_start: float = -math.inf
     paced: bool = True
+    early: bool = False
     cut_at: float = -math.inf
     admitted: int = 0
     outage: bool = False
@@ -214,8 +221,10 @@ def on_start(state: LimiterState, now: float) -> LimiterState:
         peak=max(state.peak, in_flight),
         over_at=state.now if over else state.over_at,
         credit=(max(1.0, credit) if state.outage else credit) - 1,
+        started_at=state.now,
         last_start=state.now - max(0.0, min(late, _LATEST)),  # when it should have been
         paced=state.step > 1 or late < _LATE,
+        early=state.now - state.started_at < _EARLY / state.rate,
         admitted=state.admitted + 1,
         probe_at=state.now if state.outage else state.probe_at,
     )
@@ -320,7 +329,7 @@ def _advance(state: LimiterState, now: float) -> LimiterState:
         return state
     requests = min(_CYCLE_REQUESTS, 2 ** min(state.cuts + 2, 20))  # the first estimates are rough, and corrected soon
     progress = state.progress + seconds / max(_CYCLE, requests / state.rate)
-    height = 8 * state.middle if progress > 1 else state.middle - state.low
+    height = 16 * state.middle if progress > 1 else state.middle - state.low
     rate = state.middle + height * (progress - 1) ** 3
     return state._replace(progress=progress, rate=min(rate, max(state.rate, fastest)))
 
@@ -351,7 +360,7 @@ def _slowed(state: LimiterState) -> LimiterState:
         burst = float(admitted)
     else:
         middle = lowest + _UPWARDS * (max(lowest, min(state.rate, 4 * lowest)) - lowest)
-        if state.credit > 1:  # it was refused although the limit should have saved up more
+        if state.early:  # it was refused although the limit should have saved it up
             burst = max(1.0, burst / 2)
     low = _CUT * middle
     return state._replace(cuts=state.cuts + 1, low=low, middle=middle, rate=low, progress=0.0, credit=0.0, burst=burst)

@@ -63,6 +63,14 @@ def test_hidden_rate(limit: Limit, retry_after: bool, latency: float, share: flo
     assert run.rejected <= refused * run.started
 
 
+@pytest.mark.parametrize("seed", [4, 6, 8, 12])
+def test_a_limit_that_saves_nothing_up(seed: int) -> None:
+    """A limit that admits one request at a time is not taken for one that saves up, whenever the first 429 comes."""
+    run = simulate(TokenBucket(rate=10, burst=1), latency=1.5, retry_after=False, seconds=300, seed=seed)
+    assert run.started - run.rejected >= 0.93 * 10 * 300
+    assert run.rejected <= 0.02 * run.succeeded
+
+
 @pytest.mark.parametrize(("latency", "spread"), [(1.5, 0.35), (6.0, 0.0)])
 def test_hidden_concurrency(latency: float, spread: float) -> None:
     """A hidden number of requests at a time is found, kept, and tried again more and more seldom."""
