@@ -229,12 +229,15 @@ class Hidden:
         silent: Whether its 429s have no Retry-After.
         burst: How many requests it admits at once; None as the text says.
         owed: What it admits from the first request on, by its Unix time, the seconds, and the latency.
+        whole: The seconds of a window; what counts ends with the last one that has ended, since a limit that starts
+            anew a moment before the end of the run would owe what nobody can use. 0 for other limits.
     """
 
     limit: str
     owed: Callable[[float, float, float], float]
     silent: bool = False
     burst: int | None = None
+    whole: int = 0
 
 
 KINDS: Mapping[str, Hidden] = {
@@ -243,7 +246,8 @@ KINDS: Mapping[str, Hidden] = {
     "300 a minute, silent": Hidden(
         limit="window:300/min",
         silent=True,
-        owed=lambda begin, seconds, _latency: 300 * ((begin + seconds) // 60 - begin // 60 + 1),
+        owed=lambda begin, seconds, _latency: 300 * ((begin + seconds) // 60 - begin // 60),
+        whole=60,
     ),
     "16 at a time": Hidden(limit="concurrency=16", owed=lambda _begin, seconds, latency: 16 * seconds / latency),
     "20/s, 5/s, 20/s": Hidden(limit="step", owed=lambda _begin, seconds, _latency: 20 + 15 * seconds),
@@ -302,7 +306,10 @@ def measured(name: str, place: Path, emulator: Service, latency: str, seconds: f
         order["at"] = datetime.fromisoformat(order["time"]).timestamp()
     begin = min(order["at"] for order in orders)
     admitted = [order for order in orders if order["status"] == 200]
-    in_time = sum(order["at"] <= begin + seconds for order in admitted)
+    end = begin + seconds
+    if KINDS[name].whole:
+        end -= end % KINDS[name].whole
+    in_time = sum(order["at"] <= end for order in admitted)
     refused = sum(order["status"] == 429 for order in orders)
     share = in_time / KINDS[name].owed(begin, seconds, LATENCIES[latency])
     billed, twice = emulator.bill["images"], emulator.bill["duplicates"]
