@@ -459,7 +459,7 @@ class Runner:
             if stopped or (self._limits.outage and began <= self._limits.cut_at):
                 await self._unsend(sent)
             else:
-                await self._send(sent)
+                await self._send(sent, began)
         finally:
             self._reserved -= 1
             self._full = False
@@ -470,8 +470,7 @@ class Runner:
         await self._ledger.put_back(sent, counted=False)
         self._all_taken = False
 
-    async def _send(self, sent: BatchItem) -> None:
-        started = self._now()
+    async def _send(self, sent: BatchItem, began: float) -> None:
         self._requests += 1
         try:
             with Bound((QUIET, True)):
@@ -480,16 +479,16 @@ class Runner:
                 response = await self._images.generate(**arguments)
         except FluxError as error:
             if not isinstance(error.partial, FluxImagesResponse):
-                await self._failed(sent, error, started)
+                await self._failed(sent, error, began)
                 return
             response = error.partial  # code of the user's raised after the images had come
         except Exception as error:  # noqa: BLE001  # a subclass of the client can raise anything
-            await self._failed(sent, _unexpected(error), started)
+            await self._failed(sent, _unexpected(error), began)
             return
         except BaseException:
             self._limits = on_cancelled(self._limits, self._now())
             raise
-        self._limits = on_success(self._limits, self._now(), latency=self._now() - started)
+        self._limits = on_success(self._limits, self._now(), latency=self._now() - began)
         self._unsent_since, self._unknown_in_a_row = None, 0
         self._notices.update(dict.fromkeys(response.notices[: max(0, _MOST_NOTICES - len(self._notices))]))
         self._busy += 1
@@ -620,7 +619,7 @@ class Runner:
             return f"no file, since {error}"
         return path
 
-    async def _failed(self, item: BatchItem, error: FluxError, started: float) -> None:
+    async def _failed(self, item: BatchItem, error: FluxError, began: float) -> None:
         """Decide what becomes of a row whose request failed, and of the run."""
         server_failed = self._server_failed.pop(item.seq, 0)
         verdict = verdict_on(
@@ -631,7 +630,7 @@ class Runner:
             asked_before=item.unknown > server_failed,
             random=random.random,
         )
-        self._learn(verdict, error, started)
+        self._learn(verdict, error, began)
         note = _row_error(error)
         if isinstance(error, BadResponseError) and error.billing != "none" and (body := error.read_body()).strip():
             kept = await self._loop.run_in_executor(self._writers, self._keep_answer, item, body)
@@ -655,16 +654,16 @@ class Runner:
         else:
             await self._row_ended(await self._ledger.fail(item, note))
 
-    def _learn(self, verdict: Verdict, error: FluxError, started: float) -> None:
+    def _learn(self, verdict: Verdict, error: FluxError, began: float) -> None:
         """Tell the limiter about a failure, and stop the run if others would only follow."""
         now, cause = self._now(), verdict.cause
         if cause in ("rate_limited", "not_sent") or (cause == "server_failed" and error.retry_after):
             # Where no connection can be made, one probe at a time is enough, as after a 429.
-            self._limits = on_rejected(self._limits, now, retry_after=error.retry_after, latency=now - started)
+            self._limits = on_rejected(self._limits, now, retry_after=error.retry_after, latency=now - began)
         elif cause in ("server_failed", "unknown"):
             self._limits = on_failure(self._limits, now)
         else:
-            self._limits = on_success(self._limits, now, latency=now - started)
+            self._limits = on_success(self._limits, now, latency=now - began)
         self._rejected += cause == "rate_limited"
         if verdict.stops:
             self.stop("refused", str(error))
