@@ -565,7 +565,7 @@ class Runner:
         """Write the files of a row in a thread, with those of the rows that come in the same moment."""
         written: asyncio.Future[list[SavedFile]] = self._loop.create_future()
         self._unwritten.append((item, images, written))
-        if len(self._unwritten) == _MOST_TOGETHER:
+        if len(self._unwritten) == _MOST_TOGETHER or not self._limits.in_flight:
             self._write_all()
         elif len(self._unwritten) == 1:
             self._loop.call_later(_MOMENT, self._write_all)

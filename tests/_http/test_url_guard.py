@@ -547,8 +547,8 @@ class Stream:
 
     def get_extra_info(self, info: str, /) -> Address | None:
         """The address of the peer."""
-        assert info == "server_addr"
-        return self.peer
+        assert info in ("server_addr", "socket")
+        return self.peer if info == "server_addr" else None
 
     def close(self) -> None:
         """Close the connection."""

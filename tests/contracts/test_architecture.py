@@ -289,7 +289,7 @@ HANDED_ON = {
     "flux_openai/batch/batch.py": 1,
     # A callback's exception and a broken ledger end the run, once what is under way is saved; what else a call raises
     # leaves its row held.
-    "flux_openai/batch/runner.py": 3,
+    "flux_openai/batch/runner.py": 4,
     # What a worker raises ends the run likewise, and is raised then.
     "flux_openai/batch/shards.py": 1,
     # An error of a connection is raised again, unless the whole answer came before it; of both clients.
