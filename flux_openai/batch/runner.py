@@ -57,6 +57,7 @@ from flux_openai.batch.limiter import (
 from flux_openai.batch.results.reports import ANSWERS, IMAGES
 from flux_openai.batch.verdicts import Verdict, verdict_on
 from flux_openai.client.clients import AsyncFluxOpenAI
+from flux_openai.client.connections import Connections
 from flux_openai.errors import (
     BadResponseError,
     DownloadError,
@@ -256,7 +257,7 @@ class Runner:
         self._policy = settings.client._settings.retry  # noqa: SLF001  # a client of this package
         # One layer of retries: here. A split call would be several requests with one place in the limiter.
         alone = replace(self._policy, max_attempts=1, on_retry=None)
-        self._images = settings.client.with_options(retry=alone, split=False).images
+        self._connections = Connections(settings.client.with_options(retry=alone, split=False))
         self._limits = LimiterState(max_inflight=settings.max_inflight)
         self._rate = None if settings.rpm is None else _rate_limiter(settings.rpm)
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="flux-openai-batch")
@@ -326,6 +327,7 @@ class Runner:
         if tasks:
             await asyncio.wait(tasks)
         self._writers.shutdown(wait=False)
+        await self._connections.aclose()
 
     # What starts, and when.
 
@@ -473,10 +475,10 @@ class Runner:
     async def _send(self, sent: BatchItem, began: float) -> None:
         self._requests += 1
         try:
-            with Bound((QUIET, True)):
+            with Bound((QUIET, True)), self._connections.client() as client:
                 headers = {"Idempotency-Key": sent.key}
                 arguments = cast(GenerateParams, {**sent.params, "extra_headers": headers})
-                response = await self._images.generate(**arguments)
+                response = await client.images.generate(**arguments)
         except FluxError as error:
             if not isinstance(error.partial, FluxImagesResponse):
                 await self._failed(sent, error, began)

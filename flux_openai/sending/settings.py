@@ -41,6 +41,7 @@ class Settings:
         prices: The prices of one image by the full name of the model, where they replace those of the table.
         quota: The retry quota, which the copies of a client share.
         key_source: Where the client's key came from, for the error of a 401.
+        default_http_client: Whether the HTTP client is the SDK's own, of which there may be more: nobody has set it up.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -51,6 +52,7 @@ class Settings:
     prices: "Mapping[str, Price]" = field(default_factory=lambda: MappingProxyType({}))
     quota: RetryQuota = field(default_factory=RetryQuota, repr=False)
     key_source: str = "MODELVERSE_API_KEY"
+    default_http_client: bool = True
 
     def changed(self, options: Mapping[str, Any]) -> "Settings":
         """A copy with the FLUX options and the `max_retries` among a client's options.
@@ -86,6 +88,7 @@ class Settings:
             split=given.get("split", self.split),
             allow_http=given.get("allow_http", self.allow_http),
             key_source=_key_source(options.get("api_key")) or self.key_source,
+            default_http_client=self.default_http_client and options.get("http_client") is None,
         )
         if "prices" in given:
             from flux_openai.request.model_choice import checked_prices  # see below

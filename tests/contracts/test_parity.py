@@ -56,6 +56,7 @@ ASYNC_ONLY: Mapping[str, str] = {
     "batch/ray.py": "the actors of Ray run on an event loop",
     "batch/runner.py": "many rows are under way at once",
     "batch/shards.py": "the workers run side by side",
+    "client/connections.py": "only a batch has so many requests under way",
     "cli/batch/commands.py": "a batch has many requests under way on one event loop, and signals reach it there",
     "emulator/transport/server.py": "one thread waits for many connections at once",
     "tools/mcp.py": "the library of the protocol calls async handlers only",
