@@ -54,6 +54,9 @@ __all__ = ["make_batch", "put_back_failed", "resolve_held", "show_status", "veri
 _TOGETHER = 1.0
 """Seconds in which signals count as one, as long as the first has not been answered."""
 
+_MOMENT = 0.1
+"""Seconds until a signal is answered: two that come together may reach the threads of a process one after another."""
+
 _NOTICES = 20
 """How many different notices a dry run shows."""
 
@@ -128,8 +131,11 @@ class _Run:
         stop, loop, task = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
 
         def drain() -> None:
-            self._drains = True
             stop.set()
+            loop.call_later(_MOMENT, answer)
+
+        def answer() -> None:
+            self._drains = True
             count = self._under_way()
             waiting = f"; waiting for {count} under way, which may be billed if you stop once more" if count else ""
             self._console.message(f"no further request starts{waiting}")
