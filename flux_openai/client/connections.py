@@ -16,7 +16,7 @@ from flux_openai.client.clients import AsyncFluxOpenAI
 
 __all__ = ["Connections"]
 
-_MOST = 16
+_MOST = 8
 """How many requests one HTTP client has under way."""
 
 

@@ -323,9 +323,10 @@ class _Download:
         """A GET that carries nothing of the client: `client.build_request` adds its headers, cookies and parameters."""
         seconds = min(self.settings.timeout, max(self.deadline - time.monotonic(), 0.001))
         options = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds), **extensions}
-        request_class: type[httpx.Request] = httpx.Request
-        if not isinstance(client, _CLIENTS):  # it is of the other HTTP library, and needs a request of it
-            request_class = type(client.build_request("GET", str(target.url)))
+        if isinstance(client, _CLIENTS):
+            return httpx.Request("GET", target.url, headers=_HEADERS, extensions=options)
+        # It is of the other HTTP library, and needs a request of it.
+        request_class: type[httpx.Request] = type(client.build_request("GET", str(target.url)))
         return request_class("GET", str(target.url), headers=_HEADERS, extensions=options)
 
     def read_head(self, status: int, headers: Mapping[str, str], target: AllowedURL) -> AllowedURL | None:
