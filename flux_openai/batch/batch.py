@@ -91,9 +91,9 @@ async def run_batch(rows: BatchRows, out: str | PathLike[str], **options: Unpack
             read and checked before the first request.
         out: The folder. Images are in `out/images`, what became of each row is in `out/ledger.db` and
             `out/manifest.jsonl`.
-        client: An AsyncFluxOpenAI, which stays open. Its retry policy decides about rows whose request failed. Unless it
-            was given an `http_client`, more of those are made where many requests are under way. By default a client is
-            made.
+        client: An AsyncFluxOpenAI, which stays open. Its retry policy decides about rows whose request failed. Where
+            many requests are under way, more HTTP clients are made, unless it was given an `http_client`. By default a
+            client is made.
         format: The format of the file, if its ending does not say it.
         set: Values for every row, which replace those of the file.
         sweep: Several values of a parameter: each row is multiplied by them.

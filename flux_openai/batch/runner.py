@@ -21,7 +21,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -324,10 +324,12 @@ class Runner:
         tasks = {*self._tasks, *([ticker] if ticker else []), *([self._pacer] if self._pacer else [])}
         for task in tasks - self._keeping:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._writers.shutdown(wait=False)
-        await self._connections.aclose()
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            self._writers.shutdown(wait=False)
+            await self._connections.aclose()
 
     # What starts, and when.
 
@@ -447,24 +449,27 @@ class Runner:
 
     async def _request(self, item: BatchItem) -> None:
         began, sent = self._now(), None
-        try:
-            sent = await self._ledger.send(item, self._settings.price_of(FLUX_MODELS[item.model]))
-        finally:
+        with ExitStack() as stack:
+            try:
+                # Before the intent: if no client could be made after it, the row would seem to be on its way.
+                client = stack.enter_context(self._connections.client())
+                sent = await self._ledger.send(item, self._settings.price_of(FLUX_MODELS[item.model]))
+            finally:
+                if sent is None:
+                    self._limits = on_cancelled(self._limits, self._now())
             if sent is None:
-                self._limits = on_cancelled(self._limits, self._now())
-        if sent is None:
-            self._does_not_fit(item)
-            return
-        self._reserved += 1
-        try:
-            stopped = self._stopped not in (None, "max_images", "budget")  # what was reserved is below the cap
-            if stopped or (self._limits.outage and began <= self._limits.cut_at):
-                await self._unsend(sent)
-            else:
-                await self._send(sent, began)
-        finally:
-            self._reserved -= 1
-            self._full = False
+                self._does_not_fit(item)
+                return
+            self._reserved += 1
+            try:
+                stopped = self._stopped not in (None, "max_images", "budget")  # what was reserved is below the cap
+                if stopped or (self._limits.outage and began <= self._limits.cut_at):
+                    await self._unsend(sent)
+                else:
+                    await self._send(sent, client, began)
+            finally:
+                self._reserved -= 1
+                self._full = False
 
     async def _unsend(self, sent: BatchItem) -> None:
         """Do not send a request: the run was stopped, or one was refused with a 429, while the intent was written."""
@@ -472,10 +477,10 @@ class Runner:
         await self._ledger.put_back(sent, counted=False)
         self._all_taken = False
 
-    async def _send(self, sent: BatchItem, began: float) -> None:
+    async def _send(self, sent: BatchItem, client: AsyncFluxOpenAI, began: float) -> None:
         self._requests += 1
         try:
-            with Bound((QUIET, True)), self._connections.client() as client:
+            with Bound((QUIET, True)):
                 headers = {"Idempotency-Key": sent.key}
                 arguments = cast(GenerateParams, {**sent.params, "extra_headers": headers})
                 response = await client.images.generate(**arguments)

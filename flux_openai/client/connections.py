@@ -17,14 +17,15 @@ from flux_openai.client.clients import AsyncFluxOpenAI
 __all__ = ["Connections"]
 
 _MOST = 8
-"""How many requests one HTTP client has under way."""
+"""How many requests and their downloads one HTTP client has under way."""
 
 
 class Connections:
-    """Copies of a client that differ in their HTTP client. One whose HTTP client the user has made is not copied.
+    """A client and copies of it, each with an HTTP client of its own.
 
     Args:
-        client: The client, which stays open.
+        client: The client, which stays open. If it was given an `http_client`, there are no copies: nobody knows how
+            that was set up.
     """
 
     def __init__(self, client: AsyncFluxOpenAI) -> None:
@@ -35,7 +36,7 @@ class Connections:
 
     @contextmanager
     def client(self) -> Iterator[AsyncFluxOpenAI]:
-        """A client for one request, the first that has room for it."""
+        """A client for one request and its downloads, the first that has room for them."""
         place = 0 if self._only else self._place()
         self._in_use[place] += 1
         try:
