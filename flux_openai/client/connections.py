@@ -1,7 +1,7 @@
 """The connections of a batch: several HTTP clients, each for a few requests at a time.
 
-At the start and at the end of each request, the HTTP library looks at every connection of its client. With a hundred
-requests under way, this takes more CPU time than everything else.
+At the start and at the end of each request, the HTTP library looks at every connection of its client: the CPU time of a
+request grows with the number of those under way. With one HTTP client, a row of 64 under way takes a fifth more.
 """
 
 import ssl
