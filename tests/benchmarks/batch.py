@@ -52,6 +52,7 @@ class Service:
     Attributes:
         base_url: Its address.
         bill: What it printed when it ended: requests, images billed, duplicates.
+        latencies: The seconds of each request that it admitted, if it was started by `--serve`.
     """
 
     def __init__(self, *options: str, command: Sequence[str] = (*PROGRAM, "emulate")) -> None:
@@ -61,6 +62,7 @@ class Service:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().split()[-1]
         self.bill: Mapping[str, int] = {}
+        self.latencies: Sequence[float] = ()
 
     def end(self) -> None:
         """End it, and read its bill, unless that was done before."""
@@ -68,7 +70,9 @@ class Service:
             return
         self._process.send_signal(signal.SIGTERM)
         output, _ = self._process.communicate()
-        words = output.replace(",", " ").split()
+        *before, last = output.splitlines()
+        self.latencies = json.loads(before[-1]) if before else ()
+        words = last.replace(",", " ").split()
         numbers = [int(word) for word in words if word.isdecimal()]
         self.bill = dict(zip(("requests", "images", "duplicates"), numbers[-3:], strict=True))
 
@@ -204,20 +208,22 @@ def storm(scale: float) -> None:
     """600 prompts against a limit of 50 requests a second."""
     rows = max(100, int(600 * scale))
     for latency in ("0s", "200ms", "1500ms", "6s", "lognormal:1s,p99=3s"):
-        with folder() as place, service("--limit", "50/s", "--latency", latency) as emulator:
+        with folder() as place, service("--latency", latency, command=hidden_limit("50/s")) as emulator:
             out = place / "out"
             run(prompts(place, rows), out, emulator.base_url)
             states, told = states_of(out), report(out)
         refused = emulator.bill["requests"] - emulator.bill["images"] * 2  # each image is one order and one download
-        seconds, own = float(str(told["seconds"])), (rows - 50) / 50 + LATENCIES.get(latency, 3.0)
+        # The first 50 can be admitted at once, and then one each 1/50 s.
+        own = max(max(0, number - 50) / 50 + taken for number, taken in enumerate(emulator.latencies, start=1))
+        seconds = float(str(told["seconds"]))
         write(
             f"  latency {latency:20} {dict(states)}, refused {refused} ({refused / (rows + refused):.1%} of the "
-            f"requests), {seconds:.1f} s = {seconds / own:.2f} x the {own:.1f} s that the limit and the last "
-            f"answer take; load {os.getloadavg()[0]:.1f}"
+            f"requests), {seconds:.1f} s = {seconds / own:.2f} x the {own:.1f} s that the limit and the answers take; "
+            f"load {os.getloadavg()[0]:.1f}"
         )
 
 
-LATENCIES = {"0s": 0.0, "200ms": 0.2, "1500ms": 1.5, "6s": 6.0}
+LATENCIES = {"1500ms": 1.5, "6s": 6.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +240,7 @@ class Hidden:
     """
 
     limit: str
-    owed: Callable[[float, float, float], float]
+    owed: Callable[[float, float, float], float] = lambda _begin, _seconds, _latency: 0.0
     silent: bool = False
     burst: int | None = None
     whole: int = 0
@@ -278,9 +284,8 @@ def side_by_side(names: Sequence[str], latency: str, seconds: float) -> None:
         under_way = []
         for name in names:
             place = stack.enter_context(folder())
-            command = (sys.executable, __file__, "--serve", name, str(seconds))
             options = ("--latency", latency, "--journal", str(place / "journal.jsonl"))
-            emulator = stack.enter_context(service(*options, command=command))
+            emulator = stack.enter_context(service(*options, command=hidden_limit(name, seconds)))
             source = prompts(place, int(max(2000, 110 * seconds)) if name == "100/s" else 8000)
             process = started(source, place / "out", emulator.base_url, "--max-inflight", "2000")
             under_way.append((name, place, emulator, process))
@@ -320,6 +325,11 @@ def measured(name: str, place: Path, emulator: Service, latency: str, seconds: f
     )
 
 
+def hidden_limit(name: str, seconds: float = 0.0) -> Sequence[str]:
+    """The command of an emulator with one of the limits in `KINDS`, or another one that an emulator knows."""
+    return (sys.executable, __file__, "--serve", name, str(seconds))
+
+
 def serve(name: str, seconds: float, options: Sequence[str]) -> None:
     """An emulator with a limit that the command line does not know: it takes `flux-openai emulate`'s place."""
     from fractions import Fraction
@@ -329,7 +339,7 @@ def serve(name: str, seconds: float, options: Sequence[str]) -> None:
     from flux_openai.emulator.load.latency import Workload
     from flux_openai.emulator.load.limits import Limit, State, TokenBucket, parse_limit
 
-    hidden, begin = KINDS[name], list[Fraction]()
+    hidden, begin, latencies = KINDS.get(name, Hidden(limit=name)), list[Fraction](), list[float]()
 
     class Wrapped:
         """The limit, without its Retry-After if it is silent."""
@@ -340,6 +350,7 @@ def serve(name: str, seconds: float, options: Sequence[str]) -> None:
             return replace(error, headers={}) if error is not None and hidden.silent else error
 
         def charge(self, state: State, *, now: Fraction, workload: Workload, seconds: Fraction) -> State:
+            latencies.append(float(seconds))
             return self._limit(now).charge(state, now=now, workload=workload, seconds=seconds)
 
         def _limit(self, now: Fraction) -> Limit:
@@ -353,7 +364,7 @@ def serve(name: str, seconds: float, options: Sequence[str]) -> None:
     emulator = Emulator(
         limits=[Wrapped()],
         latency=given["--latency"],
-        journal=given["--journal"],
+        journal=given.get("--journal"),
         pixels=int(given["--pixels"]),
     )
     with emulator.serve() as server:
@@ -361,6 +372,7 @@ def serve(name: str, seconds: float, options: Sequence[str]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.pause()
         bill = emulator.bill
+    write(json.dumps(latencies))
     write(f"requests: {len(emulator.requests)}, images billed: {bill.images}, of them duplicates: {bill.duplicates}")
 
 

@@ -265,11 +265,18 @@ def main() -> None:
         sys.stdout.flush()
         for line in sys.stdin:
             gc.collect()
-            start, wall = time.process_time(), time.perf_counter()
+            before, start, wall = resource.getrusage(resource.RUSAGE_SELF), time.process_time(), time.perf_counter()
             run(int(line))
             cpu, wall = time.process_time() - start, time.perf_counter() - wall
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            sys.stdout.write(json.dumps({"cpu": cpu / int(line), "wall": wall, "peak": peak}) + "\n")
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            cost = {
+                "cpu": cpu / int(line),
+                "wall": wall,
+                "peak": after.ru_maxrss / 1024,
+                "waits": (after.ru_nvcsw - before.ru_nvcsw) / int(line),
+                "faults": (after.ru_minflt - before.ru_minflt) / int(line),
+            }
+            sys.stdout.write(json.dumps(cost) + "\n")
             sys.stdout.flush()
 
 

@@ -6,7 +6,8 @@
 Each client lives in a process and an environment of its own, made by pip when it is missing. The processes take turns,
 in blocks of calls, and the order changes from round to round. A figure is the median of the ratios of the rounds, with
 the quartiles: other load on the machine then falls on all clients. CPU time is that of the client's process. What is a
-whole process (the import, `--help`) is timed by pyperf, in turns too. Instructions are counted by cachegrind, if
+whole process (the import, `--help`) is timed by pyperf, in turns too. Beside the figures stand causes: how often a call
+makes the process wait, its page faults and, in a table of their own, its instructions, which cachegrind counts, if
 valgrind is installed.
 """
 
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +197,11 @@ def compared(started: list[Contender], base: str, *, measure: str = "cpu") -> No
         cost = median(block[measure] for block in contender.blocks) * (1e6 if measure == "cpu" else 1)
         unit = "us" if measure == "cpu" else "s "
         peak = f"peak {max(block['peak'] for block in contender.blocks):5.0f} MB"
-        write(f"  {contender.name:22} {cost:9.0f} {unit}  ratio {spread(ratios)}  {peak}  {contender.versions}")
+        waits, faults = (median(block[name] for block in contender.blocks) for name in ("waits", "faults"))
+        causes = f"waits {waits:5.1f}  page faults {faults:7.1f}"
+        write(
+            f"  {contender.name:22} {cost:9.0f} {unit}  ratio {spread(ratios)}  {peak}  {causes}  {contender.versions}"
+        )
 
 
 def calls_table(bench: Bench, rounds: int) -> None:
@@ -264,23 +270,37 @@ def _pyperf(environments: Environments, command: list[str]) -> float:
     return min(values)
 
 
+COUNTED: Mapping[str, tuple[str, str, int, int]] = {
+    "a call by url": ("url", "", 30, 80),
+    "the same, async": ("url", "in_flight=1", 30, 80),
+    "4 images of 2 MB, saved": (B64, "images=4 save=1", 3, 6),
+    "a prompt of 100 kB": ("url", "prompt=100000", 30, 80),
+}
+"""The rows of the table of instructions: the loopback's path, the workload, and the calls of a short and a long run.
+What each call takes is their difference. Threads are not among them: cachegrind is so slow that others would begin."""
+
+
 def instructions_table(bench: Bench) -> None:
-    """How many instructions a call by url takes, which no other load on the machine changes."""
-    write(f"\ninstructions of a call by url ({bench.generation})")
+    """How many instructions a call takes, which no other load on the machine changes."""
+    write(f"\ninstructions ({bench.generation})")
     if shutil.which("valgrind") is None:
         write("  valgrind is not installed")
         return
-    counts = {}
-    for client in ("openai", BASE, "flux_openai"):
-        few, many = (_instructions(bench, client, calls) for calls in (30, 80))
-        counts[client] = (many - few) / 50
-    for client, count in counts.items():
-        write(f"  {client:22} {count / 1e6:6.3f} M  ratio {count / counts[BASE]:.3f}")
+    for title, (path, workload, few, many) in COUNTED.items():
+        clients = ("openai", BASE, "flux_openai")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            counts = [
+                [pool.submit(_instructions, bench, client, path, workload, calls) for calls in (few, many)]
+                for client in clients
+            ]
+        costs = [(long.result() - short.result()) / (many - few) for short, long in counts]
+        for client, cost in zip(clients, costs, strict=True):
+            write(f"  {title:24} {client:18} {cost / 1e6:7.3f} M  ratio {cost / costs[clients.index(BASE)]:.3f}")
 
 
-def _instructions(bench: Bench, client: str, calls: int) -> int:
+def _instructions(bench: Bench, client: str, path: str, workload: str, calls: int) -> int:
     python = bench.environments.of_client(client, bench.generation)
-    command = [python, str(HERE / "contender.py"), client, "", f"{bench.address}/url/v1", str(calls)]
+    command = [python, str(HERE / "contender.py"), client, workload, f"{bench.address}/{path}/v1", str(calls)]
     options = ["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     done = subprocess.run(
         ["valgrind", *options, *command],  # noqa: S607  # wherever it is installed
