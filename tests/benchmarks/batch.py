@@ -286,7 +286,7 @@ def side_by_side(names: Sequence[str], latency: str, seconds: float) -> None:
             place = stack.enter_context(folder())
             options = ("--latency", latency, "--journal", str(place / "journal.jsonl"))
             emulator = stack.enter_context(service(*options, command=hidden_limit(name, seconds)))
-            source = prompts(place, int(max(2000, 110 * seconds)) if name == "100/s" else 8000)
+            source = prompts(place, int((110 if name == "100/s" else 27) * max(60, seconds)))  # more than it admits
             process = started(source, place / "out", emulator.base_url, "--max-inflight", "2000")
             under_way.append((name, place, emulator, process))
         journals = [place / "journal.jsonl" for _, place, _, _ in under_way]
