@@ -43,7 +43,7 @@ No rate grows by more than this above the answers a second, or above twice their
 would only be flooded, and whatever is under way at the first 429 is refused."""
 
 _GROWTH = 1.5
-"""The growth in a second, or in the time of an answer if that is shorter, until the first 429."""
+"""The growth in a second until the first 429."""
 
 _CUT = 0.96
 """The pace after a cut, as a share of what the limit seems to be. At 1.0, the next 429 would come at once."""
@@ -199,7 +199,7 @@ def next_start(state: LimiterState, now: float) -> float | None:
         elif not _growing(state):
             return None
         elif (wanted := state.in_flight + 1) > state.window:
-            due = max(due, state.now + math.log(wanted / state.window, _GROWTH) * _round(state))
+            due = max(due, state.now + math.log(wanted / state.window, _GROWTH))
     return _until(state, due) if due > state.now else 0.0
 
 
@@ -320,7 +320,7 @@ def _advance(state: LimiterState, now: float) -> LimiterState:
         state = state._replace(window=window, step=2 * state.step, over_at=None, trial_after=0)
     if state.outage or not _growing(state):
         return state
-    growth = _GROWTH ** min(seconds / _round(state), 50.0)
+    growth = _GROWTH ** min(seconds, 50.0)
     if not state.held and 2 * state.in_flight >= state.window:  # a window that is not used says nothing
         state = state._replace(window=min(state.window * growth, float(state.max_inflight)))
     fastest = state.flow + max(_FIRST, state.flow)
@@ -380,11 +380,6 @@ def _count(state: LimiterState, *, answers: int = 0, failures: int = 0) -> Limit
 
 def _growing(state: LimiterState) -> bool:
     return state.now >= state.calm_at and not state.slow
-
-
-def _round(state: LimiterState) -> float:
-    """The seconds in which the window may grow once: long enough to see a 429, and at most 1."""
-    return min(1.0, max(state.latency, 0.02)) if state.latency else 1.0
 
 
 def _spacing(state: LimiterState) -> float:
