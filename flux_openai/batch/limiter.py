@@ -109,6 +109,7 @@ class LimiterState(NamedTuple):  # a frozen dataclass of this size takes five ti
         last_start: The same, or when it should have been started if it was late.
         paced: Whether it had to wait for the rate, not for the window or for the caller.
         early: Whether it came of what was saved up, sooner than the rate alone would have it.
+        ahead: How many such requests were started since the last cut.
         cut_at: When the last cut was made.
         admitted: The requests started since then and not refused.
         outage: Whether nothing but a probe may start.
@@ -152,6 +153,7 @@ class LimiterState(NamedTuple):  # a frozen dataclass of this size takes five ti
     last_start: float = -math.inf
     paced: bool = True
     early: bool = False
+    ahead: int = 0
     cut_at: float = -math.inf
     admitted: int = 0
     outage: bool = False
@@ -217,6 +219,7 @@ def on_start(state: LimiterState, now: float) -> LimiterState:
     if late >= _LATE / 2:  # the caller had nothing to send: only what the limit saves up is still there
         credit = min(credit, state.burst)
     over = state.held and in_flight > int(state.window)
+    early = state.now - state.started_at < _EARLY / state.rate
     return state._replace(
         in_flight=in_flight,
         peak=max(state.peak, in_flight),
@@ -225,7 +228,8 @@ def on_start(state: LimiterState, now: float) -> LimiterState:
         started_at=state.now,
         last_start=state.now - max(0.0, min(late, _LATEST)),  # when it should have been
         paced=state.step > 1 or late < _LATE,
-        early=state.now - state.started_at < _EARLY / state.rate,
+        early=early,
+        ahead=state.ahead + early,
         admitted=state.admitted + 1,
         probe_at=state.now if state.outage else state.probe_at,
     )
@@ -349,7 +353,7 @@ def _cut(state: LimiterState) -> LimiterState:
         cut = cut._replace(window=window, peak=(others + state.peak + 1) // 2)
     if not at_peak or state.paced or learning:  # else the window is what was full
         cut = _slowed(cut)
-    return cut._replace(cut_at=state.now, admitted=0)
+    return cut._replace(cut_at=state.now, admitted=0, ahead=0)
 
 
 def _slowed(state: LimiterState) -> LimiterState:
@@ -361,7 +365,9 @@ def _slowed(state: LimiterState) -> LimiterState:
         burst = float(admitted)
     else:
         middle = lowest + _UPWARDS * (max(lowest, min(state.rate, 4 * lowest)) - lowest)
-        if state.early:  # it was refused although the limit should have saved it up
+        # It was refused although the limit should have saved it up. Where timers are late, many are started early, and
+        # one of them is the last whatever the limit saves up.
+        if state.early and state.ahead <= 2 * state.burst:
             burst = max(1.0, burst / 2)
     low = _CUT * middle
     return state._replace(cuts=state.cuts + 1, low=low, middle=middle, rate=low, progress=0.0, credit=0.0, burst=burst)
