@@ -354,29 +354,43 @@ class _Reading:
     def __init__(self, ledger: Ledger, settings: Settings, check: Callable[[CheckedRow], None]) -> None:
         self._ledger, self._settings, self._check = ledger, settings, check
         self._loop = asyncio.get_running_loop()
-        self._interrupted = False
+        self._interrupted, self._at_work = False, threading.Lock()
         self.notices: tuple[str, ...] = ()
-        self._pulling: asyncio.Task[object] | None = None
+        self._pulling: futures.Future[list[Mapping[str, object]]] | None = None
 
     async def read(self, rows: BatchRows, making: Mapping[str, Any]) -> None:
         """Check every row and note it down, unless the input is the same as last time. Raises ConfigurationError."""
         found = self._pulled(rows) if isinstance(rows, AsyncIterable) else rows
-        # No task: the end of `asyncio.run` would cancel it, and close the ledger under the thread.
-        work = self._loop.run_in_executor(None, copy_context().run, self._read, found, making)
+        work: asyncio.Future[None] | None = None
         try:
+            # No task: the end of `asyncio.run` would cancel it, and close the ledger under the thread.
+            work = self._loop.run_in_executor(None, copy_context().run, self._read, found, making)
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            self._interrupted = True
-            if self._pulling is not None:
-                self._pulling.cancel()
-            while not work.done():  # a second cancellation does not stop the thread either
+            self._interrupt()
+            while work is not None and not work.done():  # a second cancellation does not stop the thread either
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([work])
-            work.exception()  # or asyncio would complain that nobody looked
+            if work is not None:
+                work.exception()  # or asyncio would complain that nobody looked
             raise
+        except BaseException:
+            # A signal handler can raise at any place, also before `await`: the ledger would be closed under the thread.
+            self._interrupt()
+            if work is not None:
+                work.cancel()  # likewise; the thread goes on
+            with self._at_work:
+                raise
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        if self._pulling is not None:
+            self._pulling.cancel()
 
     def _read(self, rows: Rows, making: Mapping[str, Any]) -> None:
-        with open_input(rows, **making) as source:
+        with self._at_work, open_input(rows, **making) as source:
+            if self._interrupted:
+                raise FluxError("interrupted")
             fingerprint = source.fingerprint(self._settings)
             if fingerprint is None or fingerprint != self._ledger.fingerprint:
                 self._ledger.add(self._checked(source.checked(self._settings)), fingerprint=fingerprint)
@@ -397,14 +411,15 @@ class _Reading:
         iterator = aiter(rows)
 
         async def some() -> list[Mapping[str, object]]:
-            self._pulling, found = asyncio.current_task(), list[Mapping[str, object]]()
+            found = list[Mapping[str, object]]()
             with contextlib.suppress(StopAsyncIteration):
                 while len(found) < _PULLED and not self._interrupted:
                     found.append(await anext(iterator))
             return found
 
         while not self._interrupted:
-            found = asyncio.run_coroutine_threadsafe(some(), self._loop).result()
+            self._pulling = asyncio.run_coroutine_threadsafe(some(), self._loop)
+            found = self._pulling.result()
             yield from found
             if len(found) < _PULLED:
                 return

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -443,3 +444,36 @@ async def test_rpm_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ImportError, match=r"flux-openai\[batch\]"):
         await run_batch(rows_of(2), tmp_path, client=emulator.async_client(), rpm=60)
     assert emulator.requests == []
+
+
+def test_an_interruption_just_as_the_rows_begin_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler can raise before anything is awaited: the ledger is not closed under the thread that reads."""
+    emulator, started, ended = Emulator(pixels=64), threading.Event(), list[BaseException]()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.run_in_executor
+
+        def begun(_: None, read: Callable[..., object], *given: object) -> None:
+            def reading() -> None:
+                started.set()
+                try:
+                    read(*given)
+                except BaseException as error:
+                    ended.append(error)
+                    raise
+
+            monkeypatch.undo()
+            reader = begin(None, reading)
+            assert started.wait(60)
+            reader.cancel()  # nobody asks what came of it
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(loop, "run_in_executor", begun)
+        async with emulator.async_client() as client:
+            await run_batch(rows_of(20_000), tmp_path / "out", client=client)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert [str(error) for error in ended] == ["interrupted"]
+    assert (posts_of(emulator), tree(tmp_path)) == (0, [])

@@ -286,7 +286,7 @@ def drawn_tree() -> dict[str, list[str]]:
 
 HANDED_ON = {
     # The thread of the sync face hands on what its batch raised.
-    "flux_openai/batch/batch.py": 1,
+    "flux_openai/batch/batch.py": 2,
     # A callback's exception and a broken ledger end the run, once what is under way is saved; what else a call raises
     # leaves its row held.
     "flux_openai/batch/runner.py": 4,
