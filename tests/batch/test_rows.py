@@ -365,12 +365,42 @@ def through_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         (f"\ufeff\r\n{JSONL}".encode(), {}),
         (gzip.compress(JSONL.encode()), {}),
         (CSV.encode(), {"format": "csv"}),
+        (CSV.encode(), {}),
+        (f"\ufeff\r\n{CSV}".encode(), {}),
     ],
 )
 def test_stdin_is_read_as_a_file(monkeypatch: pytest.MonkeyPatch, content: bytes, options: dict[str, Any]) -> None:
-    """Rows from stdin are JSONL if they begin so, or what the format says, and may be packed."""
+    """Rows from stdin are JSONL or CSV if they begin so, or what the format says, and may be packed."""
     through_stdin(monkeypatch, content)
     assert as_sent(checked("-", **options)) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        (b"seed\tprompt\n1\ta fox, red\n", ["a fox, red"]),
+        (b"prompt\na fox\n", ["a fox"]),
+        (b'"prompt","seed"\na fox,1\n', ["a fox"]),
+        (b"a prompt, and more\na fox\n", ["a prompt, and more", "a fox"]),
+        (b"prompt, in red letters\n", ["prompt, in red letters"]),
+    ],
+)
+def test_stdin_is_a_table_if_its_first_line_names_columns(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, prompts: list[str]
+) -> None:
+    """The names of the columns are not paid for as a prompt, and a prompt with a comma in it is none of them."""
+    through_stdin(monkeypatch, content)
+    assert [row["prompt"] for row in as_sent(checked("-"))] == prompts
+
+
+def test_a_template_for_columns_needs_a_format_that_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Text has prompts only: the option that helps is named, once and not for every row."""
+    through_stdin(monkeypatch, b"animal,place\nfox,wood\n")
+    told = "a line of text is a prompt, and the prompt template uses {animal}; say which format has it (nearest: 'csv')"
+    assert told in refusal("-", prompt="a {animal} in the {place}")
+    text = file_of(tmp_path, "a fox", name="prompts.txt")
+    assert told in refusal(text, prompt="a {animal}")
+    assert [row["prompt"] for row in as_sent(checked(text, prompt="oil, {prompt}"))] == ["oil, a fox"]
 
 
 def test_stdin_is_a_prompt_a_line_if_it_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:

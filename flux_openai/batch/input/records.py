@@ -115,7 +115,7 @@ class Source:
         if format is None:
             format = _ENDINGS.get(ending or "") or ("parquet" if parquet else None)
         if format is None and ending is None:
-            format = "jsonl" if _JSON.match(start.removeprefix(_BOM)) else "txt"
+            format = _format_of(start.removeprefix(_BOM))
         if format is None:
             rule = f"must end in one of {listed(_ENDINGS)}, also with .gz behind it, or say its format"
             raise ConfigurationError.of(InvalidParam(param="rows", value=self.name, rule=rule))
@@ -363,6 +363,19 @@ def _from_stream(stream: IO[bytes], *, name: str, format: Format | None) -> Sour
             raise ConfigurationError(f"the rows cannot be copied to a temporary file: {error}") from None
         stack.pop_all()
     return _made(copy, name=name, folder=os.getcwd(), format=format, ending=None)  # noqa: PTH109  # as text
+
+
+def _format_of(start: bytes) -> Format:
+    """The format of a stream by its beginning: a table begins with the names of its columns, "prompt" among them."""
+    if _JSON.match(start):
+        return "jsonl"
+    header = start.lstrip().split(b"\n", 1)[0].decode("utf-8", "replace")
+    tables: Mapping[Format, str] = {"csv": ",", "tsv": "\t"}
+    for format, delimiter in tables.items():
+        names = [name.strip().strip('"') for name in header.split(delimiter)]
+        if "prompt" in names and all(name.isidentifier() for name in names if name):
+            return format
+    return "txt"
 
 
 def _text_of(line: bytes | None) -> str:

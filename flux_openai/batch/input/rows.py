@@ -414,18 +414,24 @@ def open_input(
 
     Args:
         rows: A path, "-" for stdin, or mappings of parameters.
-        format: The format of a file; left out, it goes by the ending, and of a stream by its first character.
+        format: The format of a file; left out, it goes by the ending, and of a stream by its first line.
         set: Values for every row.
         sweep: Lists of values by name: each row is made once for every combination of them.
         prompt: A template of the prompt, in which `{column}` stands for the value of a column.
         unsupported: What happens to columns that are no parameters.
 
     Raises:
-        ConfigurationError: With everything that is wrong with the options, or because there is no such file.
+        ConfigurationError: With everything that is wrong with the options, or because there is no such file, or it is
+            text and the template uses columns.
     """
     if isinstance(rows, str | os.PathLike):
         maker = RowMaker.of(set=set, sweep=sweep, prompt=prompt, unsupported=unsupported)
         source = open_source(rows, format)
+        others = sorted(maker.columns - {"prompt", *maker.set, *maker.sweep})
+        if source.format == "txt" and others:
+            source.close()
+            rule = f"a line of text is a prompt, and the prompt template uses {{{others[0]}}}; say which format has it"
+            raise ConfigurationError.of(InvalidParam(param="format", value="txt", rule=rule, nearest="csv"))
         return Input(source, replace(maker, folder=source.folder), unsupported)
     if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
         rule = "must be a path, '-' for stdin, or an iterable of mappings such as {'prompt': 'a red fox'}"
