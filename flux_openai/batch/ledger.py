@@ -462,6 +462,16 @@ def _connect(folder: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
+def _prove_there(folder: Path) -> None:
+    """Raise ConfigurationError if a folder has no ledger, or cannot be looked into."""
+    try:
+        os.lstat(folder / _NAME)
+    except FileNotFoundError:
+        raise refused(folder, "there is no batch in it") from None
+    except OSError as error:
+        raise refused(folder, error.strerror or type(error).__name__) from error
+
+
 def _open(folder: Path, *, create: bool) -> sqlite3.Connection:
     """Connect to the ledger, and with `create` make it."""
     try:
@@ -705,8 +715,8 @@ class Ledger:
         place, create = Path(folder), create and write
         with contextlib.ExitStack() as stack:
             open_folder(place, create=create, write=write)
-            if not create and not os.path.lexists(place / _NAME):
-                raise refused(place, "there is no batch in it")
+            if not create:
+                _prove_there(place)
             descriptor = None
             if write:
                 descriptor = lock(place)

@@ -142,7 +142,18 @@ def error_text(error: FluxError) -> str:
     if isinstance(error, InvalidParamsError | ConfigurationError) and error.faults:
         found = [_fault(fault) for fault in error.faults]
         return "\n  ".join(["nothing was sent:", *found]) if len(found) > 1 else found[0]
-    return as_printable(str(error).replace(PARTIAL_REMARK, "the images that came are paid for"))
+    text = str(error)
+    for words, shown in _SHOWN_AS.items():
+        text = text.replace(words, shown)
+    return as_printable(text)
+
+
+_SHOWN_AS: Mapping[str, str] = {
+    PARTIAL_REMARK: "the images that came are paid for",
+    "the argument api_key=": "--api-key-file",
+    "allow_http=True": "--allow-http",
+}
+"""What only a program can use, and what a reader of the command line can."""
 
 
 def error_document(error: FluxError) -> dict[str, object]:

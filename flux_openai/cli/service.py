@@ -59,7 +59,9 @@ def _client_options(service: ServiceOptions, on_retry: Callable[[RetryEvent], ob
     if service.allow_http:
         options["allow_http"] = True
     if not service.emulator:
-        options["api_key"] = _key(service.api_key_file)
+        key = _key(service.api_key_file)
+        if service.api_key_file is not None:  # else the client reads it itself, and an error says where from
+            options["api_key"] = key
     return options
 
 

@@ -976,6 +976,9 @@ def test_a_read_only_folder_can_be_read(out: Path) -> None:
     opened(out, 3).close()
     out.chmod(0o555)
     (out / "ledger.db").chmod(0o444)
+    closed = out.parent / "closed"
+    opened(closed).close()
+    closed.chmod(0)
     for parent in out.parents:
         if not parent.stat().st_mode & 0o005:
             parent.chmod(parent.stat().st_mode | 0o055)
@@ -986,6 +989,8 @@ def test_a_read_only_folder_can_be_read(out: Path) -> None:
             with pytest.raises(ConfigurationError) as caught:
                 opened(path)
             pipe.send(str(caught.value))
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            Ledger.open(closed, create=False, write=False)
         with Ledger.open(out, create=False, write=False) as ledger:
             pipe.send((ledger.totals().pending, len(list(ledger.items()))))
 

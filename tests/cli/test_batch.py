@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -377,7 +378,7 @@ def test_the_status_is_asked_while_a_run_works(run: Ask, cli: Ask) -> None:
     assert done.out.splitlines() == ["rows: 2, done: 1, left: 1", "images paid for: 1, cost: 0.70 CNY"]
     later = cli("batch", "status", "out")
     assert (later.out, "working" in later.err) == (done.out, False)
-    message = json.loads(Path("out/report.json").read_text())["message"]
+    message = json.loads(Path("out/report.json").read_text())["message"].replace("max_images=", "--max-images ")
     assert re.fullmatch(rf"the last report, of 20.*: {re.escape(message)}\n", later.err)
     assert cli("batch", "status", "out", "--json").document["pending"] == 1
 
@@ -404,6 +405,36 @@ def test_rows_that_may_be_paid_for_are_tried_again_by_name(run: Ask, emulator: E
     assert (run().code, len(posts(emulator))) == (3, 3)
     assert cli("batch", "retry-failed", "out", "--only", "1").code == 0
     assert (run().code, len(posts(emulator))) == (0, 4)
+
+
+def test_a_refused_key_is_named_as_it_was_given(
+    run: Ask, cli: Ask, emulator: Emulator, tmp_path: Path, key: str
+) -> None:
+    """The variable, or the option of the command line, which has no argument `api_key=`."""
+    emulator.script("* -> status(401)")
+    (tmp_path / "key").write_text(key)
+    for given, source in ([], "MODELVERSE_API_KEY"), (["--api-key-file", "key"], "--api-key-file"):
+        told = f"the key came from {source}"
+        assert told in run(*given, prompts="a fox\n").err
+        assert told in cli("generate", "a fox", "-o", "images", *given).err
+
+
+def test_an_address_without_tls_names_the_option_that_allows_it(run: Ask, cli: Ask) -> None:
+    """`--allow-http`, and not the argument of the library."""
+    refused = "--allow-http allows it in a network that you trust"
+    for command in (["batch", "run", "prompts.txt", "-o", "out"], ["generate", "a fox"]):
+        run(prompts="a fox\n")
+        assert refused in cli(*command, "--base-url", "http://flux.test/v1").err
+
+
+def test_a_gallery_that_cannot_be_written_ends_with_1(run: Ask, cli: Ask) -> None:
+    """No image is missing: it has the code of output that could not be written, as a run has."""
+    run(prompts="a fox\n")
+    shutil.rmtree("out/gallery")
+    Path("out/gallery").write_text("in the way")
+    done = cli("batch", "gallery", "out")
+    assert (done.code, done.out) == (1, "")
+    assert "gallery" in done.err
 
 
 def test_6_images_that_did_not_come(run: Ask, emulator: Emulator) -> None:
@@ -606,6 +637,12 @@ def test_the_second_signal_stops_at_once(
     assert left.out.startswith("rows: 2, done: 0, cut off: 1, left: 1\n")
     assert "run the same command again: it holds them until you decide" in left.err
     assert "images of unknown outcome: 1, which may have cost 0.70 CNY" in left.out
+    cut_off = "rows that were cut off: 1; the same batch run again holds them, then decide about them"
+    for undecided in (["resolve", "out", "--all", "--retry"], ["retry-failed", "out"]):
+        assert cli("batch", *undecided).err.splitlines()[1:] == [cut_off]
+    planned = cli(*RUN, "--dry-run", "--on-unknown", "retry", "--max-images", "2")
+    assert planned.out.splitlines()[-2] == "rows: 2, cut off: 1, to be sent: 2"
+    assert "more than --max-images 2: a run pauses there" in planned.err
     service.draws()
     done = cli(*RUN)
     assert (done.code, service.posts) == (5, 2)

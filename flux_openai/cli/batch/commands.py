@@ -192,7 +192,7 @@ class _Run:
             for notice in report.notices:
                 console.message(f"notice: {notice}")
             if report.message:
-                console.message(report.message)
+                console.message(in_options(report.message))
         stopped = "interrupted" if self._signals else None if report is None else report.stopped
         for hint in hints(totals, self._out, stopped=stopped):
             console.message(hint)
@@ -283,7 +283,8 @@ def _making(options: BatchRunOptions) -> dict[str, Any]:
 
 def _plan(prompts: str, options: BatchRunOptions, console: Console) -> int:
     """Print what a run would send, and its estimated cost. Raises ConfigurationError."""
-    given, plan = checked_options(_arguments(options)), DryRun()
+    given = checked_options(_arguments(options))
+    plan = DryRun(on_unknown=given.get("on_unknown", "hold"))
     with open_input(prompts, **_making(options)) as source:
         plan.read(source.checked(Settings()), options.out)
     cost, images = plan.cost(given.get("price")), plan.images.total()
@@ -294,17 +295,19 @@ def _plan(prompts: str, options: BatchRunOptions, console: Console) -> int:
         console.output([json.dumps({"rows": plan.rows, **known, **facts, "notices": plan.notices, "first": first})])
     else:
         more = [f"and {plan.sent - len(first)} more"] if plan.sent > len(first) else []
-        counts = ", ".join([f"rows: {plan.rows}", *(f"{state}: {count}" for state, count in known.items())])
+        named = {("cut off" if state == State.SENT else state): count for state, count in known.items()}
+        counts = ", ".join([f"rows: {plan.rows}", *(f"{name}: {count}" for name, count in named.items())])
         estimate = f", estimated cost: {cost or 'unknown'}" if images else ""
         lines = [f"{counts}, to be sent: {plan.sent}"] if known else []
         console.output([*map(body_line, first), *more, *lines, f"requests: {plan.sent}, images: {images}{estimate}"])
     for notice, count in plan.notices.most_common(_NOTICES):
         console.message(f"notice: {notice}" if count == 1 else f"notice, in {count} rows: {notice}")
     most, budget, totals = given.get("max_images"), given.get("budget"), plan.totals
-    if most is not None and images + totals.images_spent + totals.images_unknown > most:
+    unknown = totals.images_unknown + totals.images_reserved  # what is reserved was cut off
+    if most is not None and images + totals.images_spent + unknown > most:
         console.message(f"more than --max-images {most}: a run pauses there")
     if budget is not None and cost is not None and cost.currency == budget.currency:
-        used = totals.price(totals.cost_spent + totals.cost_unknown)
+        used = totals.price(totals.cost_spent + totals.cost_unknown + totals.cost_reserved)
         if cost.amount + (used.amount if used is not None else 0) > budget.amount:
             console.message(f"more than --budget {budget}: a run pauses there")
     console.message("nothing was sent")
@@ -324,7 +327,8 @@ def show_status(folder: str, *, as_json: bool) -> int:
             return console.exit_code(BatchExitCode.DONE)
         stopped = report.get("stopped")
         if stopped is not None and totals.rows > totals.done:
-            console.message(f"the last report, of {report.get('written')}: {report.get('message') or stopped}")
+            message = in_options(str(report.get("message") or stopped))
+            console.message(f"the last report, of {report.get('written')}: {message}")
         for hint in hints(totals, folder, stopped=stopped):
             console.message(hint)
         return console.exit_code(BatchExitCode.DONE)
@@ -339,7 +343,9 @@ def put_back_failed(folder: str, ids: Sequence[str]) -> int:
     def put_back() -> int:
         with Ledger.open(folder, create=False) as ledger:
             count, left_out = ledger.retry_failed(ids or None)
+            cut_off = ledger.totals().sent
         console.message(f"to be tried again by the next batch run: {count}")
+        _tell_cut_off(cut_off, console)
         if left_out:
             rows = "1 row" if left_out == 1 else f"{left_out} rows"
             console.message(f"left out: {rows} that may have been paid for; name them with --only to pay again")
@@ -354,15 +360,21 @@ def resolve_held(folder: str, ids: Sequence[str], *, verdict: str) -> int:
 
     def resolve() -> int:
         with Ledger.open(folder, create=False) as ledger:
-            count = ledger.resolve(cast(Decision, verdict), ids or None)
+            count, cut_off = ledger.resolve(cast(Decision, verdict), ids or None), ledger.totals().sent
         what = {
             "retry": "to be asked for again by the next batch run",
             "unbilled": "not counted as billed any more, and if held to be asked for again by the next run",
         }.get(verdict, "given up")
         console.message(f"{what}: {count}")
+        _tell_cut_off(cut_off, console)
         return BatchExitCode.DONE
 
     return _answered(resolve, console)
+
+
+def _tell_cut_off(count: int, console: Console) -> None:
+    if count:
+        console.message(f"rows that were cut off: {count}; the same batch run again holds them, then decide about them")
 
 
 def write_gallery(folder: str) -> int:
@@ -370,8 +382,12 @@ def write_gallery(folder: str) -> int:
     console = Console(as_json=False)
 
     def write() -> int:
-        with _reading(folder) as ledger:
-            page = gallery.write_gallery([ledger], folder)
+        try:
+            with _reading(folder) as ledger:
+                page = gallery.write_gallery([ledger], folder)
+        except SaveError as error:
+            console.failed(error)
+            return BatchExitCode.NOT_WRITTEN
         console.output([str(page)])
         return console.exit_code(BatchExitCode.DONE)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flux_openai._http.redaction import redacted_repr
 from flux_openai.batch.input.rows import CheckedRow
-from flux_openai.batch.ledger import BatchItem, Ledger, State, Totals
+from flux_openai.batch.ledger import BatchItem, Ledger, OnUnknown, State, Totals
 from flux_openai.batch.results.reports import as_json
 from flux_openai.errors import ChangedRowsError
 from flux_openai.models import FLUX_MODELS, Price
@@ -37,8 +37,9 @@ class DryRun:
         notices: The warnings about them, and how many rows each is about.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_unknown: OnUnknown = "hold") -> None:
         """Nothing is read yet."""
+        self._on_unknown = on_unknown
         self.rows = self.sent = 0
         self.totals = Totals()
         self.states, self.images, self.notices = Counter[State](), Counter[str](), Counter[str]()
@@ -76,15 +77,16 @@ class DryRun:
                     continue
                 count += 1
                 changed += [f"{row.where} (custom_id {row.custom_id!r}): {differences}"][: _LISTED - len(changed)]
-            self._count(row, State.PENDING if item is None else item.state)
+            again = item is not None and item.state is State.SENT and self._on_unknown == "retry" and not item.unknown
+            self._count(row, State.PENDING if item is None else item.state, sent=again)
         removed = [*passed, *(item.custom_id for item in items)]
         if count or removed:
             raise ChangedRowsError.of_rows(changed, removed[:_LISTED], count=count + len(removed), folder=folder)
 
-    def _count(self, row: CheckedRow, state: State = State.PENDING) -> None:
+    def _count(self, row: CheckedRow, state: State = State.PENDING, *, sent: bool = False) -> None:
         self.rows += 1
         self.states[state] += 1
-        if state is not State.PENDING:
+        if state is not State.PENDING and not sent:
             return
         self.sent += 1
         self.images[row.model.id] += row.images

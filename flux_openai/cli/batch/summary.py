@@ -79,7 +79,7 @@ def hints(totals: Totals, folder: str, *, stopped: object = None) -> list[str]:
     if totals.failed or totals.held:
         lines.append(f"the reasons are in {Path(folder, 'errors.jsonl')}")
     if totals.failed:
-        lines.append(f"failed rows are tried again after: {command} retry-failed {shown}")
+        lines.append(f"failed rows that cost nothing are tried again after: {command} retry-failed {shown}")
     if totals.held:
         lines.append(f"held rows are for you to decide, by your bill: {command} resolve {shown} --help")
     if totals.answered or (totals.pending and stopped not in _CAPS):
