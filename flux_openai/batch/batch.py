@@ -354,7 +354,7 @@ class _Reading:
     def __init__(self, ledger: Ledger, settings: Settings, check: Callable[[CheckedRow], None]) -> None:
         self._ledger, self._settings, self._check = ledger, settings, check
         self._loop = asyncio.get_running_loop()
-        self._interrupted, self._at_work = False, threading.Lock()
+        self._interrupted, self._at_work = threading.Event(), threading.Lock()
         self.notices: tuple[str, ...] = ()
         self._pulling: futures.Future[list[Mapping[str, object]]] | None = None
 
@@ -383,13 +383,13 @@ class _Reading:
                 raise
 
     def _interrupt(self) -> None:
-        self._interrupted = True
+        self._interrupted.set()
         if self._pulling is not None:
             self._pulling.cancel()
 
     def _read(self, rows: Rows, making: Mapping[str, Any]) -> None:
         with self._at_work, open_input(rows, **making) as source:
-            if self._interrupted:
+            if self._interrupted.is_set():
                 raise FluxError("interrupted")
             fingerprint = source.fingerprint(self._settings)
             if fingerprint is None or fingerprint != self._ledger.fingerprint:
@@ -399,7 +399,7 @@ class _Reading:
     def _checked(self, rows: Iterable[CheckedRow]) -> Iterator[CheckedRow]:
         row = None
         for row in rows:
-            if self._interrupted:
+            if self._interrupted.is_set():
                 raise FluxError("interrupted")
             self._check(row)
             yield row
@@ -413,12 +413,14 @@ class _Reading:
         async def some() -> list[Mapping[str, object]]:
             found = list[Mapping[str, object]]()
             with contextlib.suppress(StopAsyncIteration):
-                while len(found) < _PULLED and not self._interrupted:
+                while len(found) < _PULLED and not self._interrupted.is_set():
                     found.append(await anext(iterator))
             return found
 
-        while not self._interrupted:
+        while not self._interrupted.is_set():
             self._pulling = asyncio.run_coroutine_threadsafe(some(), self._loop)
+            if self._interrupted.is_set():  # in the meantime, by somebody who saw the one before
+                self._pulling.cancel()
             found = self._pulling.result()
             yield from found
             if len(found) < _PULLED:
