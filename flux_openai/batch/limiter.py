@@ -39,8 +39,7 @@ __all__ = [
 
 _FIRST = 50.0
 """The first window, and the first starts a second. With 4, a service for 50 a second is half idle for ten seconds.
-No rate grows by more than this above the answers a second, or above twice their number: a service that does not keep up
-would only be flooded, and whatever is under way at the first 429 is refused."""
+Above twice the answers a second and this, no rate grows: a service that does not keep up would only be flooded."""
 
 _GROWTH = 1.5
 """The growth in a second until the first 429."""
@@ -327,7 +326,7 @@ def _advance(state: LimiterState, now: float) -> LimiterState:
     growth = _GROWTH ** min(seconds, 50.0)
     if not state.held and 2 * state.in_flight >= state.window:  # a window that is not used says nothing
         state = state._replace(window=min(state.window * growth, float(state.max_inflight)))
-    fastest = state.flow + max(_FIRST, state.flow)
+    fastest = _FIRST + 2 * state.flow
     if state.middle is None:
         return state._replace(rate=min(state.rate * growth, fastest))
     if not state.paced:  # a rate that is not used says nothing about the limit
