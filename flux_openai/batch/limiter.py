@@ -56,6 +56,10 @@ _CYCLE, _CYCLE_REQUESTS = 10.0, 60
 _FIRST_TRIAL, _LAST_TRIAL = 4, 512
 """The answers between two trials of a larger window. Each refused trial is a 429, and a pause of the starts."""
 
+_RARE_TRIAL, _TRIAL_SECONDS = 64, 45.0
+"""At most so many answers or seconds, whichever is longer, are between two trials. A limit of a rate is often taken for
+a window: at 5 a second, 512 answers would keep the starts down for minutes after the limit was raised."""
+
 _LATE, _LATEST = 0.03, 0.1
 """Seconds that a start may be late and be made up for, under any limit, and under one that saves up starts. Without
 this, each late timer would lower the rate, and a busy event loop would start one request each time it comes round."""
@@ -124,7 +128,7 @@ class LimiterState(NamedTuple):  # a frozen dataclass of this size takes five ti
         failed: The failures since then.
         latency: The seconds of an answer, smoothed.
         usual: The seconds of a quick answer: falls faster than it rises.
-        round_from: When this round began; a round is the usual time of an answer.
+        round_from: When this round began; a round is the usual time of an answer, or a second until the first 429.
         round_answers: The answers in it.
         flow: The answers a second in the last round.
         best: The answers a second in the best round.
@@ -249,7 +253,7 @@ def on_success(state: LimiterState, now: float, *, latency: float) -> LimiterSta
         round_answers=state.round_answers + 1,
     )
     seconds = state.now - state.round_from
-    if seconds < max(1.0, state.usual):
+    if seconds < (1.0 if state.middle is None else max(1.0, state.usual)):  # until the first 429, growth waits for it
         return state
     flow = state.round_answers / seconds
     usual += (latency - usual) / (4 if latency < usual else 512)
@@ -345,7 +349,7 @@ def _cut(state: LimiterState) -> LimiterState:
     cut = state._replace(held=True, over_at=None)
     if at_peak:
         trials = state.trials + 1 if state.held and 8 * (state.step - 1) < state.window else 0
-        after = min(_LAST_TRIAL, _FIRST_TRIAL * 2 ** min(trials, 20)) if trials else 0
+        after = _answers_before_trial(state, trials) if trials else 0
         cut = cut._replace(window=float(others), peak=others, trials=trials, trial_after=after, step=1)
     else:
         window = state.window if state.held else float(state.max_inflight)
@@ -353,6 +357,13 @@ def _cut(state: LimiterState) -> LimiterState:
     if not at_peak or state.paced or learning:  # else the window is what was full
         cut = _slowed(cut)
     return cut._replace(cut_at=state.now, admitted=0, ahead=0)
+
+
+def _answers_before_trial(state: LimiterState, trials: int) -> int:
+    """The answers until one request more than the window is tried, after so many trials that were refused."""
+    answers = _FIRST_TRIAL << min(trials, 20)
+    by_time = _TRIAL_SECONDS * state.in_flight / state.latency if state.latency else 0.0
+    return min(answers, _LAST_TRIAL, max(_RARE_TRIAL, int(by_time)))
 
 
 def _slowed(state: LimiterState) -> LimiterState:
@@ -364,10 +375,11 @@ def _slowed(state: LimiterState) -> LimiterState:
         burst = float(admitted)
     else:
         middle = lowest + _UPWARDS * (max(lowest, min(state.rate, 4 * lowest)) - lowest)
-        # It was refused although the limit should have saved it up. Where timers are late, many are started early, and
-        # one of them is the last whatever the limit saves up.
+        # It was refused although the limit should have saved it up; about half of those that were started early were
+        # saved up, as the limit refilled meanwhile. Where timers are late, many are started early, and one of them is
+        # the last whatever the limit saves up.
         if state.early and state.ahead <= 2 * state.burst:
-            burst = max(1.0, burst / 2)
+            burst = max(1.0, min(burst, state.ahead) / 2)
     low = _CUT * middle
     return state._replace(cuts=state.cuts + 1, low=low, middle=middle, rate=low, progress=0.0, credit=0.0, burst=burst)
 

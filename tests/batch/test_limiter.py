@@ -16,11 +16,15 @@ from flux_openai.batch.limiter import (
     on_start,
     on_success,
 )
-from flux_openai.emulator.load.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from flux_openai.emulator.load.limits import Concurrency, FixedWindow, Limit, State, TokenBucket
 from tests.batch.simulated import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from fractions import Fraction
+
+    from flux_openai.emulator.api.responses import ServiceError
+    from flux_openai.emulator.load.latency import Workload
 
 
 def under_way(count: int, *, now: float = 100.0, max_inflight: int = 100) -> LimiterState:
@@ -61,6 +65,46 @@ def test_hidden_rate(limit: Limit, retry_after: bool, latency: float, share: flo
     run = simulate(limit, latency=latency, seconds=240, retry_after=retry_after)
     assert run.started - run.rejected >= share * rate * 240
     assert run.rejected <= refused * run.started
+
+
+class Lowered:
+    """A hidden limit of 20 requests a second, and for ten minutes in between of 5."""
+
+    def __init__(self) -> None:
+        self._usual, self._low = TokenBucket(rate=20, burst=20), TokenBucket(rate=5, burst=5)
+
+    def refuse(self, state: State, *, now: "Fraction", workload: "Workload") -> "ServiceError | None":
+        """Refuse by the limit of the time."""
+        return self._limit(now).refuse(state, now=now, workload=workload)
+
+    def charge(self, state: State, *, now: "Fraction", workload: "Workload", seconds: "Fraction") -> State:
+        """Charge by the limit of the time."""
+        return self._limit(now).charge(state, now=now, workload=workload, seconds=seconds)
+
+    def _limit(self, now: "Fraction") -> TokenBucket:
+        return self._low if 1600 <= now < 2200 else self._usual  # a simulation begins between 1000 and 1060
+
+
+@pytest.mark.parametrize(("seed", "spread"), [(3, 0.35), pytest.param(3, 0.0, marks=pytest.mark.full)])
+def test_a_limit_that_is_raised_again(seed: int, spread: float) -> None:
+    """A limit is used up also after it was low for so long that it was often taken for a number at a time."""
+    run = simulate(Lowered(), latency=6.0, spread=spread, seconds=1800, seed=seed)
+    assert run.started - run.rejected >= 0.95 * (20 * 1200 + 5 * 600)
+    assert run.rejected <= 0.02 * run.started
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_fast_limit_that_saves_nothing_up(seed: int) -> None:
+    """Few refused requests are enough to see that a limit saves nothing up, however many were started before."""
+    run = simulate(TokenBucket(rate=50, burst=1), latency=6.0, seconds=100, seed=seed)
+    assert run.started - run.rejected >= 0.4 * 50 * 100
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_growth_after_the_first_answers(seed: int) -> None:
+    """The first answers, after six seconds, let the rate grow, not those that come six seconds later."""
+    run = simulate(TokenBucket(rate=100, burst=100), latency=6.0, seconds=60, seed=seed)
+    assert run.started - run.rejected >= 0.895 * 100 * 60
 
 
 @pytest.mark.parametrize("seed", [4, 6, 8, 12])
