@@ -48,7 +48,16 @@ from flux_openai.errors import ConfigurationError, FluxError, InvalidParam, Save
 from flux_openai.models import FLUX_MODELS, FluxModel, Price
 from flux_openai.sending.settings import Settings
 
-__all__ = ["BatchOptions", "BatchRows", "checked_options", "iter_batch", "opened", "run_batch", "run_batch_sync"]
+__all__ = [
+    "BatchOptions",
+    "BatchRows",
+    "check_price",
+    "checked_options",
+    "iter_batch",
+    "opened",
+    "run_batch",
+    "run_batch_sync",
+]
 
 BatchRows: TypeAlias = Rows | AsyncIterable[Mapping[str, object]]
 """A path, "-" for stdin, or the rows themselves, each a mapping of parameters, perhaps with a "custom_id"."""
@@ -253,9 +262,8 @@ async def opened(
         def price_of(model: FluxModel) -> Price | None:
             return price or settings.price_of(model)
 
-        def check_price(row: CheckedRow) -> None:
-            if caps.budget is not None:
-                _check_price(price_of(row.model), row, budget=caps.budget)
+        def check(row: CheckedRow) -> None:
+            check_price(price_of(row.model), row, budget=caps.budget)
 
         making = {name: given.get(name) for name in ("format", "set", "sweep", "prompt")}
         making["unsupported"] = settings.unsupported
@@ -265,7 +273,7 @@ async def opened(
             made.append(ledger)
             _prove_images_known(ledger, Path(out))
             _prove_origin(ledger, Path(out), client.base_url)
-            reading = _Reading(ledger, settings, check_price)
+            reading = _Reading(ledger, settings, check)
             await reading.read(rows, making)
             await merge_left_over(ledger, Path(out), on_unknown, price_of)
             await hold_saved(ledger, Path(out))
@@ -433,8 +441,10 @@ _EMULATOR = "https://flux-emulator.invalid"
 """The origin of the emulator in this process."""
 
 
-def _check_price(price: Price | None, row: CheckedRow, *, budget: Price) -> None:
+def check_price(price: Price | None, row: CheckedRow, *, budget: Price | None) -> None:
     """Raise ConfigurationError if nobody could say when the budget is used up."""
+    if budget is None:
+        return
     if price is None:
         hint = "name it with price, or in the client's prices"
         rule = f"needs the price of {row.model.id} ({row.where}), which is not known: {hint}"

@@ -284,6 +284,11 @@ def test_a_dry_run_finds_what_is_wrong(run: Ask) -> None:
     ]
     for wrong in (["--rpm", "0"], ["--price", "cheap"], ["--set", "steps=99"], ["--sweep", "seed=1,,2"]):
         assert run("--dry-run", *wrong).code == 2
+    for wrong in (["--budget", "1 USD"], ["--budget", "1 CNY", "--price", "0.1 USD"]):
+        dry, real = run("--dry-run", *wrong), run(*wrong)
+        assert (dry.code, real.code) == (2, 2)
+        assert "--budget" in dry.err
+        assert dry.err == real.err
 
 
 def test_a_dry_run_counts_what_the_folder_has(run: Ask, emulator: Emulator) -> None:

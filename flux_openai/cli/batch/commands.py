@@ -284,10 +284,11 @@ def _making(options: BatchRunOptions) -> dict[str, Any]:
 def _plan(prompts: str, options: BatchRunOptions, console: Console) -> int:
     """Print what a run would send, and its estimated cost. Raises ConfigurationError."""
     given = checked_options(_arguments(options))
-    plan = DryRun(on_unknown=given.get("on_unknown", "hold"))
+    most, budget = given.get("max_images"), given.get("budget")
+    plan = DryRun(on_unknown=given.get("on_unknown", "hold"), price=given.get("price"), budget=budget)
     with open_input(prompts, **_making(options)) as source:
         plan.read(source.checked(Settings()), options.out)
-    cost, images = plan.cost(given.get("price")), plan.images.total()
+    cost, images, totals = plan.cost(), plan.images.total(), plan.totals
     first = [without_images(body) for body in plan.first]
     facts = {"requests": plan.sent, "images": images, "estimated_cost": None if cost is None else str(cost)}
     known = {state.value: count for state, count in plan.states.items() if state is not State.PENDING}
@@ -302,11 +303,10 @@ def _plan(prompts: str, options: BatchRunOptions, console: Console) -> int:
         console.output([*map(body_line, first), *more, *lines, f"requests: {plan.sent}, images: {images}{estimate}"])
     for notice, count in plan.notices.most_common(_NOTICES):
         console.message(f"notice: {notice}" if count == 1 else f"notice, in {count} rows: {notice}")
-    most, budget, totals = given.get("max_images"), given.get("budget"), plan.totals
     unknown = totals.images_unknown + totals.images_reserved  # what is reserved was cut off
     if most is not None and images + totals.images_spent + unknown > most:
         console.message(f"more than --max-images {most}: a run pauses there")
-    if budget is not None and cost is not None and cost.currency == budget.currency:
+    if budget is not None and cost is not None:
         used = totals.price(totals.cost_spent + totals.cost_unknown + totals.cost_reserved)
         if cost.amount + (used.amount if used is not None else 0) > budget.amount:
             console.message(f"more than --budget {budget}: a run pauses there")

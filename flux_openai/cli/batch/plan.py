@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from flux_openai._http.redaction import redacted_repr
+from flux_openai.batch.batch import check_price
 from flux_openai.batch.input.rows import CheckedRow
 from flux_openai.batch.ledger import BatchItem, Ledger, OnUnknown, State, Totals
 from flux_openai.batch.results.reports import as_json
@@ -37,9 +38,9 @@ class DryRun:
         notices: The warnings about them, and how many rows each is about.
     """
 
-    def __init__(self, *, on_unknown: OnUnknown = "hold") -> None:
-        """Nothing is read yet."""
-        self._on_unknown = on_unknown
+    def __init__(self, *, on_unknown: OnUnknown = "hold", price: Price | None, budget: Price | None) -> None:
+        """Nothing is read yet. `price` is that of one image, if the table's does not count."""
+        self._on_unknown, self._price, self._budget = on_unknown, price, budget
         self.rows = self.sent = 0
         self.totals = Totals()
         self.states, self.images, self.notices = Counter[State](), Counter[str](), Counter[str]()
@@ -50,7 +51,8 @@ class DryRun:
 
         Raises:
             ChangedRowsError: A row is another one than in the folder, or is not in the input any more.
-            ConfigurationError: A row cannot be sent, or the ledger cannot be read.
+            ConfigurationError: A row cannot be sent, has no price in the currency of the budget, or the ledger cannot
+                be read.
         """
         if not Path(folder, "ledger.db").exists():
             for row in rows:
@@ -84,6 +86,7 @@ class DryRun:
             raise ChangedRowsError.of_rows(changed, removed[:_LISTED], count=count + len(removed), folder=folder)
 
     def _count(self, row: CheckedRow, state: State = State.PENDING, *, sent: bool = False) -> None:
+        check_price(self._price or row.model.price, row, budget=self._budget)
         self.rows += 1
         self.states[state] += 1
         if state is not State.PENDING and not sent:
@@ -95,11 +98,11 @@ class DryRun:
             checked = validate(row.params)
             self.first.append(body_of(checked.values, checked.model))
 
-    def cost(self, own: Price | None) -> Price | None:
+    def cost(self) -> Price | None:
         """What the images to be sent cost; None if the price of one is not known."""
         costs = list[Price]()
         for model, count in self.images.items():
-            price = own or FLUX_MODELS[model].price
+            price = self._price or FLUX_MODELS[model].price
             if price is None:
                 return None
             costs.append(price.for_images(count))
