@@ -262,7 +262,7 @@ def retry_failed(*, folder: str, only: tuple[str, ...]) -> int:
 
 _VERDICTS = {
     "retry": "Ask for them again; they may be paid for twice.",
-    "unbilled": "Ask for them again, since your bill does not have them.",
+    "unbilled": "Ask for them again, since your bill does not have them; clears unknown costs of other rows too.",
     "fail": "Give them up; they may be billed.",
     "billed": "Give them up, since your bill has them.",
 }
