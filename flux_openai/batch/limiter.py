@@ -15,8 +15,8 @@ are a lower bound for the rate of the limit; the pace at the 429 is an upper one
 their middle, comes back to it within a cycle, and then searches upwards, faster and faster.
 
 *Window.* If as many requests had not been under way before, their number may be the limit, and the window is set to it.
-One request more is tried soon, and each time that is refused after twice as many answers; if it is admitted, the window
-grows by doubling steps until it no longer matters.
+One request more is tried soon, and each time that is refused after twice as many answers, up to some; if it is
+admitted, the window grows by doubling steps until it no longer matters.
 
 *Trouble.* A failure pauses growth. Many of them count as a 429. If answers become much slower while no more of them
 come, nothing grows either: more requests would only wait longer, until they time out.
@@ -58,7 +58,7 @@ _FIRST_TRIAL, _LAST_TRIAL = 4, 512
 
 _RARE_TRIAL, _TRIAL_SECONDS = 64, 45.0
 """At most so many answers or seconds, whichever is longer, are between two trials. A limit of a rate is often taken for
-a window: at 5 a second, 512 answers would keep the starts down for minutes after the limit was raised."""
+a window: at 5 a second, 512 answers would keep the starts down for 100 s after the limit was raised."""
 
 _LATE, _LATEST = 0.03, 0.1
 """Seconds that a start may be late and be made up for, under any limit, and under one that saves up starts. Without
