@@ -355,7 +355,7 @@ def _cut(state: LimiterState) -> LimiterState:
         window = state.window if state.held else float(state.max_inflight)
         cut = cut._replace(window=window, peak=(others + state.peak + 1) // 2)
     if not at_peak or state.paced or learning:  # else the window is what was full
-        cut = _slowed(cut)
+        cut = _slowed(cut, at_peak=at_peak)
     return cut._replace(cut_at=state.now, admitted=0, ahead=0)
 
 
@@ -366,8 +366,8 @@ def _answers_before_trial(state: LimiterState, trials: int) -> int:
     return min(answers, _LAST_TRIAL, max(_RARE_TRIAL, int(by_time)))
 
 
-def _slowed(state: LimiterState) -> LimiterState:
-    """The state with a lower rate, after a 429."""
+def _slowed(state: LimiterState, *, at_peak: bool) -> LimiterState:
+    """The state with a lower rate, after a 429; `at_peak` if it may be about the number of requests under way."""
     admitted = max(1, state.admitted)
     middle = lowest = admitted / max(state.now - state.cut_at, 1e-3)
     burst = state.burst
@@ -375,11 +375,12 @@ def _slowed(state: LimiterState) -> LimiterState:
         burst = float(admitted)
     else:
         middle = lowest + _UPWARDS * (max(lowest, min(state.rate, 4 * lowest)) - lowest)
-        # It was refused although the limit should have saved it up; about half of those that were started early were
-        # saved up, as the limit refilled meanwhile. Where timers are late, many are started early, and one of them is
-        # the last whatever the limit saves up.
+        # It was refused although the limit should have saved it up. About half of those that were started early were
+        # saved up, as the limit refilled meanwhile. But a limit of the number under way refuses the first early one
+        # too, and with a burst of one, a window whose requests end together is filled one by one. Where timers are
+        # late, many are started early, and one of them is the last whatever the limit saves up.
         if state.early and state.ahead <= 2 * state.burst:
-            burst = max(1.0, min(burst, state.ahead) / 2)
+            burst = max(1.0, (burst if at_peak else min(burst, state.ahead)) / 2)
     low = _CUT * middle
     return state._replace(cuts=state.cuts + 1, low=low, middle=middle, rate=low, progress=0.0, credit=0.0, burst=burst)
 
