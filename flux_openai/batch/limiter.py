@@ -362,8 +362,8 @@ def _cut(state: LimiterState) -> LimiterState:
 def _answers_before_trial(state: LimiterState, trials: int) -> int:
     """The answers until one request more than the window is tried, after so many trials that were refused."""
     answers = _FIRST_TRIAL << min(trials, 20)
-    by_time = _TRIAL_SECONDS * state.in_flight / state.latency if state.latency else 0.0
-    return min(answers, _LAST_TRIAL, max(_RARE_TRIAL, int(by_time)))
+    by_time = _TRIAL_SECONDS * state.in_flight / state.latency if state.latency else math.inf
+    return int(min(answers, _LAST_TRIAL, max(_RARE_TRIAL, by_time)))
 
 
 def _slowed(state: LimiterState, *, at_peak: bool) -> LimiterState:

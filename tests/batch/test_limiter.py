@@ -211,6 +211,16 @@ def test_failure_pauses_growth() -> None:
     assert later.window > state.window
 
 
+def test_answers_in_no_time() -> None:
+    """Thousands of answers within one tick of a coarse clock do not break the next cut."""
+    state = on_success(under_way(16), 101.0, latency=1.0)
+    for second in range(7000):
+        state = on_success(on_start(state, 102.0 + second), 102.0 + second, latency=0.0)
+    assert state.latency < 1e-300
+    state = on_start(state._replace(held=True), 8000.0)
+    assert on_rejected(state, 8000.0, retry_after=None, latency=0.0).trial_after == 8
+
+
 def test_zero_latency() -> None:
     """Calls that take no time, at a clock that stands still, never bring the rate or the window out of range."""
     state, now = LimiterState(max_inflight=8), 5.0
