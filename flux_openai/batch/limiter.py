@@ -53,12 +53,17 @@ _UPWARDS = 0.4
 _CYCLE, _CYCLE_REQUESTS = 10.0, 60
 """A cycle lasts so many seconds, and so many requests at least: a shorter one has more than 2 % of refused requests."""
 
-_FIRST_TRIAL, _LAST_TRIAL = 4, 512
-"""The answers between two trials of a larger window. Each refused trial is a 429, and a pause of the starts."""
+_FIRST_TRIAL, _FIRST_SHARE = 4, 8
+"""The answers before the first trial of a larger window, or the window divided by this, if that is more. Each refused
+trial is a 429, and a pause of the starts: with 200 under way, 4 answers come at once, and so would the next pause."""
 
 _RARE_TRIAL, _TRIAL_SECONDS = 64, 45.0
 """At most so many answers or seconds, whichever is longer, are between two trials. A limit of a rate is often taken for
 a window: at 5 a second, 512 answers would keep the starts down for 100 s after the limit was raised."""
+
+_CERTAIN = 4
+"""The refused trials in a row after which the rate is not cut below what a full window lets through. Each such 429 and
+its pause would lower it once more, and it would take too long to come back: 200 at a time for 1.5 s each gave 70 %."""
 
 _LATE, _LATEST = 0.03, 0.1
 """Seconds that a start may be late and be made up for, under any limit, and under one that saves up starts. Without
@@ -361,9 +366,9 @@ def _cut(state: LimiterState) -> LimiterState:
 
 def _answers_before_trial(state: LimiterState, trials: int) -> int:
     """The answers until one request more than the window is tried, after so many trials that were refused."""
-    answers = _FIRST_TRIAL << min(trials, 20)
+    answers = max(_FIRST_TRIAL, state.in_flight // _FIRST_SHARE) << min(trials, 20)
     by_time = _TRIAL_SECONDS * state.in_flight / state.latency if state.latency else math.inf
-    return int(min(answers, _LAST_TRIAL, max(_RARE_TRIAL, by_time)))
+    return int(min(answers, max(_RARE_TRIAL, by_time)))
 
 
 def _slowed(state: LimiterState, *, at_peak: bool) -> LimiterState:
@@ -381,6 +386,8 @@ def _slowed(state: LimiterState, *, at_peak: bool) -> LimiterState:
         # late, many are started early, and one of them is the last whatever the limit saves up.
         if state.early and state.ahead <= 2 * state.burst:
             burst = max(1.0, (burst if at_peak else min(burst, state.ahead)) / 2)
+        if at_peak and state.trials >= _CERTAIN and state.latency:
+            middle = max(middle, min(state.rate / _CUT, state.in_flight / state.latency))
     low = _CUT * middle
     return state._replace(cuts=state.cuts + 1, low=low, middle=middle, rate=low, progress=0.0, credit=0.0, burst=burst)
 
