@@ -5,7 +5,7 @@
 
 kills      random `kill -9`s over one run: rows lost, images paid twice, rows held for each kill
 storm      600 prompts against 50 requests a second that nobody told us about
-limits     eleven limits that nobody told us about, for five minutes each: the share of each that was used
+limits     twelve limits that nobody told us about, for five minutes each: the share of each that was used
 memory     the peak of memory with 10,000 and with 100,000 rows, and the slope between them
 resume     from the start of the program to its first request, with a ledger of 1,000,000 rows
 cpu        CPU time for each row against the plain async client that downloads and writes by hand
@@ -258,6 +258,7 @@ KINDS: Mapping[str, Hidden] = {
     "16 at a time": Hidden(limit="concurrency=16", owed=lambda _begin, seconds, latency: 16 * seconds / latency),
     "20/s, 5/s, 20/s": Hidden(limit="step", owed=lambda _begin, seconds, _latency: 20 + 15 * seconds),
     "100/s": Hidden(limit="100/s", owed=lambda _begin, seconds, _latency: 100 + 100 * seconds),
+    "200 at a time": Hidden(limit="concurrency=200", owed=lambda _begin, seconds, latency: 200 * seconds / latency),
     "strict 10/s, silent": Hidden(
         limit="10/s", silent=True, burst=1, owed=lambda _begin, seconds, _latency: 1 + 10 * seconds
     ),
@@ -274,7 +275,7 @@ def limits(scale: float) -> None:
     """Runs for a time against limits; the emulator's journal says what it admitted, and when."""
     seconds = max(30.0, 300 * scale)
     for latency in ("1500ms", "6s"):
-        for names in (list(KINDS)[:3], list(KINDS)[3:5], ["100/s"], list(KINDS)[6:]):
+        for names in (list(KINDS)[:3], list(KINDS)[3:5], ["100/s"], ["200 at a time"], list(KINDS)[7:]):
             side_by_side(names, latency, seconds)
 
 
@@ -286,7 +287,8 @@ def side_by_side(names: Sequence[str], latency: str, seconds: float) -> None:
             place = stack.enter_context(folder())
             options = ("--latency", latency, "--journal", str(place / "journal.jsonl"))
             emulator = stack.enter_context(service(*options, command=hidden_limit(name, seconds)))
-            source = prompts(place, int((110 if name == "100/s" else 27) * max(60, seconds)))  # more than it admits
+            owed = KINDS[name].owed(0.0, seconds + 60, LATENCIES[latency])
+            source = prompts(place, 500 + int(1.1 * owed))  # more than it admits
             process = started(source, place / "out", emulator.base_url, "--max-inflight", "2000")
             under_way.append((name, place, emulator, process))
         journals = [place / "journal.jsonl" for _, place, _, _ in under_way]
