@@ -59,7 +59,7 @@ trial is a 429, and a pause of the starts: with 200 under way, 4 answers come at
 
 _RARE_TRIAL, _TRIAL_SECONDS = 64, 45.0
 """At most so many answers or seconds, whichever is longer, are between two trials. A limit of a rate is often taken for
-a window: at 5 a second, 512 answers would keep the starts down for 100 s after the limit was raised."""
+a window: at 5 a second, 512 answers between two trials hide for 100 s that the limit was raised."""
 
 _CERTAIN = 4
 """The refused trials in a row after which the rate is not cut below what a full window lets through. Each such 429 and
